@@ -1,0 +1,212 @@
+"""Accounts, grants, policies and the ledger over asyncio. I/O only: see `_calls_…`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from holdfast import _calls_accounts, _calls_ledger, records
+from holdfast._aio_connection import AsyncConnection
+from holdfast._core import VERIFY_TIMEOUT_MS
+from holdfast._keys import new_key
+from holdfast.kinds import AccountStatus, Durability, GrantSource
+
+
+class AsyncAdministration(AsyncConnection):
+    """Everything beside the hot path. The base of `AsyncClient`."""
+
+    async def create_account(
+        self,
+        account: str,
+        *,
+        parent: str = "",
+        display_name: str = "",
+        overdraft_limits: Mapping[str, int] | None = None,
+        limits: Sequence[records.Limit] = (),
+        zone: str = "",
+        labels: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> records.AccountResult:
+        """Creates an account, alone or below `parent`."""
+        return await self._send(
+            _calls_accounts.create_account(
+                account,
+                parent,
+                display_name,
+                overdraft_limits,
+                limits,
+                zone,
+                labels,
+                key or new_key(),
+            )
+        )
+
+    async def update_account(
+        self,
+        account: str,
+        *,
+        parent: str | None = None,
+        display_name: str | None = None,
+        status: AccountStatus | None = None,
+        overdraft_limits: Mapping[str, int] | None = None,
+        limits: Sequence[records.Limit] | None = None,
+        zone: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        expected_version: int = 0,
+        key: str | None = None,
+    ) -> records.AccountResult:
+        """Replaces what is not None. Raises `Conflict` unless at `expected_version` (0: any)."""
+        return await self._send(
+            _calls_accounts.update_account(
+                account,
+                parent,
+                display_name,
+                status,
+                overdraft_limits,
+                limits,
+                zone,
+                labels,
+                expected_version,
+                key or new_key(),
+            )
+        )
+
+    async def get_account(self, account: str) -> records.Account:
+        """One account."""
+        return await self._send(_calls_accounts.get_account(account))
+
+    def list_accounts(self, *, parent: str = "") -> AsyncIterator[records.Account]:
+        """The tenant's accounts by id, or only those directly below `parent`."""
+        return self._pages(lambda token: _calls_accounts.list_accounts(parent, token))
+
+    async def create_credit_type(
+        self, credit_type: str, *, display_name: str = "", scale: int = 0
+    ) -> records.CreditType:
+        """Defines a credit type, for good. The same one again is answered as before."""
+        return await self._send(
+            _calls_accounts.create_credit_type(credit_type, display_name, scale)
+        )
+
+    async def list_credit_types(self) -> tuple[records.CreditType, ...]:
+        """The tenant's credit types, by code."""
+        return await self._send(_calls_accounts.list_credit_types())
+
+    async def grant(
+        self,
+        account: str,
+        amount: int,
+        *,
+        source: GrantSource,
+        credit_type: str | None = None,
+        priority: int = 0,
+        effective_at_ms: int = 0,
+        expires_at_ms: int = 0,
+        cost_amount: int = 0,
+        cost_currency: str = "",
+        reason_code: str = "",
+        repay_debt: bool = True,
+        labels: Mapping[str, str] | None = None,
+        key: str | None = None,
+        durability: Durability = Durability.UNSPECIFIED,
+    ) -> records.GrantResult:
+        """Gives credits; answered when the ledger has them. Lower `priority` burns first.
+
+        `cost_amount` is what was paid, in minor units of `cost_currency`. `effective_at_ms` 0: now;
+        `expires_at_ms` 0: never.
+        """
+        return await self._send(
+            _calls_accounts.grant(
+                account,
+                amount,
+                source,
+                credit_type,
+                priority,
+                effective_at_ms,
+                expires_at_ms,
+                cost_amount,
+                cost_currency,
+                reason_code,
+                repay_debt,
+                labels,
+                key or new_key(),
+                durability,
+            )
+        )
+
+    async def revoke(
+        self,
+        account: str,
+        grant_id: str,
+        *,
+        reason_code: str = "",
+        key: str | None = None,
+        durability: Durability = Durability.UNSPECIFIED,
+    ) -> records.RevokeResult:
+        """Takes back what a grant has left; held parts follow when they come back."""
+        return await self._send(
+            _calls_accounts.revoke(account, grant_id, reason_code, key or new_key(), durability)
+        )
+
+    def list_grants(self, account: str, *, credit_type: str = "") -> AsyncIterator[records.Grant]:
+        """The grants of an account, spent ones included, newest first."""
+        return self._pages(lambda token: _calls_accounts.list_grants(account, credit_type, token))
+
+    async def set_policy(
+        self,
+        policy: records.Policy,
+        *,
+        reason: str,
+        expires_in_ms: int = 0,
+        force: bool = False,
+        key: str | None = None,
+    ) -> records.Policy:
+        """Sets the policy of its scope. Raises `Conflict` when `policy.version` is outdated.
+
+        With `expires_in_ms` it reverts by itself. `force` allows a dial to move by over 25 points.
+        """
+        return await self._send(
+            _calls_ledger.set_policy(policy, reason, expires_in_ms, force, key or new_key())
+        )
+
+    async def get_policy(self, scope: records.Scope) -> records.Policy:
+        """The policy set at one scope."""
+        return await self._send(_calls_ledger.get_policy(scope))
+
+    async def list_policies(self) -> tuple[records.Policy, ...]:
+        """Every policy of the tenant, the most specific first, the global one included."""
+        return await self._send(_calls_ledger.list_policies())
+
+    async def get_fleet(self) -> records.Fleet:
+        """Every process and what it has applied."""
+        return await self._send(_calls_ledger.get_fleet())
+
+    def list_entries(
+        self, account: str, *, credit_type: str = "", from_ms: int = 0, to_ms: int = 0
+    ) -> AsyncIterator[records.Entry]:
+        """The entries of an account from `from_ms` until before `to_ms`, newest first."""
+        return self._pages(
+            lambda token: _calls_ledger.list_entries(account, credit_type, from_ms, to_ms, token)
+        )
+
+    async def balance_at(self, account: str, *, instant_ms: int = 0) -> records.BalanceAt:
+        """The buckets of an account as they were at an instant; 0 means now."""
+        return await self._send(_calls_ledger.balance_at(account, instant_ms))
+
+    async def explain(
+        self,
+        transaction_id: str = "",
+        *,
+        account: str = "",
+        credit_type: str | None = None,
+        instant_ms: int = 0,
+        maximum_entries: int = 0,
+    ) -> records.Explanation:
+        """The entries behind a transaction, or behind the balance of `account` at an instant."""
+        return await self._send(
+            _calls_ledger.explain(transaction_id, account, credit_type, instant_ms, maximum_entries)
+        )
+
+    async def verify(
+        self, partitions: Sequence[int] = (), *, timeout_ms: int = VERIFY_TIMEOUT_MS
+    ) -> records.Verification:
+        """Checks the ledger's chain, sequence, versions and conservation; all of it by default."""
+        return await self._send(_calls_ledger.verify(partitions, timeout_ms))

@@ -1,0 +1,114 @@
+"""The asyncio client's connection: how a call travels, is repeated, and fails open. I/O only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from holdfast._calls import Call, Page, T
+from holdfast._channel import AsyncTransport, AsyncUnary, Tls
+from holdfast._core import (
+    ATTEMPT_TIMEOUT_MS,
+    CREDIT_TYPE_DEFAULT,
+    TIMEOUT_MS,
+    Core,
+    WhenUnreachable,
+)
+from holdfast.errors import HoldfastError, Unreachable
+
+
+class AsyncConnection:
+    """Sends calls. The base of `AsyncClient`."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        token: str | Callable[[], str] = "",
+        tenant: str = "",
+        credit_type: str = CREDIT_TYPE_DEFAULT,
+        tls: Tls | None = None,
+        insecure: bool = False,
+        unreachable: WhenUnreachable = "closed",
+        attempt_timeout_ms: int = ATTEMPT_TIMEOUT_MS,
+        timeout_ms: int = TIMEOUT_MS,
+        traceparent: Callable[[], str | None] | None = None,
+    ) -> None:
+        """Connects to `target` (`host:port`) when the first call is made.
+
+        `token`: a bearer token, or a function that returns the current one. `tenant`: only for
+        credentials that serve every tenant. `tls`: own certificates; without it, TLS with the
+        system's roots, except to this machine, where plaintext is used. `insecure` allows plaintext
+        to elsewhere. `unreachable`: "open" lets reserve and burn pass (BYPASSED) when no server
+        can be reached. `traceparent`: returns the W3C header of the current trace; by default that
+        of the active OpenTelemetry span.
+        """
+        self._core = Core(
+            target,
+            token=token,
+            tenant=tenant,
+            credit_type=credit_type,
+            tls=tls,
+            insecure=insecure,
+            unreachable=unreachable,
+            attempt_timeout_ms=attempt_timeout_ms,
+            timeout_ms=timeout_ms,
+            traceparent=traceparent,
+        )
+        self._transport: AsyncTransport = AsyncUnary(self._core.endpoint)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def bypassed(self) -> int:
+        """How many pieces of work were done unbooked because no server could be reached."""
+        return self._core.bypassed
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Waits for settlements under way, within their deadlines, and disconnects."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._transport.close()
+
+    async def _send(self, call: Call[T]) -> T:
+        bypass = self._core.bypass_without_asking(call)
+        if bypass is not None:
+            return bypass.answer
+        try:
+            return call.read(await self._attempt(call))
+        except Unreachable as error:
+            return self._core.bypass_after(call, error)
+
+    async def _attempt(self, call: Call[Any]) -> bytes:
+        request, attempts = self._core.request(call), self._core.attempts(call)
+        while True:
+            metadata = self._core.metadata()
+            try:
+                return await self._transport.send(
+                    call.path, request, attempts.timeout_s(), metadata
+                )
+            except HoldfastError as error:
+                wait_s = attempts.wait_s(error)
+            await asyncio.sleep(wait_s)
+
+    async def _pages(self, page: Callable[[str], Call[Page[T]]]) -> AsyncIterator[T]:
+        token = ""
+        while True:
+            found = await self._send(page(token))
+            for item in found.items:
+                yield item
+            token = found.next_token
+            if not token:
+                return

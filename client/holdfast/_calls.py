@@ -1,0 +1,147 @@
+"""What a call is: where it goes, its bytes, how its answer is read. Pure; both clients use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from google.protobuf.message import DecodeError, Message
+
+from holdfast import results
+from holdfast._wire import read_hold, read_item_error
+from holdfast.errors import HoldfastError, InternalError, InvalidRequest
+from holdfast.v1 import balance_service_pb2 as pb
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+M = TypeVar("M", bound=Message)
+
+#: One amount of the client's credit type, or an amount per credit type.
+Amounts = int | Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a client fills into every request."""
+
+    tenant: str
+    credit_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bypass(Generic[T_co]):
+    """What a client that fails open answers by itself when no server can be reached."""
+
+    answer: T_co
+    #: True where there is nothing to send: the hold exists only in this client.
+    always: bool = False
+    #: True where work is done for this answer that nobody will book.
+    unbooked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T_co]):
+    """One call. Sending the same object twice sends the same idempotency key twice."""
+
+    path: str
+    build: Callable[[Defaults], Message]
+    read: Callable[[bytes], T_co]
+    bypass: Bypass[T_co] | None = None
+    #: Replaces the client's deadlines where the work behind the call takes long.
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Call[T_co]):
+    """A call that can also travel in a batch, under the name `item`."""
+
+    item: str = ""
+    read_item: Callable[[Any], T_co] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T_co]):
+    """One page of a list; `next_token` is empty on the last."""
+
+    items: tuple[T_co, ...]
+    next_token: str
+
+
+def decoder(message: type[M], read: Callable[[M], T]) -> Callable[[bytes], T]:
+    """Reads an answer's bytes as `message`, and that as a result."""
+
+    def decode(data: bytes) -> T:
+        try:
+            return read(message.FromString(data))
+        except DecodeError as error:
+            raise InternalError("the server's answer is no valid message") from error
+
+    return decode
+
+
+def lines_of(amounts: Amounts, credit_type: str | None, defaults: Defaults) -> dict[str, int]:
+    """Amounts per credit type: a bare integer is of `credit_type`, else of the client's."""
+    if isinstance(amounts, int):
+        return {credit_type or defaults.credit_type: amounts}
+    if credit_type is not None:
+        raise InvalidRequest(
+            "give a credit type or a mapping by credit type, not both", reason="LINES_INVALID"
+        )
+    return dict(amounts)
+
+
+def list_holds(
+    account: str, include_descendants: bool, page_token: str
+) -> Call[Page[results.OpenHold]]:
+    """One page of the open holds of an account."""
+
+    def build(defaults: Defaults) -> pb.ListHoldsRequest:
+        return pb.ListHoldsRequest(
+            tenant=defaults.tenant,
+            account=account,
+            include_descendants=include_descendants,
+            page_size=PAGE_SIZE,
+            page_token=page_token,
+        )
+
+    def read(message: pb.ListHoldsResponse) -> Page[results.OpenHold]:
+        return Page(tuple(map(read_hold, message.holds)), message.next_page_token)
+
+    return Call(BALANCE + "ListHolds", build, decoder(pb.ListHoldsResponse, read))
+
+
+def batch(operations: Sequence[Operation[Any]]) -> Call[list[Any]]:
+    """All of `operations` in one call; each is answered by its own result or error."""
+
+    def build(defaults: Defaults) -> pb.BatchRequest:
+        items = [{operation.item: operation.build(defaults)} for operation in operations]
+        return pb.BatchRequest(items=[pb.BatchItem(**cast(dict[str, Any], item)) for item in items])
+
+    def read(message: pb.BatchResponse) -> list[Any]:
+        if len(message.results) != len(operations):
+            raise InternalError("the server answered another number of operations than were sent")
+        return [_read_item(*pair) for pair in zip(operations, message.results, strict=True)]
+
+    return Call(BALANCE + "Batch", build, decoder(pb.BatchResponse, read))
+
+
+def _read_item(operation: Operation[T], item: pb.BatchResult) -> T | HoldfastError:
+    if item.WhichOneof("result") == "error":
+        return read_item_error(item.error)
+    if item.WhichOneof("result") != operation.item or operation.read_item is None:
+        return InternalError("the server answered another kind of operation than was sent")
+    try:
+        return operation.read_item(getattr(item, operation.item))
+    except HoldfastError as error:
+        return error
+
+
+#: The services' paths.
+BALANCE = "/holdfast.v1.BalanceService/"
+ACCOUNT = "/holdfast.v1.AccountService/"
+GRANT = "/holdfast.v1.GrantService/"
+CONTROL = "/holdfast.v1.ControlService/"
+LEDGER = "/holdfast.v1.LedgerService/"
+#: Items per page of every list: a page is read in well under a second.
+PAGE_SIZE = 500

@@ -1,0 +1,142 @@
+"""The life of a hold around a block of work: what is recorded, how it is settled. No I/O."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from holdfast import operations, results
+from holdfast._calls import Amounts, Call, Operation
+from holdfast._core import Core, allowed_amounts
+from holdfast.errors import Denied, FailedPrecondition, HoldfastError, NotFound
+from holdfast.kinds import Outcome, Overage
+
+logger = logging.getLogger("holdfast")
+
+#: A hold that is being worked under is extended when this share of its time to live has passed, so
+#: that one extension may fail and the next still comes in time.
+EXTEND_AT_SHARE = 0.5
+
+
+class HoldBase:
+    """A hold around a block of work: placed at its start, extended meanwhile, settled at its end.
+
+    At the end of the block the amount given to `commit` is burned and the rest given back. A block
+    that ends without `commit` burns what is held: the work was done, and charging the estimate can
+    be refunded, while giving work away cannot be undone. A block that raises releases the hold,
+    unless an amount was recorded before: that much work had been done.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        reserve: Operation[results.ReserveResult],
+        asked: dict[str, int],
+        ttl_ms: int,
+    ) -> None:
+        self._core = core
+        self._reserve = reserve
+        self._asked = asked
+        self._ttl_ms = ttl_ms
+        self._placed: results.ReserveResult | None = None
+        self._recorded: Operation[results.CommitResult] | None = None
+        self._settled = False
+        self._receipt: results.CommitResult | None = None
+        self._lost = False
+
+    @property
+    def placed(self) -> results.ReserveResult:
+        """The whole answer to the reserve. Raises RuntimeError before the block has begun."""
+        if self._placed is None:
+            raise RuntimeError("the hold is placed when its block begins")
+        return self._placed
+
+    @property
+    def decision(self) -> results.Decision:
+        """Why the work may be done; in shadow mode, why enforcement would have denied it."""
+        return self.placed.decision
+
+    @property
+    def hold_id(self) -> str:
+        """Names the hold; empty when nobody could be reached."""
+        return self.placed.hold_id
+
+    @property
+    def amounts(self) -> Mapping[str, int]:
+        """How much work is allowed, per credit type: with a `minimum`, possibly less than asked."""
+        return allowed_amounts(self.placed, self._asked)
+
+    @property
+    def amount(self) -> int:
+        """How much work is allowed, for a hold of one credit type."""
+        (amount,) = self.amounts.values()
+        return amount
+
+    @property
+    def receipt(self) -> results.CommitResult | None:
+        """The answer to the commit at the end of the block; None before, and after a release."""
+        return self._receipt
+
+    @property
+    def lost(self) -> bool:
+        """True when the hold has ended under the block, or will; a commit is then a late one."""
+        return self._lost
+
+    @property
+    def settled(self) -> bool:
+        """True once a settlement has been sent."""
+        return self._settled
+
+    def commit(
+        self,
+        amount: Amounts,
+        *,
+        credit_type: str | None = None,
+        overage: Overage = Overage.UNSPECIFIED,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """Records what was used since the last capture; the block's end sends the last record."""
+        self._recorded = operations.commit(
+            self.hold_id, amount, credit_type=credit_type, overage=overage, labels=labels
+        )
+
+    def _begin(self, result: results.ReserveResult) -> None:
+        if not result.decision.allowed:
+            raise Denied(result.decision)
+        self._placed = result
+
+    def _settlement(
+        self, failed: bool
+    ) -> Call[results.CommitResult] | Call[results.ReleaseResult] | None:
+        """What to send at the end of the block, once."""
+        if self._settled:
+            return None
+        self._settled = True
+        if self._recorded is not None:
+            return self._recorded
+        if failed:
+            return operations.release(self.hold_id, reason="the work failed")
+        return operations.commit(self.hold_id)
+
+    def _extension(self) -> Operation[results.ExtendResult]:
+        return operations.extend(self.hold_id, self._ttl_ms)
+
+    def _extend_after_s(self) -> float | None:
+        """When to extend, from now; None when there is nothing to extend."""
+        if self._settled or self._lost or self.decision.outcome is Outcome.BYPASSED:
+            return None
+        return self._ttl_ms / 1_000 * EXTEND_AT_SHARE
+
+    def _extension_failed(self, error: HoldfastError) -> None:
+        """A hold that has ended needs no further extension; everything else is tried again."""
+        if self._settled:
+            return
+        self._lost = isinstance(error, NotFound | FailedPrecondition)
+        logger.warning("hold not extended: %s", error)
+
+    def _settlement_failed(self, error: HoldfastError, failed: bool) -> None:
+        """Raises `error`, unless the block's exception or the choice to fail open goes first."""
+        if failed or self._core.forgives(error):
+            logger.warning("hold not settled, it will expire: %s", error)
+            return
+        raise error

@@ -1,0 +1,1 @@
+"""Messages and stubs of the API, generated from the protos beside them."""

@@ -1,0 +1,1 @@
+"""The Holdfast server: decides on prepaid credits in Redis, remembers in Postgres."""

@@ -1,0 +1,131 @@
+"""BalanceService: the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from holdfast.v1 import balance_service_pb2 as messages
+from holdfast_server.api.call import Call
+from holdfast_server.api.form import Form
+from holdfast_server.api.methods import Handler
+from holdfast_server.api.page_token import PageTokens, Place
+from holdfast_server.api.submission import Submission
+from holdfast_server.api.translate import spending as say
+from holdfast_server.api.validate import batches
+from holdfast_server.api.validate import spending as read
+from holdfast_server.domain import reply
+from holdfast_server.engine.accounts import HoldCursor
+
+
+class HoldReader(Protocol):
+    """Lists open holds."""
+
+    async def list_holds(
+        self,
+        tenant: str,
+        account: str,
+        include_descendants: bool,
+        limit: int,
+        after: HoldCursor | None,
+    ) -> tuple[list[reply.OpenHold], HoldCursor | None]:
+        """A page of open holds, sooner expiry first, and where the next page begins, if any."""
+        ...
+
+
+class BalanceService:
+    """Reserve, settle, look."""
+
+    def __init__(self, submission: Submission, holds: HoldReader, pages: PageTokens) -> None:
+        self._submission = submission
+        self._holds = holds
+        self._pages = pages
+
+    @property
+    def descriptor(self) -> ServiceDescriptor:
+        return messages.DESCRIPTOR.services_by_name["BalanceService"]
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return {
+            "Reserve": self.reserve,
+            "Commit": self.commit,
+            "Release": self.release,
+            "Extend": self.extend,
+            "Burn": self.burn,
+            "Refund": self.refund,
+            "Balance": self.balance,
+            "ListHolds": self.list_holds,
+            "Batch": self.batch,
+        }
+
+    async def reserve(
+        self, call: Call, request: messages.ReserveRequest
+    ) -> messages.ReserveResponse:
+        operation = read.reserve(call.tenant(request.tenant), request)
+        return say.reserve(await self._submission.one(call, operation, reply.ReserveReply))
+
+    async def commit(self, call: Call, request: messages.CommitRequest) -> messages.CommitResponse:
+        operation = read.commit(call.tenant(request.tenant), request)
+        return say.commit(await self._submission.one(call, operation, reply.CommitReply))
+
+    async def release(
+        self, call: Call, request: messages.ReleaseRequest
+    ) -> messages.ReleaseResponse:
+        operation = read.release(call.tenant(request.tenant), request)
+        return say.release(await self._submission.one(call, operation, reply.ReleaseReply))
+
+    async def extend(self, call: Call, request: messages.ExtendRequest) -> messages.ExtendResponse:
+        operation = read.extend(call.tenant(request.tenant), request)
+        return say.extend(await self._submission.one(call, operation, reply.ExtendReply))
+
+    async def burn(self, call: Call, request: messages.BurnRequest) -> messages.BurnResponse:
+        operation = read.burn(call.tenant(request.tenant), request)
+        return say.burn(await self._submission.one(call, operation, reply.BurnReply))
+
+    async def refund(self, call: Call, request: messages.RefundRequest) -> messages.RefundResponse:
+        operation = read.refund(call.tenant(request.tenant), request)
+        return say.refund(await self._submission.one(call, operation, reply.RefundReply))
+
+    async def balance(
+        self, call: Call, request: messages.BalanceRequest
+    ) -> messages.BalanceResponse:
+        operation = read.get_balance(call.tenant(request.tenant), request)
+        found = await self._submission.one(call, operation, reply.BalanceReply)
+        return say.balance_of(found)
+
+    async def list_holds(
+        self, call: Call, request: messages.ListHoldsRequest
+    ) -> messages.ListHoldsResponse:
+        tenant = call.tenant(request.tenant)
+        form = Form()
+        account = form.identifier(request.account, "account")
+        limit = form.page_size(request.page_size)
+        form.settle()
+        after = _cursor(self._pages.read(tenant, request, request.page_token))
+        holds, cursor = await self._holds.list_holds(
+            tenant, account, request.include_descendants, limit, after
+        )
+        place = None if cursor is None else (cursor.expires_ms, cursor.hold.hex())
+        return messages.ListHoldsResponse(
+            holds=map(say.hold, holds), next_page_token=self._pages.issue(tenant, request, place)
+        )
+
+    async def batch(self, call: Call, request: messages.BatchRequest) -> messages.BatchResponse:
+        named = batches.named_tenants(request.items)
+        tenants = {
+            index: call.principal.tenant_of(name, f"items[{index}].tenant")
+            for index, name in named.items()
+        }
+        batches.check_size(request.items)
+        batches.check_distinct(request.items)
+        tenant = batches.one_tenant(tenants)
+        call.charge(tenant, len(request.items))
+        read_items = [batches.item_operation(tenant, item) for item in request.items]
+        answers = await self._submission.many(call, read_items)
+        return messages.BatchResponse(results=map(say.batch_result, answers))
+
+
+def _cursor(place: Place | None) -> HoldCursor | None:
+    return None if place is None else HoldCursor(int(place[0]), bytes.fromhex(str(place[1])))

@@ -1,0 +1,37 @@
+"""What a handler knows about the call it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from holdfast_server.api.auth.principal import Principal
+from holdfast_server.domain.operation import Caller
+from holdfast_server.telemetry.tracing import TraceContext
+
+#: Charges operations to a tenant's allowance; raises RATE_LIMITED.
+Charge = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authenticated call of one method."""
+
+    principal: Principal
+    #: Where the call stands in its trace.
+    place: TraceContext
+    charge: Charge
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks, as ledger entries keep it."""
+        return Caller(self.principal.subject, self.place.trace_id, self.place.span_id)
+
+    def tenant(self, named: str) -> str:
+        """The tenant that the request is for, once its allowance is charged with one operation.
+
+        Raises HoldfastError: TENANT_MISMATCH, ID_INVALID or RATE_LIMITED.
+        """
+        tenant = self.principal.tenant_of(named)
+        self.charge(tenant, 1)
+        return tenant

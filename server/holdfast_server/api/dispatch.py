@@ -1,0 +1,228 @@
+"""The way of every call: admit, authenticate, check the role, parse, handle, answer.
+
+Nothing that fails on this way reaches a caller as it is: HoldfastErrors become statuses with their
+reason, all else becomes INTERNAL with a reference, and the text goes to the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from holdfast_server.api.allowance import Allowance
+from holdfast_server.api.auth.authenticator import Authenticator, certificate_names
+from holdfast_server.api.auth.principal import EVERY_TENANT, Principal
+from holdfast_server.api.call import Call
+from holdfast_server.api.methods import Method
+from holdfast_server.api.status import code_of, sendable, trailing_metadata
+from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.telemetry.logs import current_place
+from holdfast_server.telemetry.names import Attribute
+from holdfast_server.telemetry.recorder import Recorder
+from holdfast_server.telemetry.tracing import TraceContext, Tracing, parse_traceparent
+
+#: What a caller is told to wait when this process has too much to do, or goes away.
+OVERLOADED_RETRY_MS = 250
+SHUTTING_DOWN_RETRY_MS = 100
+#: Verifying a whole ledger takes minutes; every other method is held to the server's deadline.
+LONG_METHODS = frozenset({"Verify"})
+LONG_DEADLINE_MS = 600_000
+#: Characters of a caller's address that a log line shows.
+PEER_CHARACTERS_MAX = 64
+
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one process takes on."""
+
+    #: Longest time for one call; a caller may ask for less.
+    deadline_ms: int
+    #: Calls at work at one time, those whose callers have given up included.
+    concurrent_max: int
+
+
+class Dispatcher:
+    """Answers the calls of one process."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        allowance: Allowance,
+        bounds: Bounds,
+        recorder: Recorder,
+        tracing: Tracing,
+    ) -> None:
+        self._authenticator = authenticator
+        self._allowance = allowance
+        self._bounds = bounds
+        self._recorder = recorder
+        self._tracing = tracing
+        #: Strong references: the event loop itself keeps only weak ones to its tasks.
+        self._work: set[asyncio.Task[bytes]] = set()
+        self._is_leaving = False
+
+    def grpc_handlers(self, methods: Iterable[Method]) -> list[grpc.GenericRpcHandler]:
+        """What a gRPC server needs to route calls to these methods."""
+        by_service: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
+        for method in methods:
+            handlers = by_service.setdefault(method.service, {})
+            handlers[method.name] = self._grpc_handler(method)
+        return [
+            grpc.method_handlers_generic_handler(service, handlers)
+            for service, handlers in by_service.items()
+        ]
+
+    def refuse_new_calls(self) -> None:
+        """From now on answers every call with SHUTTING_DOWN."""
+        self._is_leaving = True
+
+    async def wait_for_work(self, grace_seconds: float) -> None:
+        """Waits until the work that was begun is done, but not for ever."""
+        if self._work:
+            await asyncio.wait(self._work, timeout=grace_seconds)
+
+    def _grpc_handler(self, method: Method) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def answer(payload: bytes, context: _Context) -> bytes:
+            return await self._answer(method, payload, context)
+
+        # Neither deserializer nor serializer: bytes in, bytes out, so that malformed input is ours
+        # to answer. The stubs only know synchronous handlers here.
+        behaviour: Any = answer
+        return grpc.unary_unary_rpc_method_handler(behaviour)
+
+    async def _answer(self, method: Method, payload: bytes, context: _Context) -> bytes:
+        began = time.perf_counter()
+        status = "OK"
+        try:
+            return await self._within_deadline(method, payload, context)
+        except HoldfastError as error:
+            status = error.status.name
+            self._recorder.refused(method.name, error.reason)
+            await context.abort(code_of(error), error.message, trailing_metadata(error))
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
+        finally:
+            self._recorder.rpc(method.name, status, time.perf_counter() - began)
+
+    async def _within_deadline(self, method: Method, payload: bytes, context: _Context) -> bytes:
+        self._admit()
+        work = asyncio.create_task(self._work_on(method, payload, context))
+        self._work.add(work)
+        work.add_done_callback(self._finished)
+        # `wait` leaves the work running when the time is over or the caller gives up: what has been
+        # sent to a store cannot be taken back, and its answer is kept under its idempotency key.
+        done, _ = await asyncio.wait({work}, timeout=self._seconds(method, context))
+        if not done:
+            raise deadline_exceeded()
+        if work.cancelled():
+            # Work that was cancelled inside must not leave the client waiting for an answer.
+            raise result_unknown()
+        return work.result()
+
+    def _admit(self) -> None:
+        if self._is_leaving:
+            raise HoldfastError(
+                Reason.SHUTTING_DOWN,
+                "This server is going away; call again.",
+                retry_after_ms=SHUTTING_DOWN_RETRY_MS,
+            )
+        if len(self._work) >= self._bounds.concurrent_max:
+            raise HoldfastError(
+                Reason.OVERLOADED,
+                "The server has as much work as it may hold; call again later.",
+                retry_after_ms=OVERLOADED_RETRY_MS,
+            )
+
+    def _seconds(self, method: Method, context: _Context) -> float:
+        longest_ms = LONG_DEADLINE_MS if method.name in LONG_METHODS else self._bounds.deadline_ms
+        remaining = context.time_remaining()
+        return longest_ms / 1_000 if remaining is None else min(remaining, longest_ms / 1_000)
+
+    async def _work_on(self, method: Method, payload: bytes, context: _Context) -> bytes:
+        """Raises nothing but HoldfastError."""
+        headers = _headers(context)
+        with self._tracing.rpc(parse_traceparent(headers.get("traceparent"))) as span:
+            current_place.set(span.place)
+            span.set(Attribute.METHOD, method.name)
+            try:
+                reply = await self._handle(method, payload, context, headers, span.place)
+                return reply.SerializeToString()
+            except Exception as error:
+                refusal = sendable(method.name, error)
+                span.set(Attribute.STATUS, refusal.status.value)
+                span.set(Attribute.REASON, refusal.reason.name)
+                raise refusal from None
+
+    async def _handle(
+        self,
+        method: Method,
+        payload: bytes,
+        context: _Context,
+        headers: dict[str, str],
+        place: TraceContext,
+    ) -> Message:
+        principal = await self._principal(method, context, headers)
+        principal.require(method.roles)
+        if principal.tenant != EVERY_TENANT:
+            self._allowance.check(principal.tenant)
+        try:
+            request = method.parse(payload)
+        except DecodeError:
+            message = f"The bytes are no request of {method.name}."
+            raise HoldfastError(Reason.MALFORMED_REQUEST, message) from None
+        return await method.handle(Call(principal, place, self._allowance.charge), request)
+
+    async def _principal(
+        self, method: Method, context: _Context, headers: dict[str, str]
+    ) -> Principal:
+        try:
+            return await self._authenticator.authenticate(
+                headers.get("authorization"), lambda: certificate_names(context.auth_context())
+            )
+        except HoldfastError as error:
+            facts = {
+                "method": method.name,
+                "reason": error.reason.name,
+                "peer": context.peer()[:PEER_CHARACTERS_MAX],
+            }
+            _log.warning("refused credentials", extra={"facts": facts})
+            raise
+
+    def _finished(self, work: asyncio.Task[bytes]) -> None:
+        self._work.discard(work)
+        if not work.cancelled():
+            # Nobody may be left to take the exception; it was logged where it was raised.
+            work.exception()
+
+
+def _headers(context: _Context) -> dict[str, str]:
+    pairs = context.invocation_metadata() or ()
+    return {name: value for name, value in pairs if isinstance(value, str)}
+
+
+def deadline_exceeded() -> HoldfastError:
+    """The answer when the time for a call is over."""
+    return HoldfastError(
+        Reason.DEADLINE_EXCEEDED,
+        "The time allowed is over and the result is not known; retry with the same key.",
+    )
+
+
+def result_unknown() -> HoldfastError:
+    """The answer when work was ended from inside before it was known what became of it."""
+    return HoldfastError(
+        Reason.RESULT_UNKNOWN,
+        "The work was interrupted and its result is not known; retry with the same key.",
+    )

@@ -1,0 +1,1 @@
+"""Domain values to protobuf answers: pure functions, nothing is decided here."""

@@ -1,0 +1,199 @@
+"""The hot path's requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from holdfast.v1 import balance_service_pb2 as balance
+from holdfast.v1 import types_pb2 as types
+from holdfast_server.api.form import Form
+from holdfast_server.domain import bounds
+from holdfast_server.domain.operation import (
+    Burn,
+    Commit,
+    CommitLine,
+    Durability,
+    Extend,
+    Fit,
+    GetBalance,
+    Line,
+    Overage,
+    Refund,
+    RefundLine,
+    Release,
+    Reserve,
+)
+from holdfast_server.errors import Reason
+
+
+def reserve(tenant: str, request: balance.ReserveRequest) -> Reserve:
+    """A Reserve of 1 to 8 lines."""
+    form = Form()
+    operation = Reserve(
+        tenant=tenant,
+        account=form.identifier(request.account, "account"),
+        lines=_asked(form, request.lines),
+        ttl_ms=form.ttl(request.ttl_ms, "ttl_ms"),
+        key=form.idempotency_key(request.idempotency_key),
+        feature=form.optional_identifier(request.feature, "feature"),
+        labels=form.labels(request.labels),
+        fit=form.choice(Fit, request.fit, "fit", Fit.EXACT),
+        durability=durability(form, request.durability),
+    )
+    form.settle()
+    return operation
+
+
+def commit(tenant: str, request: balance.CommitRequest) -> Commit:
+    """A Commit. A hold id of a wrong form is not refused here: it names no hold."""
+    form = Form()
+    operation = Commit(
+        tenant=tenant,
+        hold=request.hold_id,
+        key=form.idempotency_key(request.idempotency_key),
+        lines=_actual(form, request.lines),
+        final=request.final if request.HasField("final") else True,
+        ttl_ms=form.optional_ttl(request.ttl_ms, "ttl_ms"),
+        overage=form.choice(Overage, request.overage, "overage", Overage.CHARGE),
+        labels=form.labels(request.labels),
+        durability=durability(form, request.durability),
+    )
+    if operation.final and operation.ttl_ms:
+        form.invalid("ttl_ms", "needs final = false: a final commit ends the hold")
+    form.settle()
+    return operation
+
+
+def release(tenant: str, request: balance.ReleaseRequest) -> Release:
+    """A Release."""
+    form = Form()
+    operation = Release(
+        tenant=tenant,
+        hold=request.hold_id,
+        key=form.idempotency_key(request.idempotency_key),
+        reason=form.text(request.reason, "reason", bounds.REASON_BYTES_MAX),
+        durability=durability(form, request.durability),
+    )
+    form.settle()
+    return operation
+
+
+def extend(tenant: str, request: balance.ExtendRequest) -> Extend:
+    """An Extend."""
+    form = Form()
+    operation = Extend(
+        tenant=tenant,
+        hold=request.hold_id,
+        ttl_ms=form.ttl(request.ttl_ms, "ttl_ms"),
+        key=form.idempotency_key(request.idempotency_key),
+    )
+    form.settle()
+    return operation
+
+
+def burn(tenant: str, request: balance.BurnRequest) -> Burn:
+    """A Burn of 1 to 8 lines."""
+    form = Form()
+    operation = Burn(
+        tenant=tenant,
+        account=form.identifier(request.account, "account"),
+        lines=_asked(form, request.lines),
+        key=form.idempotency_key(request.idempotency_key),
+        feature=form.optional_identifier(request.feature, "feature"),
+        labels=form.labels(request.labels),
+        fit=form.choice(Fit, request.fit, "fit", Fit.EXACT),
+        durability=durability(form, request.durability),
+    )
+    form.settle()
+    return operation
+
+
+def refund(tenant: str, request: balance.RefundRequest) -> Refund:
+    """A Refund of all that is left, or of 1 to 8 lines."""
+    form = Form()
+    operation = Refund(
+        tenant=tenant,
+        transaction_id=form.transaction_id(request.transaction_id, "transaction_id"),
+        key=form.idempotency_key(request.idempotency_key),
+        lines=_given_back(form, request.lines),
+        reason_code=form.optional_identifier(request.reason_code, "reason_code"),
+        goodwill_ttl_ms=form.optional_ttl(
+            request.goodwill_ttl_ms, "goodwill_ttl_ms", maximum_ms=bounds.GOODWILL_TTL_MS_MAX
+        ),
+        durability=durability(form, request.durability),
+    )
+    form.settle()
+    return operation
+
+
+def get_balance(tenant: str, request: balance.BalanceRequest) -> GetBalance:
+    """A Balance."""
+    form = Form()
+    operation = GetBalance(tenant, form.identifier(request.account, "account"))
+    form.settle()
+    return operation
+
+
+def durability(form: Form, number: int, default: Durability = Durability.MEMORY) -> Durability:
+    """What must have happened before the answer."""
+    return form.choice(Durability, number, "durability", default)
+
+
+def _asked(form: Form, lines: Sequence[types.Line]) -> tuple[Line, ...]:
+    if not lines:
+        _refuse_lines(form, f"lines must have 1 to {bounds.LINES_MAX} entries.")
+    _check_distinct(form, lines)
+    return tuple(_asked_line(form, i, line) for i, line in enumerate(lines[: bounds.LINES_MAX]))
+
+
+def _asked_line(form: Form, index: int, line: types.Line) -> Line:
+    field = f"lines[{index}]"
+    credit_type = form.credit_type(line.credit_type, f"{field}.credit_type")
+    amount = form.amount(line.amount, f"{field}.amount")
+    if not line.HasField("minimum_amount"):
+        return Line(credit_type, amount)
+    minimum = form.amount(line.minimum_amount, f"{field}.minimum_amount")
+    if minimum > amount:
+        form.invalid(f"{field}.minimum_amount", "must not be above the amount")
+    return Line(credit_type, amount, minimum)
+
+
+def _actual(form: Form, lines: Sequence[balance.CommitLine]) -> tuple[CommitLine, ...]:
+    _check_distinct(form, lines)
+    return tuple(_actual_line(form, i, line) for i, line in enumerate(lines[: bounds.LINES_MAX]))
+
+
+def _actual_line(form: Form, index: int, line: balance.CommitLine) -> CommitLine:
+    credit_type = form.credit_type(line.credit_type, f"lines[{index}].credit_type")
+    if not line.HasField("amount"):
+        return CommitLine(credit_type)
+    return CommitLine(credit_type, form.amount(line.amount, f"lines[{index}].amount", minimum=0))
+
+
+def _given_back(form: Form, lines: Sequence[balance.RefundLine]) -> tuple[RefundLine, ...]:
+    _check_distinct(form, lines)
+    return tuple(
+        RefundLine(
+            form.credit_type(line.credit_type, f"lines[{index}].credit_type"),
+            form.amount(line.amount, f"lines[{index}].amount"),
+        )
+        for index, line in enumerate(lines[: bounds.LINES_MAX])
+    )
+
+
+def _check_distinct(
+    form: Form, lines: Sequence[types.Line | balance.CommitLine | balance.RefundLine]
+) -> None:
+    if len(lines) > bounds.LINES_MAX:
+        _refuse_lines(form, f"lines may have at most {bounds.LINES_MAX} entries.")
+    elif len(lines) > 1 and _repeats(line.credit_type for line in lines):
+        _refuse_lines(form, "lines must not name a credit type twice.")
+
+
+def _repeats(names: Iterable[str]) -> bool:
+    listed = list(names)
+    return len(set(listed)) < len(listed)
+
+
+def _refuse_lines(form: Form, message: str) -> None:
+    form.refuse(Reason.LINES_INVALID, message, field="lines", maximum=bounds.LINES_MAX)

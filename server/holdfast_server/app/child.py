@@ -1,0 +1,141 @@
+"""One supervised process: started, watched, restarted with growing pauses, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+#: Pause before the first restart; each further one is twice as long.
+RESTART_PAUSE_SECONDS_MIN = 0.1
+#: Longest pause: an operator who has repaired a store does not want to wait longer for the service.
+RESTART_PAUSE_SECONDS_MAX = 10.0
+#: A process that lived this long was healthy: the next restart is prompt again.
+HEALTHY_AFTER_SECONDS = 30.0
+#: Time beyond its own grace that a process gets to end before it is killed.
+STOP_MARGIN_SECONDS = 5.0
+
+#: What a child writes to its ready pipe.
+READY = b"+"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run: arguments of `holdfast`, and the whole environment."""
+
+    #: For people: the role, with a number where there are several.
+    name: str
+    #: "worker", "flusher" or "sweeper".
+    role: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+
+
+class Child:
+    """Keeps one process of a program running until it is stopped.
+
+    The process is a fresh interpreter, never a fork: gRPC, OpenTelemetry and the drivers do not
+    survive one.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.ready = asyncio.Event()
+        self.restarts = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+        self._pause_seconds = RESTART_PAUSE_SECONDS_MIN
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while there is no process."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def run(self) -> int:
+        """Returns the exit status when the child was stopped or ended before it was ever ready."""
+        while True:
+            status = await self._run_once()
+            if self._stopping.is_set() or not self.ready.is_set():
+                return status
+            self.restarts += 1
+            log.error(
+                "a process ended and is started again",
+                extra={"facts": {"child": self.program.name, "status": status}},
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._pause_seconds)
+                return status
+            self._pause_seconds = min(self._pause_seconds * 2, RESTART_PAUSE_SECONDS_MAX)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Asks the process to end, and kills it when it has not done so in time."""
+        self._stopping.set()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), grace_seconds + STOP_MARGIN_SECONDS)
+        except TimeoutError:
+            facts = {"child": self.program.name}
+            log.error("a process did not end in time and is killed", extra={"facts": facts})
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    async def _run_once(self) -> int:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        reading, writing = os.pipe()
+        try:
+            self._process = await _spawn(self.program, writing)
+        finally:
+            os.close(writing)
+        # stop() may have been called while the process was being started, and missed it.
+        if self._stopping.is_set():
+            self._process.terminate()
+        watch = asyncio.create_task(self._watch_ready(reading))
+        status = await self._process.wait()
+        await watch
+        if loop.time() - started >= HEALTHY_AFTER_SECONDS:
+            self._pause_seconds = RESTART_PAUSE_SECONDS_MIN
+        return status
+
+    async def _watch_ready(self, reading: int) -> None:
+        """Ends when the child has said that it is ready, or can no longer say so."""
+        stream = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(stream)
+        with os.fdopen(reading, "rb", buffering=0) as pipe:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.connect_read_pipe(lambda: protocol, pipe)
+            if await stream.read(len(READY)) == READY:
+                self.ready.set()
+            transport.close()
+
+
+async def _spawn(program: Program, ready_pipe: int) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "holdfast_server",
+        *program.arguments,
+        f"--parent={os.getpid()}",
+        f"--ready-pipe={ready_pipe}",
+        env=dict(program.environment),
+        pass_fds=(ready_pipe,),
+        # A group of its own: Ctrl-C in a terminal reaches the supervisor alone, which then stops
+        # its children in order.
+        process_group=0,
+    )
+
+
+def say_ready(ready_pipe: int) -> None:
+    """Tells the supervisor that this process does its work now."""
+    os.write(ready_pipe, READY)
+    os.close(ready_pipe)

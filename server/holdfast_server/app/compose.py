@@ -1,0 +1,214 @@
+"""Builds the concrete objects of a process. Nothing else builds them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from holdfast_server.api.accounts import AccountService
+from holdfast_server.api.allowance import Allowance
+from holdfast_server.api.auth.authenticator import Authenticator
+from holdfast_server.api.auth.key_set import KeySet, make_fetch
+from holdfast_server.api.auth.signed_tokens import SignedTokens
+from holdfast_server.api.auth.static_tokens import StaticTokens
+from holdfast_server.api.balance import BalanceService
+from holdfast_server.api.control import ControlService
+from holdfast_server.api.dispatch import Bounds, Dispatcher
+from holdfast_server.api.grants import GrantService
+from holdfast_server.api.ledger import LedgerService
+from holdfast_server.api.methods import Service
+from holdfast_server.api.page_token import PageTokens
+from holdfast_server.api.server import ApiServer
+from holdfast_server.api.submission import Submission
+from holdfast_server.api.transport import Certificates, Endpoint
+from holdfast_server.app.backlog import count_waiting
+from holdfast_server.app.deployment import make_signer, page_key
+from holdfast_server.app.problem import Problem
+from holdfast_server.app.process import Process
+from holdfast_server.control.config import ConfigCache
+from holdfast_server.control.gate import Gate
+from holdfast_server.control.operations import Operations
+from holdfast_server.control.passage import Passage
+from holdfast_server.control.policies import Policies
+from holdfast_server.control.spool import Spool
+from holdfast_server.domain.submit import Submitter
+from holdfast_server.domain.token import TokenSigner
+from holdfast_server.engine.accounts import AccountReader
+from holdfast_server.engine.batcher import Batcher, Limits
+from holdfast_server.engine.directory import Directory
+from holdfast_server.engine.engine import Engine, Parts
+from holdfast_server.engine.outbox import Outbox
+from holdfast_server.engine.scripts import load
+from holdfast_server.engine.watermark import Watermarks
+from holdfast_server.ledger.records import CreditType
+from holdfast_server.ledger.store import Ledger
+from holdfast_server.settings import Settings
+
+#: The epoch in which partitions begin.
+FIRST_EPOCH = 1
+#: Name of the spool in the state directory.
+SPOOL_FOLDER = "spool"
+
+
+@dataclass(frozen=True, slots=True)
+class Decider:
+    """What decides: the engine, and the parts of it that others ask as well."""
+
+    engine: Engine
+    batcher: Batcher
+    directory: Directory
+    signer: TokenSigner
+
+
+def build_decider(process: Process) -> Decider:
+    """The engine over the hot store."""
+    settings, store, keys = process.settings, process.store, process.keys
+    limits = Limits(
+        batch_operations=settings.batch_operations_max,
+        queue_operations=settings.queue_operations_max,
+        outbox_entries=settings.outbox_entries_hard,
+    )
+    signer = make_signer(process.facts)
+    batcher = Batcher(
+        store, keys, load("apply"), limits, longest_window_ms(process.config), process.metrics
+    )
+    directory = Directory(store, keys, FIRST_EPOCH)
+    accounts = AccountReader(store, keys, signer, FIRST_EPOCH)
+    engine = Engine(Parts(batcher, directory, accounts, keys, signer, process.config))
+    return Decider(engine, batcher, directory, signer)
+
+
+def build_operations(process: Process, decider: Decider) -> Operations:
+    """What decides with both stores."""
+    watermarks = Watermarks(process.store, process.keys, FIRST_EPOCH)
+    return Operations(decider.engine, process.ledger, watermarks, process.config)
+
+
+def build_gate(process: Process, decider: Decider, operations: Submitter, spool: Spool) -> Gate:
+    """What stands before all that: kill switch, and policies for a store that is away."""
+    passage = Passage(process.config, decider.directory, decider.signer, spool, process.metrics)
+    return Gate(operations, process.kill, passage)
+
+
+def open_spool(process: Process) -> Spool:
+    """The spool of this process. Raises OSError."""
+    settings = process.settings
+    return Spool(
+        settings.state_dir / SPOOL_FOLDER,
+        settings.spool_bytes_max,
+        settings.spool_records_max,
+        process.metrics,
+    )
+
+
+async def build_server(process: Process, decider: Decider, gate: Gate) -> ApiServer:
+    """The gRPC server, not yet listening."""
+    settings = process.settings
+    authenticator = await _authenticator(settings)
+    dispatcher = Dispatcher(
+        authenticator,
+        Allowance(settings.tenant_operations_per_second, time.monotonic_ns),
+        Bounds(settings.deadline_ms_max, settings.concurrent_rpcs_max),
+        process.metrics,
+        process.tracing,
+    )
+    services = _services(process, decider, Submission(gate, process.metrics))
+    return ApiServer(_endpoint(settings), services, authenticator, dispatcher)
+
+
+def longest_window_ms(config: ConfigCache) -> Callable[[], int]:
+    """For how long the store remembers idempotency keys: as long as any tenant wants it.
+
+    Computed when the policies change: it is asked before every script call.
+    """
+    known: tuple[int, int] | None = None
+
+    def window_ms() -> int:
+        nonlocal known
+        if known is None or known[0] != config.version:
+            windows = (each.idempotency_window_ms for each in config.policies().counting(0))
+            known = config.version, max(windows, default=0)
+        return max(known[1], config.idempotency_window_ms(""))
+
+    return window_ms
+
+
+def _services(process: Process, decider: Decider, submission: Submission) -> list[Service]:
+    ledger, pages = process.ledger, PageTokens(page_key(process.facts))
+    policies = Policies(ledger, process.config)
+    return [
+        BalanceService(submission, decider.engine, pages),
+        AccountService(submission, decider.engine, ledger, _CreditTypes(policies, ledger), pages),
+        GrantService(submission, ledger, pages),
+        LedgerService(ledger, pages, process.facts.partitions),
+        ControlService(policies, ledger, _waiting_entries(process)),
+    ]
+
+
+def _waiting_entries(process: Process) -> Callable[[], Awaitable[int]]:
+    outbox = Outbox(process.store.client, process.keys)
+
+    async def count() -> int:
+        return await count_waiting(outbox, await process.ledger.flushed())
+
+    return count
+
+
+def _endpoint(settings: Settings) -> Endpoint:
+    return Endpoint(
+        host=settings.host,
+        port=settings.port,
+        certificates=_certificates(settings),
+        development=settings.development,
+        share_port=True,
+        reflection=settings.reflection_enabled,
+        message_bytes_max=settings.message_bytes_max,
+    )
+
+
+def _certificates(settings: Settings) -> Certificates | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+
+
+async def _authenticator(settings: Settings) -> Authenticator:
+    try:
+        static = (
+            StaticTokens(settings.tokens_file, time.monotonic) if settings.tokens_file else None
+        )
+        signed = await _signed_tokens(settings) if settings.jwt_issuer else None
+    except (OSError, ValueError) as error:
+        raise Problem(f"credentials cannot be checked: {error}") from error
+    return Authenticator(static, signed)
+
+
+async def _signed_tokens(settings: Settings) -> SignedTokens:
+    keys = KeySet(make_fetch(settings.jwt_jwks), time.monotonic)
+    await keys.load()
+    return SignedTokens(
+        keys,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        algorithms=settings.jwt_algorithms,
+        now=time.time,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _CreditTypes:
+    """Credit types as the API asks: changed through `Policies`, read from the ledger."""
+
+    policies: Policies
+    ledger: Ledger
+
+    async def create_credit_type(
+        self, tenant: str, credit_type: CreditType, created_by: str
+    ) -> CreditType:
+        """See `Policies.create_credit_type`."""
+        return await self.policies.create_credit_type(tenant, credit_type, created_by)
+
+    async def list_credit_types(self, tenant: str) -> list[CreditType]:
+        """See `Ledger.list_credit_types`."""
+        return await self.ledger.list_credit_types(tenant)

@@ -1,0 +1,53 @@
+"""The flusher process: brings the outbox into the ledger, and says how much waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from holdfast_server.app.backlog import Backlog, count_waiting
+from holdfast_server.app.process import Parent, Process, background, run_process
+from holdfast_server.engine.outbox import Outbox
+from holdfast_server.errors import HoldfastError
+from holdfast_server.flusher.flusher import Flusher, FlusherHooks
+from holdfast_server.ledger.append import Appender
+from holdfast_server.settings import Settings
+
+#: Pause between two looks at how much waits.
+WATCH_PAUSE_SECONDS = 1.0
+
+
+async def flush(settings: Settings, parent: Parent | None) -> None:
+    """Flushes until told to stop; see `run_process`."""
+    await run_process(settings, "flusher", _flush, parent)
+
+
+async def _flush(
+    process: Process, ready: Callable[[], Awaitable[None]], stopping: asyncio.Event
+) -> None:
+    outbox = Outbox(process.store.client, process.keys)
+    backlog = Backlog(process.metrics)
+    flusher = Flusher(
+        outbox,
+        Appender(process.settings.postgres_url),
+        hooks=FlusherHooks(backlog.reached, backlog.flushed, backlog.halted),
+        batch_entries_max=process.settings.flush_batch_entries_max,
+    )
+    async with background(_watch(outbox, backlog)):
+        running = asyncio.create_task(flusher.run())
+        await ready()
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        flusher.stop()
+        await running
+
+
+async def _watch(outbox: Outbox, backlog: Backlog) -> None:
+    while True:
+        # While the store is away, what was known stays, and the log says so already.
+        with contextlib.suppress(HoldfastError):
+            if backlog.positions:
+                backlog.waiting(await count_waiting(outbox, backlog.positions))
+        await asyncio.sleep(WATCH_PAUSE_SECONDS)

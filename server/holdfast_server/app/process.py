@@ -1,0 +1,188 @@
+"""What every process of a service has, whatever its role: metrics, traces, the kill switch, an
+admin socket, both stores, the policies, and a word to the fleet now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from holdfast_server.app.child import say_ready
+from holdfast_server.app.deployment import learn_facts
+from holdfast_server.app.exposition import Source, serve_http
+from holdfast_server.app.lifeline import die_with_parent, stop_event
+from holdfast_server.app.stores import open_ledger
+from holdfast_server.control.admin_socket import AdminSocket, socket_path
+from holdfast_server.control.config import ConfigCache
+from holdfast_server.control.fleet import Heartbeat
+from holdfast_server.control.kill import KillSwitch
+from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.store import Store
+from holdfast_server.ledger.records import DeploymentFacts, ProcessReport
+from holdfast_server.ledger.store import Ledger
+from holdfast_server.settings import Settings
+from holdfast_server.telemetry.logs import configure
+from holdfast_server.telemetry.metrics import Metrics
+from holdfast_server.telemetry.tracing import Tracing, open_tracing
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Who started this process and waits for it to be ready. A process may also stand alone."""
+
+    process_id: int
+    ready_pipe: int
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process, with all it has whatever its role."""
+
+    settings: Settings
+    metrics: Metrics
+    tracing: Tracing
+    kill: KillSwitch
+    ledger: Ledger
+    store: Store
+    facts: DeploymentFacts
+    keys: Keys
+    config: ConfigCache
+
+
+#: Does the work of a role until it is told to stop. It MUST call the first argument once it works.
+Body = Callable[[Process, Callable[[], Awaitable[None]], asyncio.Event], Awaitable[None]]
+
+
+async def run_process(
+    settings: Settings,
+    role: str,
+    body: Body,
+    parent: Parent | None,
+) -> None:
+    """Runs one role until SIGTERM or SIGINT, or until the parent ends.
+
+    Raises `Problem` and `HoldfastError` when it cannot start.
+    """
+    if parent is not None:
+        die_with_parent(parent.process_id)
+    stopping = stop_event()
+    async with _open_process(settings, role) as process, AsyncExitStack() as stack:
+        report = _report(role)
+        is_ready = asyncio.Event()
+        admin = _admin_socket(process, report)
+        await admin.start()
+        stack.push_async_callback(admin.close)
+        heartbeat = Heartbeat(process.ledger, report, process.kill, lambda: process.config.version)
+        await process.config.refresh()
+        for task in (process.config.run(settings.config_poll_ms), heartbeat.run()):
+            await stack.enter_async_context(background(task))
+        if parent is None and settings.metrics_port:
+            await stack.enter_async_context(_own_page(process, is_ready))
+
+        async def ready() -> None:
+            is_ready.set()
+            if parent is not None:
+                say_ready(parent.ready_pipe)
+
+        await body(process, ready, stopping)
+
+
+@asynccontextmanager
+async def background(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    """Runs something for as long as the block lasts."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def _open_process(settings: Settings, role: str) -> AsyncIterator[Process]:
+    async with AsyncExitStack() as stack:
+        resource = {
+            "service.name": "holdfast",
+            "service.instance.id": name(),
+            "holdfast.role": role,
+        }
+        metrics = Metrics(resource, settings.otlp_endpoint)
+        stack.callback(metrics.close)
+        tracing = open_tracing(resource, settings.trace_sample_ratio, settings.otlp_endpoint)
+        stack.callback(tracing.close)
+        kill = KillSwitch(settings.kill, settings.kill_file, settings.state_dir, metrics)
+        kill.watch()
+        stack.callback(kill.close)
+        ledger = await stack.enter_async_context(open_ledger(settings))
+        facts = await learn_facts(settings, ledger)
+        store = Store(settings.redis_url)
+        stack.push_async_callback(store.close)
+        config = ConfigCache(ledger, settings.state_dir, metrics)
+        yield Process(
+            settings,
+            metrics,
+            tracing,
+            kill,
+            ledger,
+            store,
+            facts,
+            Keys(facts.partitions),
+            config,
+        )
+
+
+def name() -> str:
+    """What this process is called in the fleet: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def start_logging(settings: Settings) -> None:
+    """Sends log lines where the settings say."""
+    configure(settings.log_level, settings.log_format)
+
+
+def _report(role: str) -> ProcessReport:
+    return ProcessReport(
+        process=name(),
+        role=role,
+        version=version("holdfast"),
+        started_at_ms=time.time_ns() // 1_000_000,
+        config_version=0,
+    )
+
+
+def _admin_socket(process: Process, report: ProcessReport) -> AdminSocket:
+    def health() -> dict[str, object]:
+        return {
+            "process": report.process,
+            "role": report.role,
+            "version": report.version,
+            "config_version": process.config.version,
+        }
+
+    path = socket_path(process.settings.state_dir, report.role, os.getpid())
+    return AdminSocket(path, process.kill, lambda: process.metrics.page().decode(), health)
+
+
+@asynccontextmanager
+async def _own_page(process: Process, is_ready: asyncio.Event) -> AsyncIterator[None]:
+    """The metrics page of a process that stands alone."""
+
+    async def page() -> bytes:
+        return process.metrics.page()
+
+    settings = process.settings
+    source = Source(page, is_ready.is_set)
+    server = await serve_http(settings.metrics_host, settings.metrics_port, source)
+    try:
+        yield
+    finally:
+        server.close()

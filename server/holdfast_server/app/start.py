@@ -1,0 +1,79 @@
+"""What must hold before a service starts, and what its first start writes down."""
+
+from __future__ import annotations
+
+import logging
+
+from holdfast_server.app.deployment import learn_facts
+from holdfast_server.app.problem import Problem
+from holdfast_server.app.stores import open_ledger
+from holdfast_server.engine.deployment import claim_store
+from holdfast_server.engine.store import Store
+from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.ledger.migrate import pending
+from holdfast_server.ledger.records import DeploymentFacts
+from holdfast_server.ledger.store import Ledger
+from holdfast_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+async def check_stores(settings: Settings) -> None:
+    """Both stores are ours, and the schema is today's; the first start makes them ours.
+
+    A store that is away is no reason not to start: see `deployment`. Raises `Problem`,
+    `MigrationError`, and LEDGER_UNAVAILABLE where this host has never started before.
+    """
+    _check_urls(settings)
+    await _check_schema(settings)
+    async with open_ledger(settings) as ledger:
+        facts = await learn_facts(settings, ledger)
+        await _check_store(settings, ledger, facts)
+
+
+def _check_urls(settings: Settings) -> None:
+    for name, url in (("REDIS", settings.redis_url), ("POSTGRES", settings.postgres_url)):
+        if not url:
+            raise Problem(
+                f"HOLDFAST_{name}_URL is not set: give the URLs of both stores, or run "
+                "`holdfast up`, which brings its own"
+            )
+
+
+async def _check_schema(settings: Settings) -> None:
+    try:
+        missing = await pending(settings.postgres_url)
+    except HoldfastError as error:
+        log.warning("the schema cannot be checked: %s", error.message)
+        return
+    if missing:
+        raise Problem(f"the ledger's schema lacks {missing[0]}: run `holdfast migrate`")
+
+
+async def _check_store(settings: Settings, ledger: Ledger, facts: DeploymentFacts) -> None:
+    """The hot store must be the one that this ledger's entries came from."""
+    store = Store(settings.redis_url)
+    name = f"{facts.partitions}/{facts.created_at_ms}"
+    try:
+        has_entries = any(seq for _, seq in (await ledger.flushed()).values())
+        holder = await claim_store(store, name, may_be_new=not has_entries)
+    except HoldfastError as error:
+        if error.reason not in (Reason.STORE_UNAVAILABLE, Reason.LEDGER_UNAVAILABLE):
+            raise
+        log.warning("the hot store cannot be checked: %s", error.message)
+        return
+    finally:
+        await store.close()
+    if holder != name:
+        raise Problem(_not_ours(holder))
+
+
+def _not_ours(holder: str | None) -> str:
+    if holder is None:
+        return (
+            "the hot store is empty but the ledger is not: HOLDFAST_REDIS_URL names another store, "
+            "or this one has lost its data; bring it back from its append-only file"
+        )
+    return (
+        "the hot store belongs to another ledger: give the URLs of two stores that belong together"
+    )

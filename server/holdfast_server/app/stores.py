@@ -1,0 +1,22 @@
+"""Opens the ledger for whoever needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from holdfast_server.app.problem import Problem
+from holdfast_server.ledger.store import Ledger
+from holdfast_server.settings import Settings
+
+
+@asynccontextmanager
+async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
+    """The ledger; it connects when it is first used. Raises `Problem` without a URL."""
+    if not settings.postgres_url:
+        raise Problem("HOLDFAST_POSTGRES_URL is not set: give the URL of the ledger's database")
+    ledger = await Ledger.open(settings.postgres_url, pool_size=settings.postgres_connections_max)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()

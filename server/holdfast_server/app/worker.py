@@ -1,0 +1,55 @@
+"""One worker process: gRPC in, decisions out. Several share one port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+from holdfast_server.app.compose import (
+    Decider,
+    build_decider,
+    build_gate,
+    build_operations,
+    build_server,
+    open_spool,
+)
+from holdfast_server.app.process import Parent, Process, background, run_process
+from holdfast_server.control.replay import Replayer
+from holdfast_server.settings import Settings
+
+#: Pause between two reports of how much waits for a batch.
+QUEUE_REPORT_SECONDS = 1.0
+
+
+async def work(settings: Settings, parent: Parent | None) -> None:
+    """Serves until told to stop, then finishes what is running; see `run_process`."""
+    await run_process(settings, "worker", _work, parent)
+
+
+async def _work(
+    process: Process, ready: Callable[[], Awaitable[None]], stopping: asyncio.Event
+) -> None:
+    settings = process.settings
+    async with AsyncExitStack() as stack:
+        decider = build_decider(process)
+        stack.push_async_callback(decider.batcher.close)
+        operations = build_operations(process, decider)
+        spool = open_spool(process)
+        stack.push_async_callback(spool.close)
+        gate = build_gate(process, decider, operations, spool)
+        server = await build_server(process, decider, gate)
+        replayer = Replayer(spool, operations, process.kill, process.metrics)
+        for task in (replayer.run(), _report_queue(process, decider)):
+            await stack.enter_async_context(background(task))
+        await server.start()
+        stack.push_async_callback(server.drain, settings.drain_grace_ms / 1000)
+        await server.set_ready(True)
+        await ready()
+        await stopping.wait()
+
+
+async def _report_queue(process: Process, decider: Decider) -> None:
+    while True:
+        process.metrics.queued(decider.batcher.depth)
+        await asyncio.sleep(QUEUE_REPORT_SECONDS)

@@ -1,0 +1,246 @@
+"""`holdfast ledger`: what was recorded, and whether it still is what was recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from holdfast import Buckets, Client, CreditBalanceAt, Entry, Explanation
+from holdfast_server.app.export import CSV_COLUMNS, read_lines, to_json, to_row
+from holdfast_server.app.problem import Problem
+from holdfast_server.app.stores import open_ledger
+from holdfast_server.cli.connection import Connection, client_command, connection_options
+from holdfast_server.cli.options import json_option, read_settings
+from holdfast_server.cli.output import Column, console, print_json, print_rows, show_time
+from holdfast_server.cli.values import INSTANT
+from holdfast_server.domain.entry import parse_transaction_id
+from holdfast_server.ledger.records import RecordedEntry
+from holdfast_server.ledger.store import Ledger
+from holdfast_server.ledger.verify import verify_entries
+
+
+def _change(name: str) -> Column[Entry]:
+    def text(each: Entry) -> str:
+        change = getattr(each.delta, name)
+        return f"{change:+d}" if change else ""
+
+    return Column(name, text, figure=True)
+
+
+_ENTRY_COLUMNS = (
+    Column[Entry]("time", lambda each: show_time(each.event_time_ms)),
+    Column[Entry]("transaction", lambda each: each.transaction_id),
+    Column[Entry]("kind", lambda each: each.kind.name),
+    Column[Entry]("type", lambda each: each.credit_type),
+    *map(_change, ("available", "held", "burned", "debt", "unenforced", "expired", "revoked")),
+    Column[Entry]("available after", lambda each: str(each.after.available), figure=True),
+    Column[Entry]("actor", lambda each: each.actor),
+    Column[Entry]("caller", lambda each: each.caller),
+    Column[Entry]("trace", lambda each: each.trace_id[:8]),
+)
+
+
+def _at(name: str) -> Column[CreditBalanceAt]:
+    return Column(name, lambda each: str(getattr(each.buckets, name)), figure=True)
+
+
+_AT_COLUMNS = (
+    Column[CreditBalanceAt]("type", lambda each: each.credit_type),
+    *map(_at, ("available", "held", "burned", "expired", "revoked")),
+    *map(_at, ("granted", "debt", "unenforced")),
+    Column[CreditBalanceAt]("version", lambda each: str(each.version), figure=True),
+)
+
+
+@click.group()
+def ledger() -> None:
+    """Ledger: every state change, in order, for ever."""
+
+
+@ledger.command("list")
+@click.argument("account")
+@click.option("--credit-type", default="", help="Only this one.")
+@click.option("--from", "from_ms", type=INSTANT, default=0, help="At or after this instant.")
+@click.option("--to", "to_ms", type=INSTANT, default=0, help="Before this instant.")
+@click.option("--limit", default=100, show_default=True, help="The newest so many; 0 for all.")
+@client_command
+def list_entries(client: Client, as_json: bool, account: str, limit: int, **options: Any) -> None:
+    """List an account's entries, newest first."""
+    entries = client.list_entries(account, **options)
+    print_rows(_first(entries, limit), _ENTRY_COLUMNS, as_json=as_json)
+
+
+@ledger.command()
+@click.argument("subject")
+@click.option("--credit-type", default="credits", show_default=True, help="Of an account.")
+@click.option("--at", "instant_ms", type=INSTANT, default=0, help="Of an account; default: now.")
+@client_command
+def explain(client: Client, as_json: bool, subject: str, **options: Any) -> None:
+    """Show the entries behind a transaction (such as 17-1-42) or an account's balance."""
+    if parse_transaction_id(subject):
+        explanation = client.explain(subject)
+    else:
+        explanation = client.explain(account=subject, **options)
+    if as_json:
+        print_json(explanation)
+    else:
+        _print_explanation(explanation)
+
+
+@ledger.command()
+@click.argument("account")
+@click.argument("instant_ms", metavar="INSTANT", type=INSTANT)
+@client_command
+def at(client: Client, as_json: bool, account: str, instant_ms: int) -> None:
+    """Show an account's balance as it was at an instant, such as 2026-01-31T12:00:00Z."""
+    balance = client.balance_at(account, instant_ms=instant_ms)
+    if as_json:
+        print_json(balance)
+        return
+    print_rows(balance.credits, _AT_COLUMNS, as_json=False)
+    if balance.as_of_ms:
+        console().print(f"\nThe ledger is complete up to {show_time(balance.as_of_ms)}.")
+
+
+@ledger.command()
+@click.option("--partition", "partitions", type=int, multiple=True, help="Only this. Repeatable.")
+@click.option("--offline", is_flag=True, help="Ask Postgres itself, without the service.")
+@click.option("--postgres-url", help="With --offline. Or HOLDFAST_POSTGRES_URL.")
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Verify an export (jsonl) instead, with nothing but the file.",
+)
+@connection_options
+@json_option
+def verify(
+    connection: Connection, as_json: bool, partitions: tuple[int, ...], **where: Any
+) -> None:
+    """Check the hash chain, sequence, versions and conservation; status 1 where one fails."""
+    if where["file"]:
+        report: Any = _verify_file(where["file"])
+    elif where["offline"]:
+        report = asyncio.run(_verify_offline(where["postgres_url"], partitions))
+    else:
+        with connection.open() as client:
+            report = client.verify(partitions)
+    result = {"ok": report.ok, "entries": report.entries, "violations": report.violations}
+    if as_json:
+        print_json(result)
+    else:
+        _print_violations(report)
+    if not report.ok:
+        raise Problem("the ledger is not what was recorded: keep it as it is, look who changed it")
+
+
+@ledger.command()
+@click.argument("format", type=click.Choice(["csv", "jsonl"]))
+@click.option("--partition", "partitions", type=int, multiple=True, help="Only this. Repeatable.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: stdout.")
+@click.option("--postgres-url", help="Or HOLDFAST_POSTGRES_URL.")
+def export(
+    format: str, partitions: tuple[int, ...], output: Path | None, postgres_url: str | None
+) -> None:
+    """Write every entry, partition by partition in order, from Postgres itself."""
+    write = _write_csv if format == "csv" else _write_jsonl
+    with _opened_output(output) as stream:
+        count = asyncio.run(_export(postgres_url, partitions, write(stream)))
+    print(f"{count} entries", file=sys.stderr)
+
+
+def _first(entries: Iterator[Entry], limit: int) -> Iterable[Entry]:
+    return (entry for entry, _ in zip(entries, range(limit), strict=False)) if limit else entries
+
+
+def _print_explanation(explanation: Explanation) -> None:
+    has_balance = explanation.opening != Buckets() or explanation.closing != Buckets()
+    if has_balance:
+        console().print(f"before: {_figures(explanation.opening)}\n")
+    print_rows(explanation.entries, _ENTRY_COLUMNS, as_json=False)
+    if has_balance:
+        console().print(f"\nafter:  {_figures(explanation.closing)}")
+
+
+def _figures(buckets: Buckets) -> str:
+    names = ("available", "held", "burned", "expired", "revoked", "granted", "debt", "unenforced")
+    return ", ".join(f"{getattr(buckets, name)} {name}" for name in names)
+
+
+def _print_violations(report: Any) -> None:
+    console().print(
+        f"{report.entries} entries checked: {'all is well' if report.ok else 'BROKEN'}."
+    )
+    for violation in report.violations:
+        place = f"partition {violation.partition}, entry {violation.seq}"
+        console().print(f"{violation.check}: {place}: {violation.message}")
+
+
+def _verify_file(path: Path) -> Any:
+    with path.open() as lines:
+        try:
+            return verify_entries(read_lines(lines))
+        except ValueError as error:
+            raise Problem(f"{path}: {error}") from error
+
+
+@asynccontextmanager
+async def _opened(postgres_url: str | None) -> AsyncIterator[Ledger]:
+    settings = read_settings({"postgres_url": postgres_url})
+    async with open_ledger(settings) as ledger:
+        yield ledger
+
+
+async def _verify_offline(postgres_url: str | None, partitions: tuple[int, ...]) -> Any:
+    async with _opened(postgres_url) as ledger:
+        total = len(partitions) or len(await ledger.flushed())
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("partitions", total=total)
+            return await ledger.verify(
+                partitions or None, on_progress=lambda *_: progress.advance(task)
+            )
+
+
+async def _export(
+    postgres_url: str | None, partitions: tuple[int, ...], write: Callable[[RecordedEntry], None]
+) -> int:
+    count = 0
+    async with _opened(postgres_url) as ledger:
+        chosen = partitions or sorted(await ledger.flushed())
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            for partition in progress.track(chosen, description="partitions"):
+                async for recorded in ledger.stream_entries(partition):
+                    write(recorded)
+                    count += 1
+    return count
+
+
+@contextmanager
+def _opened_output(path: Path | None) -> Iterator[TextIO]:
+    if path is None:
+        yield sys.stdout
+        return
+    with path.open("w", newline="") as stream:
+        yield stream
+
+
+def _write_csv(stream: TextIO) -> Callable[[RecordedEntry], None]:
+    writer = csv.writer(stream)
+    writer.writerow(CSV_COLUMNS)
+    return lambda recorded: writer.writerow(to_row(recorded))
+
+
+def _write_jsonl(stream: TextIO) -> Callable[[RecordedEntry], None]:
+    def write(recorded: RecordedEntry) -> None:
+        stream.write(json.dumps(to_json(recorded)) + "\n")
+
+    return write

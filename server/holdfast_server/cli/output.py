@@ -1,0 +1,113 @@
+"""What commands print: tables for people, JSON lines for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+Row = TypeVar("Row")
+
+#: Characters of the widest table.
+WIDTH_MAX = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Column(Generic[Row]):
+    """One column of a table: its heading, and the text it shows of a row."""
+
+    heading: str
+    text: Callable[[Row], str]
+    #: Figures stand to the right, so that digits of one weight are below each other.
+    figure: bool = False
+
+
+def plain(value: object) -> object:
+    """The value as JSON has it: enums by name, bytes in hexadecimal digits, paths as text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    match value:
+        case Enum():
+            return value.name
+        case bytes():
+            return value.hex()
+        case Path():
+            return str(value)
+        case Mapping():
+            return {str(key): plain(item) for key, item in value.items()}
+        case tuple() | list() | set() | frozenset():
+            return [plain(item) for item in value]
+        case _:
+            return value
+
+
+def print_json(value: object) -> None:
+    """One JSON object on a line of its own."""
+    click.echo(json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False))
+
+
+def print_rows(rows: Iterable[Row], columns: Sequence[Column[Row]], *, as_json: bool) -> None:
+    """Rows as a table, or each as a JSON object."""
+    if as_json:
+        for row in rows:
+            print_json(row)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.heading, justify="right" if column.figure else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(column.text(row) for column in columns))
+    if table.row_count:
+        _print_whole(table)
+    else:
+        click.echo("Nothing.")
+
+
+def print_facts(facts: Mapping[str, object], value: object, *, as_json: bool) -> None:
+    """One thing: its facts by name for people, `value` for machines."""
+    if as_json:
+        print_json(value)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, fact in facts.items():
+        if fact not in ("", None):
+            table.add_row(f"{name}:", str(fact))
+    _print_whole(table)
+
+
+def console() -> Console:
+    """Standard output for people. Nothing in a text is taken for markup: ids come from outside."""
+    return Console(markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_whole(table: Table) -> None:
+    """Prints a table as wide as it is: an id that was cut short cannot be copied."""
+    wide = console()
+    wide.width = max(
+        wide.width, wide.measure(table, options=wide.options.update(width=WIDTH_MAX)).maximum
+    )
+    wide.print(table)
+
+
+def show_time(instant_ms: int) -> str:
+    """An instant in UTC, or empty for 0."""
+    if not instant_ms:
+        return ""
+    moment = datetime.fromtimestamp(instant_ms / 1000, UTC)
+    return moment.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
+
+
+def show_duration(milliseconds: int) -> str:
+    """A length of time in the largest unit that leaves it whole, such as "90s" or "15m"."""
+    for unit, length_ms in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if milliseconds and milliseconds % length_ms == 0:
+            return f"{milliseconds // length_ms}{unit}"
+    return f"{milliseconds}ms"

@@ -1,0 +1,61 @@
+"""The tree of commands, each imported when it is used: most need neither driver nor store."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+#: Where each command is: module and name in it.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "up": ("local", "up"),
+    "demo": ("local", "demo"),
+    "replay": ("local", "replay"),
+    "serve": ("service", "serve"),
+    "worker": ("service", "worker"),
+    "flush": ("service", "flush"),
+    "sweep": ("service", "sweep"),
+    "migrate": ("service", "migrate"),
+    "settings": ("service", "settings"),
+    "doctor": ("doctor", "doctor"),
+    "kill": ("kill", "kill"),
+    "mode": ("modes", "mode"),
+    "fleet": ("modes", "fleet"),
+    "account": ("accounts", "account"),
+    "credit-type": ("accounts", "credit_type"),
+    "grant": ("grants", "grant"),
+    "balance": ("balances", "balance"),
+    "hold": ("holds", "hold"),
+    "burn": ("holds", "burn"),
+    "refund": ("holds", "refund"),
+    "ledger": ("ledger", "ledger"),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order in which people meet them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None when there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        command: Any = getattr(importlib.import_module(f"holdfast_server.cli.{module}"), name)
+        assert isinstance(command, click.Command), cmd_name
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("holdfast"), message="%(version)s")
+def holdfast() -> None:
+    """Enforces prepaid credit balances: ask before the work, settle after.
+
+    `holdfast up` starts everything on this machine; `holdfast demo` shows what it can do.
+    """

@@ -1,0 +1,223 @@
+"""Decides operations with both stores: the engine first, the ledger where the engine alone cannot.
+
+The ledger is asked for idempotency keys that are too old to prove themselves, for holds that the hot
+store no longer knows, for what a Refund may give back, and for the wait of Durability.LEDGER.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast_server.control.refunds import plan_refund
+from holdfast_server.domain import operation as op
+from holdfast_server.domain import reply as rp
+from holdfast_server.domain.entry import parse_transaction_id
+from holdfast_server.domain.operation import Caller, Durability, Operation
+from holdfast_server.domain.submit import Answer
+from holdfast_server.domain.token import HoldToken
+from holdfast_server.domain.twin.grants import RefundPlan
+from holdfast_server.engine import failures
+from holdfast_server.engine.engine import Engine, Flag, NeedsLedger, Request
+from holdfast_server.engine.fingerprint import fingerprint, first_difference
+from holdfast_server.engine.pack import method_of
+from holdfast_server.engine.unpack import Place
+from holdfast_server.engine.watermark import Watermarks
+from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.ledger.records import RecordedHold
+from holdfast_server.ledger.store import Ledger
+
+#: How long a caller waits for the ledger before it is told that the hot store alone has its operation.
+LEDGER_WAIT_S = 3.0
+#: How long to wait for an entry that the ledger does not have yet, before looking for it there.
+CATCH_UP_WAIT_S = 2.0
+#: How often an operation is sent again after the ledger was asked.
+ATTEMPTS_MAX = 5
+
+_LOG = logging.getLogger(__name__)
+
+
+class CreditTypes(Protocol):
+    """Knows which credit types a tenant has."""
+
+    async def ensure_credit_type(self, tenant: str, credit_type: str) -> bool:
+        """Whether it is defined; asks the ledger before it says no."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """A `Submitter` over the engine and the ledger."""
+
+    engine: Engine
+    ledger: Ledger
+    watermarks: Watermarks
+    credit_types: CreditTypes
+
+    async def submit(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer]:
+        """See `Submitter.submit`."""
+        requests = [await self._request(operation) for operation in operations]
+        answers = await self._decide(caller, requests)
+        for index, operation in enumerate(operations):
+            answer = answers[index]
+            if isinstance(answer, NeedsLedger):
+                answers[index] = await self._with_ledger(caller, operation, answer)
+        if any(map(_wants_ledger, operations)):
+            pairs = zip(operations, answers, strict=True)
+            answers = list(await asyncio.gather(*(self._durable(*pair) for pair in pairs)))
+        return answers  # type: ignore[return-value]  # no NeedsLedger is left
+
+    # -- the engine ----------------------------------------------------------------------------
+
+    async def _request(self, operation: Operation) -> Request | HoldfastError:
+        try:
+            await self._check_credit_types(operation)
+            refund = (
+                await self._refund_plan(operation) if isinstance(operation, op.Refund) else None
+            )
+            return Request(operation, refund=refund)
+        except HoldfastError as error:
+            return error
+
+    async def _decide(
+        self, caller: Caller, requests: Sequence[Request | HoldfastError]
+    ) -> list[Answer | NeedsLedger]:
+        """Sends what can be sent, in one go, and puts the answers where they belong."""
+        good = [request for request in requests if isinstance(request, Request)]
+        decided = iter(await self.engine.decide(caller, good) if good else ())
+        return [next(decided) if isinstance(request, Request) else request for request in requests]
+
+    async def _check_credit_types(self, operation: Operation) -> None:
+        for name in _credit_types(operation):
+            if not await self.credit_types.ensure_credit_type(operation.tenant, name):
+                message = f"the credit type {name} is not defined; create it first"
+                raise HoldfastError(Reason.CREDIT_TYPE_NOT_FOUND, message, credit_type=name)
+
+    # -- what only the ledger knows ------------------------------------------------------------
+
+    async def _with_ledger(
+        self, caller: Caller, operation: Operation, needs: NeedsLedger
+    ) -> Answer:
+        """Asks the ledger and, where it does not know the answer, sends the operation again."""
+        answer: Answer | NeedsLedger = needs
+        try:
+            for _ in range(ATTEMPTS_MAX):
+                if not isinstance(answer, NeedsLedger):
+                    return answer
+                answer = await self._once(caller, operation, answer)
+        except HoldfastError as error:
+            return error
+        message = "the account is refunded by too many at once; retry with the same key"
+        return HoldfastError(
+            Reason.LEDGER_UNAVAILABLE, message, retry_after_ms=int(CATCH_UP_WAIT_S * 1_000)
+        )
+
+    async def _once(
+        self, caller: Caller, operation: Operation, needs: NeedsLedger
+    ) -> Answer | NeedsLedger:
+        if needs.flag is Flag.HOLD_MISSING:
+            assert needs.token is not None
+            return await self._missing_hold(operation, needs.token)
+        if needs.flag is Flag.LOOK_UP and (recorded := await self._recorded(operation)):
+            return recorded
+        request = await self._request(operation)
+        if isinstance(request, Request):
+            request = dataclasses.replace(request, checked=True)
+        return (await self._decide(caller, [request]))[0]
+
+    async def _recorded(self, operation: Operation) -> Answer | None:
+        """What the ledger says about an idempotency key."""
+        key = getattr(operation, "key", "")
+        found = await self.ledger.find_operation(operation.tenant, method_of(operation), key)
+        if found is None:
+            return None
+        if found.fingerprint != fingerprint(operation):
+            return failures.key_reused(first_difference(operation, found.fingerprint))
+        account = getattr(operation, "account", "")
+        root = await self.engine.root_of(operation.tenant, account) if account else ""
+        place = Place(found.partition, found.epoch, root, replayed=True)
+        return self.engine.recorded_reply(operation, found.answer, place)
+
+    async def _missing_hold(self, operation: Operation, token: HoldToken) -> HoldfastError:
+        """Why a hold that the hot store does not know cannot be settled."""
+        hold = token.hold.hex()
+        found = await self.ledger.find_hold(operation.tenant, hold)
+        if found is None or found.state is rp.HoldState.OPEN:
+            await self._catch_up(self.engine.partition_of(operation.tenant, token.root))
+            found = await self.ledger.find_hold(operation.tenant, hold)
+        if found is None:
+            return failures.failed(Reason.HOLD_NOT_FOUND, {})
+        if found.state is rp.HoldState.OPEN:
+            _LOG.critical("hold %s is open in the ledger and unknown to the hot store", hold)
+            return failures.internal()
+        return _ended(operation, found)
+
+    async def _catch_up(self, partition: int) -> None:
+        """Waits until the ledger has what the hot store has now."""
+        seq = await self.engine.current_seq(partition)
+        if seq and not await self.watermarks.wait(partition, seq, CATCH_UP_WAIT_S):
+            message = "the ledger is behind; retry with the same key in a moment"
+            wait_ms = int(CATCH_UP_WAIT_S * 1_000)
+            raise HoldfastError(Reason.LEDGER_UNAVAILABLE, message, retry_after_ms=wait_ms)
+
+    async def _refund_plan(self, operation: op.Refund) -> RefundPlan:
+        place = parse_transaction_id(operation.transaction_id)
+        if place is not None and place[0] < self.engine.partitions:
+            seq = await self.engine.current_seq(place[0])
+            if 0 < place[2] <= seq:
+                await self._catch_up(place[0])
+                burned = await self.ledger.burned_by(operation.tenant, operation.transaction_id)
+                if burned is not None:
+                    return plan_refund(operation, burned)
+        message = "there is no such transaction that burned credits; use the id that Commit or Burn answered"
+        name = operation.transaction_id
+        raise HoldfastError(Reason.TRANSACTION_NOT_FOUND, message, transaction_id=name)
+
+    async def _durable(
+        self, operation: Operation, answer: Answer | NeedsLedger
+    ) -> Answer | NeedsLedger:
+        """Waits for the ledger where that was asked; the answer says what was reached."""
+        applied = getattr(answer, "applied", None)
+        if not _wants_ledger(operation) or not isinstance(applied, rp.Applied) or not applied.seq:
+            return answer
+        if not await self.watermarks.wait(applied.partition, applied.seq, LEDGER_WAIT_S):
+            return answer
+        reached = rp.at_durability(applied, Durability.LEDGER)
+        return dataclasses.replace(answer, applied=reached)  # type: ignore[type-var]
+
+
+def _wants_ledger(operation: Operation) -> bool:
+    return getattr(operation, "durability", Durability.MEMORY) is Durability.LEDGER
+
+
+def _credit_types(operation: Operation) -> Sequence[str]:
+    if isinstance(operation, op.Reserve | op.Burn):
+        return [line.credit_type for line in operation.lines]
+    if isinstance(operation, op.Grant):
+        return [operation.terms.credit_type]
+    return ()
+
+
+def _ended(operation: Operation, found: RecordedHold) -> HoldfastError:
+    """What became of a hold, for an operation that came too late."""
+    committing = isinstance(operation, op.Commit)
+    committed = found.state is rp.HoldState.COMMITTED or found.late
+    if committing and committed:
+        burned = ",".join(f"{name}={amount}" for name, amount in sorted(found.burned.items()))
+        metadata = {"committed": burned, "transaction_id": found.ended_by}
+        return failures.failed(Reason.HOLD_ALREADY_COMMITTED, metadata)
+    if found.state is rp.HoldState.EXPIRED and not found.late:
+        if not committing:
+            return failures.failed(Reason.HOLD_EXPIRED, {})
+        _LOG.error(
+            "a commit came after its late window: hold expired in transaction %s", found.ended_by
+        )
+        message = (
+            "the hold expired too long ago, so the use was not recorded; burn it as a new request"
+        )
+        return HoldfastError(Reason.HOLD_EXPIRED, message, usage_recorded="false")
+    return failures.failed(Reason.HOLD_ALREADY_SETTLED, {"state": found.state.name})

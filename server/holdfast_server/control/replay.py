@@ -1,0 +1,198 @@
+"""Books what was let through, once somebody can: the spool is drained into the engine.
+
+Records of one hold or account keep their order; each carries its own idempotency key, so that one
+that is sent twice counts once. What fails for now stays and is tried again. What fails for good is
+kept as dead. What the engine denies was done all the same, so it is booked as unenforced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from holdfast_server.control.kill import KillSwitch
+from holdfast_server.control.spool import Spool
+from holdfast_server.control.spool_files import read_segment
+from holdfast_server.control.spool_record import Record, Spooled, decode
+from holdfast_server.domain.bounds import IDEMPOTENCY_KEY_BYTES_MAX
+from holdfast_server.domain.operation import BookUnenforced, Burn, Commit, Overage
+from holdfast_server.domain.reply import BurnReply, CommitReply, Outcome
+from holdfast_server.domain.submit import Answer, Submitter
+from holdfast_server.errors import HoldfastError, Status
+from holdfast_server.telemetry.names import Replayed
+from holdfast_server.telemetry.recorder import Recorder
+
+_log = logging.getLogger(__name__)
+
+#: Operations that are sent at once.
+BATCH_OPERATIONS_MAX = 100
+#: Operations per second: a backlog must not crowd out the requests of now.
+OPERATIONS_PER_SECOND_MAX = 2_000
+#: Pause between two looks at the spool.
+LOOK_PAUSE_SECONDS = 0.5
+
+#: After these the same record can succeed later.
+_TEMPORARY = frozenset(
+    {
+        Status.UNAVAILABLE,
+        Status.DEADLINE_EXCEEDED,
+        Status.RESOURCE_EXHAUSTED,
+        Status.ABORTED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One record that is to be booked, at its place in its segment."""
+
+    place: int
+    raw: bytes
+    record: Record
+
+
+class Replayer:
+    """Drains one spool into one engine, in the background."""
+
+    def __init__(
+        self, spool: Spool, engine: Submitter, kill: KillSwitch, recorder: Recorder
+    ) -> None:
+        """`engine` is what stands behind the gate, never the gate itself."""
+        self._spool = spool
+        self._engine = engine
+        self._kill = kill
+        self._recorder = recorder
+        #: The places in the oldest segment that need no more work.
+        self._done: set[int] = set()
+
+    async def run(self) -> None:
+        """Drains for ever; end it by cancelling. No failure ends it."""
+        while True:
+            try:
+                await self.drain()
+            except Exception:
+                _log.exception("the spool could not be drained; trying again")
+            await asyncio.sleep(LOOK_PAUSE_SECONDS)
+
+    async def drain(self) -> bool:
+        """Books what waits; True when nothing is left, False when it must be tried again."""
+        await self._spool.adopt()
+        if self._kill.on:
+            return False
+        while segments := await self._spool.sealed():
+            for segment in segments:
+                if not await self._drain_segment(segment):
+                    return False
+        return True
+
+    async def _drain_segment(self, path: Path) -> bool:
+        segment = await asyncio.to_thread(read_segment, path)
+        items = await self._readable(segment.records)
+        for batch in batches(items):
+            if self._kill.on or not await self._book(batch):
+                return False
+            await asyncio.sleep(len(batch) / OPERATIONS_PER_SECOND_MAX)
+        if len(self._done) < len(segment.records):
+            return False
+        self._done.clear()
+        await (self._spool.set_aside(path) if segment.damaged else self._spool.remove(path))
+        return True
+
+    async def _readable(self, raws: Sequence[bytes]) -> list[_Item]:
+        items: list[_Item] = []
+        for place, raw in enumerate(raws):
+            if place in self._done:
+                continue
+            record = decode(raw)
+            if record is not None:
+                items.append(_Item(place, raw, record))
+            elif await self._spool.bury(raw, "not readable"):
+                self._done.add(place)
+        return items
+
+    async def _book(self, batch: Sequence[_Item]) -> bool:
+        answers = await self._sent(batch, [item.record.operation for item in batch])
+        settled = [
+            await self._settled(item, answer) for item, answer in zip(batch, answers, strict=True)
+        ]
+        return all(settled)
+
+    async def _sent(self, batch: Sequence[_Item], operations: Sequence[Spooled]) -> list[Answer]:
+        # A list has one caller, so neighbours with the same one are sent together.
+        answers: list[Answer] = []
+        start = 0
+        for end in range(1, len(batch) + 1):
+            caller = batch[start].record.caller
+            if end == len(batch) or batch[end].record.caller != caller:
+                answers += await self._engine.submit(caller, operations[start:end])
+                start = end
+        return answers
+
+    async def _settled(self, item: _Item, answer: Answer) -> bool:
+        instead = booked_instead(item.record.operation, answer)
+        if instead is not None:
+            answer = (await self._sent([item], [instead]))[0]
+        if isinstance(answer, HoldfastError):
+            if answer.status in _TEMPORARY:
+                return False
+            if not await self._spool.bury(item.raw, answer.reason.name):
+                return False
+        else:
+            self._recorder.replayed(Replayed.BOOKED)
+        self._done.add(item.place)
+        return True
+
+
+def batches(items: Sequence[_Item]) -> list[list[_Item]]:
+    """Runs of items that may be sent together: no two for one hold or account in one of them."""
+    runs: list[list[_Item]] = [[]]
+    seen: set[tuple[str, str]] = set()
+    for item in items:
+        subject = _subject(item.record.operation)
+        if subject in seen or len(runs[-1]) == BATCH_OPERATIONS_MAX:
+            runs.append([])
+            seen.clear()
+        runs[-1].append(item)
+        seen.add(subject)
+    return [run for run in runs if run]
+
+
+def booked_instead(operation: Spooled, answer: Answer) -> Spooled | None:
+    """What to book when the engine denied what had been done; None when it did not."""
+    if isinstance(operation, Burn) and isinstance(answer, BurnReply):
+        return unenforced_burn(operation) if _denied(answer) else None
+    if isinstance(operation, Commit) and isinstance(answer, CommitReply) and _denied(answer):
+        key = derived_key("capped", operation.key)
+        return replace(operation, overage=Overage.CAP, key=key)
+    return None
+
+
+def unenforced_burn(burn: Burn) -> BookUnenforced:
+    """A Burn that passed, as it is booked.
+
+    Its key is another than the Burn's, because a Commit may have been booked under the same one.
+    """
+    key = derived_key("burn", burn.key)
+    return BookUnenforced(burn.tenant, burn.account, burn.lines, key, burn.feature, burn.labels)
+
+
+def derived_key(purpose: str, key: str) -> str:
+    """A key that belongs to another one, and to nothing else."""
+    derived = f"{purpose}-{key}"
+    if len(derived) <= IDEMPOTENCY_KEY_BYTES_MAX:
+        return derived
+    return f"{purpose}-{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _denied(answer: BurnReply | CommitReply) -> bool:
+    return answer.decision.outcome is Outcome.DENIED
+
+
+def _subject(operation: Spooled) -> tuple[str, str]:
+    if isinstance(operation, BookUnenforced | Burn):
+        return operation.tenant, operation.account
+    return operation.tenant, operation.hold

@@ -1,0 +1,63 @@
+"""Starts the two stores as child processes, for a machine that has neither.
+
+What is found is used in this order: URLs that the caller already has, servers on PATH, the ones of
+the extra `embedded`. Data stays in the data directory between runs. Every server ends with the
+process that started it, even when that is killed.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from holdfast_server.embedded.postgres import start_postgres
+from holdfast_server.embedded.process import EmbeddedError, Server
+from holdfast_server.embedded.valkey import start_valkey
+
+__all__ = [
+    "EmbeddedError",
+    "EmbeddedServers",
+    "Server",
+    "start",
+    "start_postgres",
+    "start_valkey",
+]
+
+
+@dataclass
+class EmbeddedServers:
+    """The URLs of both stores, and whatever had to be started for them."""
+
+    redis_url: str
+    postgres_url: str
+    _running: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def stop(self) -> None:
+        """Stop the servers that `start` started, the newest first; idempotent."""
+        self._running.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def start(data_dir: Path, *, redis_url: str | None, postgres_url: str | None) -> EmbeddedServers:
+    """Start each store whose URL is None, on the data below `data_dir`, and return both URLs.
+
+    Blocks until both answer, well under two seconds on a first start. Call it from a thread that
+    lasts as long as the servers shall. Raises `EmbeddedError`; then nothing is left running.
+    """
+    with ExitStack() as started:
+        if redis_url is None:
+            redis_url = started.enter_context(start_valkey(data_dir / "valkey")).url
+        if postgres_url is None:
+            postgres_url = started.enter_context(start_postgres(data_dir / "postgres")).url
+        return EmbeddedServers(redis_url, postgres_url, started.pop_all())

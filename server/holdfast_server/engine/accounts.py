@@ -1,0 +1,164 @@
+"""Reads accounts and open holds as they lie in a tree. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from holdfast_server.domain import reply as rp
+from holdfast_server.domain.bounds import TREE_LEVELS_MAX
+from holdfast_server.domain.operation import Mode
+from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
+from holdfast_server.engine.failures import failed
+from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.store import Store
+from holdfast_server.engine.unpack import unpack_terms
+from holdfast_server.errors import Reason
+
+#: Rows of a tree's index looked at in one step while the holds of one account are searched.
+SCAN_ROWS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class HoldCursor:
+    """Where a listing goes on: after this hold of this due time."""
+
+    expires_ms: int
+    hold: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HoldPage:
+    """Which holds are wanted: those of accounts below too, so many, after which."""
+
+    descendants: bool
+    limit: int
+    after: HoldCursor | None = None
+
+
+class AccountReader:
+    """Reads accounts and holds from the hot store."""
+
+    def __init__(self, store: Store, keys: Keys, signer: TokenSigner, epoch: int) -> None:
+        self._store, self._keys, self._signer, self._epoch = store, keys, signer, epoch
+
+    async def get(self, tenant: str, account: str, root: str) -> rp.Account:
+        """The account as it is. Raises ACCOUNT_NOT_FOUND and STORE_UNAVAILABLE."""
+        key = self._tree_keys(tenant, root)[0]
+        state, unread = await self._store.read("HMGET", key, f"a{account}", f"n{account}")
+        if state is None:
+            raise failed(Reason.ACCOUNT_NOT_FOUND, {"account": account})
+        return _account(account, root, _unpacked(state), _unpacked(unread) if unread else None)
+
+    async def current_seq(self, partition: int) -> int:
+        """The sequence number of a partition's newest entry; 0 when it has none."""
+        packed = await self._store.read("GET", self._keys.meta(partition, self._epoch))
+        return int(_unpacked(packed)[0]) if packed else 0
+
+    async def holds(
+        self, tenant: str, account: str, root: str, page: HoldPage
+    ) -> tuple[list[rp.OpenHold], HoldCursor | None]:
+        """Open holds by expiry, and where to go on; None at the end."""
+        await self.get(tenant, account, root)
+        found: list[rp.OpenHold] = []
+        start_ms, offset, more = (page.after.expires_ms if page.after else 0), 0, True
+        while more:
+            rows = await self._due_rows(tenant, root, start_ms, offset)
+            for hold, fields in await self._read_holds(tenant, root, _holds_after(rows, page.after)):
+                if await self._is_wanted(tenant, root, fields[0].decode(), account, page):
+                    found.append(self._open_hold(tenant, root, hold, fields))
+                if len(found) == page.limit:
+                    return found, HoldCursor(fields[4], hold)
+            more, offset = len(rows) == SCAN_ROWS, offset + SCAN_ROWS
+        return found, None
+
+    async def _due_rows(
+        self, tenant: str, root: str, start_ms: int, offset: int
+    ) -> list[tuple[bytes, int]]:
+        """What is due in the tree from an instant on: holds and grants share the index."""
+        key = self._tree_keys(tenant, root)[1]
+        span = (start_ms, "+inf", "BYSCORE", "LIMIT", offset, SCAN_ROWS, "WITHSCORES")
+        return _scored(await self._store.read("ZRANGE", key, *span))
+
+    async def _is_wanted(
+        self, tenant: str, root: str, owner: str, account: str, page: HoldPage
+    ) -> bool:
+        if owner == account or not page.descendants:
+            return owner == account
+        return await self._is_below(tenant, root, owner, account)
+
+    async def _read_holds(
+        self, tenant: str, root: str, members: list[HoldCursor]
+    ) -> list[tuple[bytes, list[Any]]]:
+        if not members:
+            return []
+        key = self._tree_keys(tenant, root)[0]
+        values = await self._store.read("HMGET", key, *[b"h" + member.hold for member in members])
+        pairs = zip(members, values, strict=True)
+        return [(member.hold, _unpacked(value)) for member, value in pairs if value is not None]
+
+    async def _is_below(self, tenant: str, root: str, account: str, above: str) -> bool:
+        key = self._tree_keys(tenant, root)[0]
+        for _ in range(TREE_LEVELS_MAX):
+            state = await self._store.read("HGET", key, f"a{account}")
+            if state is None:
+                return False
+            account = _unpacked(state)[1].decode()
+            if account == above:
+                return True
+        return False
+
+    def _open_hold(self, tenant: str, root: str, hold: bytes, fields: list[Any]) -> rp.OpenHold:
+        account, feature, mode, placed_ms, expires_ms, lines = fields[:6]
+        token = HoldToken(TokenKind.HELD, root, account.decode(), hold)
+        text = self._signer.issue(tenant, token)
+        shown = tuple(_held_line(line) for line in lines)
+        return rp.OpenHold(
+            text, account.decode(), feature.decode(), placed_ms, expires_ms, Mode(mode), shown
+        )
+
+    def _tree_keys(self, tenant: str, root: str) -> list[str]:
+        return self._keys.tree_keys(self._keys.partition(tenant, root), self._epoch, tenant, root)
+
+
+def _unpacked(raw: bytes) -> list[Any]:
+    fields = msgpack.unpackb(raw, raw=True, strict_map_key=False)
+    assert isinstance(fields, list)
+    return fields
+
+
+def _holds_after(rows: list[tuple[bytes, int]], after: HoldCursor | None) -> list[HoldCursor]:
+    """The holds among the rows that come after a place in the order of the index."""
+    holds = [HoldCursor(score, member[1:]) for member, score in rows if member[:1] == b"h"]
+    if after is None:
+        return holds
+    place = (after.expires_ms, after.hold)
+    return [hold for hold in holds if (hold.expires_ms, hold.hold) > place]
+
+
+def _scored(rows: list[Any]) -> list[tuple[bytes, int]]:
+    """Members with scores, as RESP 2 (a flat list) or RESP 3 (pairs) deliver them."""
+    if rows and isinstance(rows[0], list | tuple):
+        return [(member, int(score)) for member, score in rows]
+    return [(rows[i], int(float(rows[i + 1]))) for i in range(0, len(rows), 2)]
+
+
+def _held_line(line: list[Any]) -> rp.HeldLine:
+    credit_type, requested, _, draws = line
+    triples = (
+        [(draws[i + 1], draws[i + 2]) for i in range(0, len(draws), 3)]
+        if isinstance(draws, list)
+        else []
+    )
+    held = sum(amount for _, amount in triples)
+    debt = sum(amount for source, amount in triples if source == b"D")
+    unenforced = sum(amount for source, amount in triples if source == b"U")
+    return rp.HeldLine(credit_type.decode(), requested, held, debt, unenforced, 0)
+
+
+def _account(account: str, root: str, state: list[Any], unread: list[Any] | None) -> rp.Account:
+    status, parent, version, created_ms, overdraft, limits = state[:6]
+    fields = [parent, status, overdraft or {}, limits or [], *(unread or (b"", b"", {}))]
+    return rp.Account(account, root, unpack_terms(fields), version, created_ms)

@@ -1,0 +1,301 @@
+"""The front of the hot path: finds the tree, resolves the mode, hands over to the batcher, reads answers.
+
+Single is a batch of one. What the hot store alone cannot answer comes back as a `NeedsLedger`, for
+whoever can ask the ledger (control/operations.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from holdfast_server.domain import operation as op
+from holdfast_server.domain import reply as rp
+from holdfast_server.domain.entry import transaction_id
+from holdfast_server.domain.operation import Caller, Mode, Operation
+from holdfast_server.domain.policy import Enforcement
+from holdfast_server.domain.submit import Answer
+from holdfast_server.domain.token import HOLD_ID_BYTES, HoldToken, TokenKind, TokenSigner
+from holdfast_server.domain.twin.grants import RefundPlan
+from holdfast_server.engine import failures
+from holdfast_server.engine.accounts import AccountReader, HoldCursor, HoldPage
+from holdfast_server.engine.batcher import Batcher, Item, Raw
+from holdfast_server.engine.directory import Directory
+from holdfast_server.engine.fingerprint import first_difference
+from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.pack import Facts
+from holdfast_server.engine.unpack import Place, unpack_failure, unpack_reply
+from holdfast_server.errors import HoldfastError, Reason
+
+#: How often an update without an expected version is tried against concurrent updates.
+UPDATE_ATTEMPTS_MAX = 5
+
+
+class Flag(Enum):
+    """How an answer of apply.lua is to be read."""
+
+    FRESH = 0
+    REPLAYED = 1
+    FAILED = 2
+    LOOK_UP = 3
+    REUSED = 4
+    HOLD_MISSING = 5
+    STALE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsLedger:
+    """The hot store cannot answer alone: look up the key, the hold, or read the burns again."""
+
+    flag: Flag
+    #: The hold's tree and id, for HOLD_MISSING.
+    token: HoldToken | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An operation with what the ledger said about it, if it was asked."""
+
+    operation: Operation
+    checked: bool = False
+    refund: RefundPlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an engine is made of."""
+
+    batcher: Batcher
+    directory: Directory
+    accounts: AccountReader
+    keys: Keys
+    signer: TokenSigner
+    enforcement: Enforcement
+
+
+class Engine:
+    """Decides operations in the hot store."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the deployment has."""
+        return self._parts.keys.partitions
+
+    def partition_of(self, tenant: str, root: str) -> int:
+        """Where a tree is decided."""
+        return self._parts.keys.partition(tenant, root)
+
+    async def decide(
+        self, caller: Caller, requests: Sequence[Request]
+    ) -> list[Answer | NeedsLedger]:
+        """Answers every request, in order; see `Submitter.submit`."""
+        try:
+            roots = await self._roots([request.operation for request in requests])
+        except HoldfastError as error:
+            return [error for _ in requests]
+        prepared = [await self._prepare(caller, request, roots) for request in requests]
+        items = [item for item in prepared if isinstance(item, Item)]
+        raws = iter(await self._parts.batcher.submit(items) if items else ())
+        answers = []
+        for item in prepared:
+            answers.append(self._read(item, next(raws)) if isinstance(item, Item) else item)
+        return await self._again(caller, requests, answers)
+
+    async def _roots(self, operations: Sequence[Operation]) -> dict[tuple[str, str], str]:
+        directory = self._parts.directory
+        names = [
+            (operation.tenant, name)
+            for operation in operations
+            if (name := _asked_account(operation))
+        ]
+        return await directory.find(name for name in names if directory.known(*name) is None)
+
+    def _root_of(self, operation: Operation, roots: dict[tuple[str, str], str]) -> str:
+        if isinstance(operation, op.CreateAccount) and not operation.terms.parent:
+            return operation.account
+        if isinstance(operation, op.ExpireDue):
+            return operation.root
+        name = (operation.tenant, _asked_account(operation))
+        return self._parts.directory.known(*name) or roots.get(name, name[1])
+
+    async def _prepare(
+        self, caller: Caller, request: Request, roots: dict[tuple[str, str], str]
+    ) -> Item | Answer:
+        try:
+            return await self._item(caller, request, roots)
+        except HoldfastError as error:
+            return error
+
+    async def _item(
+        self, caller: Caller, request: Request, roots: dict[tuple[str, str], str]
+    ) -> Item | Answer:
+        operation = request.operation
+        facts = Facts(caller, refund=request.refund, checked=request.checked)
+        if isinstance(operation, op.Commit | op.Release | op.Extend):
+            return self._settlement(operation, facts)
+        if isinstance(operation, op.Refund):
+            assert request.refund is not None
+            return self._place(operation, facts, await self._refund_root(operation, request.refund))
+        root = self._root_of(operation, roots)
+        if isinstance(operation, op.Reserve | op.Burn):
+            return self._spending(operation, facts, root)
+        if isinstance(operation, op.CreateAccount) and operation.terms.parent:
+            await self._parts.directory.claim(operation.tenant, operation.account, root)
+        if isinstance(operation, op.CreateAccount):
+            facts = dataclasses.replace(facts, root=root)
+        if isinstance(operation, op.UpdateAccount):
+            facts = await self._update_facts(operation, facts, root)
+        return self._place(operation, facts, root)
+
+    def _place(self, operation: Operation, facts: Facts, root: str) -> Item:
+        return Item(operation, facts, root, self._parts.keys.partition(operation.tenant, root))
+
+    def _settlement(self, operation: op.Commit | op.Release | op.Extend, facts: Facts) -> Item:
+        token = self._parts.signer.read(operation.tenant, operation.hold)
+        if token is None or token.kind is not TokenKind.HELD:
+            raise failures.failed(Reason.HOLD_NOT_FOUND, {})
+        return self._place(operation, dataclasses.replace(facts, token=token), token.root)
+
+    def _spending(self, operation: op.Reserve | op.Burn, facts: Facts, root: str) -> Item | Answer:
+        names = [line.credit_type for line in operation.lines]
+        mode = self._parts.enforcement.mode(
+            operation.tenant, operation.account, root, names, operation.feature
+        )
+        if mode is Mode.OFF:
+            return self._bypassed(operation, root)
+        return self._place(operation, dataclasses.replace(facts, mode=mode), root)
+
+    def _bypassed(self, operation: op.Reserve | op.Burn, root: str) -> Answer:
+        """Mode OFF: nothing is evaluated or booked; a hold's settlement will book nothing either."""
+        decision = rp.Decision(rp.Outcome.BYPASSED, Mode.OFF)
+        if isinstance(operation, op.Burn):
+            return rp.BurnReply(decision, rp.Applied())
+        what = HoldToken(
+            TokenKind.OFF,
+            root,
+            operation.account,
+            bytes(HOLD_ID_BYTES),
+            operation.feature,
+            operation.lines,
+        )
+        return rp.ReserveReply(
+            decision, rp.Applied(), self._parts.signer.issue(operation.tenant, what)
+        )
+
+    async def _refund_root(self, operation: op.Refund, plan: RefundPlan) -> str:
+        directory = self._parts.directory
+        known = directory.known(operation.tenant, plan.account)
+        return (
+            known
+            or (await directory.find([(operation.tenant, plan.account)]))[
+                operation.tenant, plan.account
+            ]
+        )
+
+    async def _update_facts(self, operation: op.UpdateAccount, facts: Facts, root: str) -> Facts:
+        account = await self._parts.accounts.get(operation.tenant, operation.account, root)
+        changes = {name: getattr(operation.terms, name) for name in operation.fields}
+        terms = dataclasses.replace(account.terms, **changes)
+        version = operation.expected_version or account.version
+        return dataclasses.replace(
+            facts, terms=terms, version=version, root=root, created_ms=account.created_at_ms
+        )
+
+    def _read(self, item: Item, raw: Raw | HoldfastError) -> Answer | NeedsLedger:
+        if isinstance(raw, HoldfastError):
+            return raw
+        flag = Flag(raw.flag)
+        if flag in (Flag.FRESH, Flag.REPLAYED):
+            return self._reply(item, raw.answer, flag is Flag.REPLAYED)
+        if flag is Flag.FAILED:
+            return self._failed(item, raw.answer)
+        if flag is Flag.REUSED:
+            return failures.key_reused(first_difference(item.operation, raw.answer))
+        return NeedsLedger(flag, item.facts.token)
+
+    def _reply(self, item: Item, raw: bytes, replayed: bool) -> rp.Reply:
+        self._learn(item)
+        place = Place(item.partition, self._parts.batcher.epoch, item.root, replayed)
+        return unpack_reply(item.operation, raw, place, self._parts.signer)
+
+    def _failed(self, item: Item, raw: bytes) -> HoldfastError:
+        reason, metadata = unpack_failure(raw)
+        if isinstance(item.operation, op.Revoke) and reason is Reason.GRANT_NOT_FOUND:
+            metadata["grant_id"] = item.operation.grant_id
+        if "first_seq" in metadata:
+            place = item.partition, self._parts.batcher.epoch, int(metadata.pop("first_seq"))
+            metadata["transaction_id"] = transaction_id(*place)
+        return failures.failed(reason, metadata)
+
+    def recorded_reply(self, operation: Operation, raw: bytes, place: Place) -> rp.Reply:
+        """The reply that the ledger recorded for an operation, marked as replayed."""
+        return unpack_reply(operation, raw, place, self._parts.signer)
+
+    def token_of(self, operation: op.Commit | op.Release | op.Extend) -> HoldToken | None:
+        """What a settlement's token says."""
+        return self._parts.signer.read(operation.tenant, operation.hold)
+
+    def _learn(self, item: Item) -> None:
+        account = getattr(item.operation, "account", "")
+        if account:
+            self._parts.directory.learn(item.operation.tenant, account, item.root)
+
+    async def _again(
+        self, caller: Caller, requests: Sequence[Request], answers: list[Answer | NeedsLedger]
+    ) -> list[Answer | NeedsLedger]:
+        """Tries an update again that met another one, unless the caller named a version."""
+        for index, request in enumerate(requests):
+            attempts = 1
+            while (
+                _met_another(request.operation, answers[index]) and attempts < UPDATE_ATTEMPTS_MAX
+            ):
+                item = await self._prepare(caller, request, {})
+                answers[index] = await self._one(item) if isinstance(item, Item) else item
+                attempts += 1
+        return answers
+
+    async def _one(self, item: Item) -> Answer | NeedsLedger:
+        return self._read(item, (await self._parts.batcher.submit([item]))[0])
+
+    async def get_account(self, tenant: str, account: str) -> rp.Account:
+        """An account as it is. Raises ACCOUNT_NOT_FOUND."""
+        return await self._parts.accounts.get(tenant, account, await self.root_of(tenant, account))
+
+    async def list_holds(
+        self, tenant: str, account: str, include_descendants: bool, limit: int, after: HoldCursor | None
+    ) -> tuple[list[rp.OpenHold], HoldCursor | None]:
+        """Open holds by expiry, and where the next page begins. Raises ACCOUNT_NOT_FOUND."""
+        root = await self.root_of(tenant, account)
+        page = HoldPage(include_descendants, limit, after)
+        return await self._parts.accounts.holds(tenant, account, root, page)
+
+    async def current_seq(self, partition: int) -> int:
+        """The sequence number of the newest entry of a partition."""
+        return await self._parts.accounts.current_seq(partition)
+
+    async def root_of(self, tenant: str, account: str) -> str:
+        """The root of an account's tree; the account itself when nothing else is known."""
+        directory = self._parts.directory
+        known = directory.known(tenant, account)
+        return known or (await directory.find([(tenant, account)]))[tenant, account]
+
+
+def _asked_account(operation: Operation) -> str:
+    """The account by which an operation's tree is found; empty where the operation names the tree itself."""
+    if isinstance(operation, op.CreateAccount):
+        return operation.terms.parent
+    return getattr(operation, "account", "")
+
+
+def _met_another(operation: Operation, answer: object) -> bool:
+    return (
+        isinstance(operation, op.UpdateAccount)
+        and not operation.expected_version
+        and isinstance(answer, HoldfastError)
+        and answer.reason is Reason.VERSION_CONFLICT
+    )

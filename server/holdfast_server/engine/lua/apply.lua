@@ -1,0 +1,142 @@
+#!lua
+-- Decides a batch of operations, in order, and writes everything they change: all or nothing.
+--
+-- KEYS: for each partition its 8 keys (lib/partition.lua), then for each tree its 2 keys
+--   (lib/tree.lua), then the whereabouts keys that CreateAccount names by index.
+-- ARGV[1], packed: [epoch, how long idempotency records are kept (ms), entries that may wait for the
+--   ledger, the time (ms, test build only), number of partitions].
+-- ARGV[2], packed: the operations. Each is [code, partition (1..), tree (1..), tenant, digest of the
+--   idempotency key or "", fingerprint, time within the key (ms, 0 for none), 1 if the ledger was
+--   asked for the key, 1 if the ledger protects the method, context for the entries, and its own
+--   fields, which its file in operations/ lists].
+-- Answers a packed list [flag, answer, flag, answer, ...], one pair per operation; each answer is
+--   packed again, so that it can be stored and repeated to the letter:
+--   0 FRESH         [first seq, last seq, what the operation's file lists]; decided just now
+--   1 REPLAYED      the same, decided before under this key
+--   2 FAILED        [reason, [name, value, ...]]; nothing was changed
+--   3 LOOK_UP       nothing; the key is too old to be new by itself: ask the ledger, then send again
+--   4 REUSED        the fingerprint that the key was used with before
+--   5 HOLD_MISSING  nothing; only the ledger can say what became of the hold
+--   6 STALE         nothing; the ledger was read before the account's last refund: read it again
+-- A decision inside is [outcome, mode, reason, shortfalls, limit use, retry_after_ms]; a settled line
+--   [credit type, burned, returned, overage, debt, unenforced, held after, available after,
+--   [[grant id, account, burned, returned, expired, revoked], ...]].
+-- Writes, in this order: outbox entries, trees, due times, idempotency records, the partition's state.
+-- A retry with the same key is answered from its record. An error changes nothing: all decisions are
+-- made in memory first, and every key that will be written is known to have its type.
+--- @include layout
+--- @include clock
+--- @include partition
+--- @include tree
+--- @include journal
+--- @include windows
+--- @include limits
+--- @include draw
+--- @include settle
+--- @include due
+--- @include reserve
+--- @include commit
+--- @include release
+--- @include grant
+--- @include account
+--- @include other
+
+local HANDLERS = {
+  operations.reserve,
+  operations.commit,
+  operations.release,
+  operations.extend,
+  operations.burn,
+  operations.refund,
+  operations.balance,
+  operations.create_account,
+  operations.update_account,
+  operations.grant,
+  operations.revoke,
+  operations.book_unenforced,
+  operations.expire_due,
+}
+
+local header = unpack_message(ARGV[1])
+local loaded_partitions, loaded_trees = {}, {}
+
+local function partition_of(op)
+  local index = op[O_PARTITION]
+  local partition = loaded_partitions[index]
+  if not partition then
+    partition = partitions.load(header, index)
+    loaded_partitions[index] = partition
+  end
+  return partition
+end
+
+local function tree_of(op, partition)
+  local index = op[O_TREE]
+  local tree = loaded_trees[index]
+  if not tree then
+    tree = trees.load(partition, index, header[5], op[O_TENANT])
+    loaded_trees[index] = tree
+    tree.held_ended, tree.grants_changed = due.pass_time(tree)
+  end
+  return tree
+end
+
+-- A key whose own time lies well within what is remembered cannot have been used and forgotten.
+local function proves_itself(op, partition)
+  local age_ms = partition.now - op[O_KEY_MS]
+  return op[O_KEY_MS] > 0 and age_ms <= partition.generation_ms - CLOCK_SKEW_MS and age_ms >= -CLOCK_SKEW_MS
+end
+
+local function decide(op)
+  local partition = partition_of(op)
+  local tree = tree_of(op, partition)
+  local digest = op[O_DIGEST]
+  if digest ~= "" then
+    local record = partitions.record(partition, "k" .. digest)
+    if record then
+      local stored = unpack_message(record)
+      if stored[1] ~= op[O_FINGERPRINT] then
+        return REUSED, stored[1]
+      end
+      return REPLAYED, stored[2]
+    end
+    if op[O_PROTECTED] == 1 and op[O_CHECKED] == 0 and not proves_itself(op, partition) then
+      return LOOK_UP, ""
+    end
+  end
+  local reply, entry = HANDLERS[op[O_CODE]](op, tree)
+  if reply.failed then
+    return FAILED, pack({ reply[1], reply[2] })
+  elseif reply.special then
+    return reply.special, ""
+  end
+  local packed = pack(reply)
+  if digest ~= "" then
+    partitions.remember(partition, "k" .. digest, pack({ op[O_FINGERPRINT], packed }))
+    if entry and op[O_PROTECTED] == 1 then
+      entry[17] = packed
+    end
+  end
+  return FRESH, packed
+end
+
+local answers = {}
+for i, op in ipairs(unpack_message(ARGV[2])) do
+  answers[2 * i - 1], answers[2 * i] = decide(op)
+end
+for _, partition in pairs(loaded_partitions) do
+  partitions.check(partition)
+end
+for _, tree in pairs(loaded_trees) do
+  trees.check(tree)
+end
+for _, partition in pairs(loaded_partitions) do
+  partitions.write_outbox(partition)
+end
+for _, tree in pairs(loaded_trees) do
+  trees.write(tree)
+end
+for _, partition in pairs(loaded_partitions) do
+  partitions.write_rest(partition)
+end
+return pack(answers)

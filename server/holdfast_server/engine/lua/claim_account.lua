@@ -1,0 +1,19 @@
+#!lua
+-- Claims an account's name for a tree, before the account is created below a parent.
+--
+-- KEYS[1] where the account's root is written down; KEYS[2] the tree that has the account as its root.
+-- ARGV[1] the account; ARGV[2] the root it is claimed for; ARGV[3] the root it was claimed for before
+--   and does not exist in, or "".
+-- Answers the root that holds the claim now: ARGV[2] when the claim was made or stands already, the
+--   account itself when it is a root, another root when the name is taken.
+-- A retry is answered as the first call was.
+local account, root, abandoned = ARGV[1], ARGV[2], ARGV[3]
+if redis.call("HEXISTS", KEYS[2], "a" .. account) == 1 then
+  return account
+end
+local claimed = redis.call("GET", KEYS[1])
+if claimed and claimed ~= abandoned then
+  return claimed
+end
+redis.call("SET", KEYS[1], root)
+return root

@@ -1,0 +1,80 @@
+-- Where each value stands in the packed arrays, and every number that Lua shares with Python.
+-- Only declarations of constants stand here: the loader puts the values in place of the names, since
+-- Lua allows too few local variables for all of them. Tests compare the numbers with Python's.
+
+-- Limits of the domain (domain/bounds.py).
+local AMOUNT_MAX = 9007199254740991
+local GRANTS_MAX = 256
+local TREE_LEVELS_MAX = 5
+local HOLD_AGE_MS_MAX = 604800000
+local LATE_COMMIT_WINDOW_MS = 86400000
+local SLIDING_SLICES = 10
+-- Things that one call ends in one tree, and late holds that it forgets: bounds the time of one call.
+local DUE_MAX = 1000
+local FORGET_MAX = 100
+-- A key whose own time proves that it is this much younger than what is remembered needs no look-up.
+local CLOCK_SKEW_MS = 300000
+
+-- An account.
+local A_STATUS, A_PARENT, A_VERSION, A_CREATED, A_OVERDRAFT, A_LIMITS = 1, 2, 3, 4, 5, 6
+local A_OFFSETS, A_CREDITS, A_OPEN_HOLDS, A_REFUND_SEQ, A_HEIGHT = 7, 8, 9, 10, 11
+local STATUS_FROZEN, STATUS_CLOSED = 2, 3
+
+-- One credit type of an account. Bucket N of an entry stands at N + 1.
+local C_VERSION, C_GRANTED, C_DEBT, C_UNENFORCED, C_AVAILABLE = 1, 2, 3, 4, 5
+local C_HELD, C_BURNED, C_EXPIRED, C_REVOKED, C_GRANTS, C_PENDING, C_TOPPED = 6, 7, 8, 9, 10, 11, 12
+-- The parts of debt and unenforced that open holds pledge: nobody owes them yet.
+local C_DEBT_PLEDGED, C_UNENFORCED_PLEDGED = 13, 14
+
+-- A grant.
+local G_ID, G_REMAINING, G_HELD, G_PRIORITY, G_EXPIRES, G_PAID, G_EFFECTIVE, G_REVOKED, G_REPAY =
+  1, 2, 3, 4, 5, 6, 7, 8, 9
+
+-- A limit and what was counted under it: L_USED is [window, used, window, used, ...].
+local L_ID, L_UNIT, L_WINDOW, L_MAXIMUM, L_ENFORCEMENT, L_WINDOW_MS = 1, 2, 3, 4, 5, 6
+local L_CREDIT_TYPE, L_FEATURE, L_WARN, L_USED, L_LEVEL, L_LEVEL_MS = 7, 8, 9, 10, 11, 12
+local UNIT_REQUESTS = 1
+local WINDOW_DAY, WINDOW_SLIDING, WINDOW_BURST = 1, 3, 4
+local LIMIT_HARD, LIMIT_SOFT = 1, 2
+
+-- An open hold. A line's draws are [account, source, amount, ...]; counts are
+-- [account, limit, window, amount, credit type, ...].
+local H_ACCOUNT, H_FEATURE, H_MODE, H_PLACED, H_EXPIRES, H_LINES, H_COUNTS = 1, 2, 3, 4, 5, 6, 7
+local N_CREDIT_TYPE, N_REQUESTED, N_CAPTURED, N_DRAWS = 1, 2, 3, 4
+local SOURCE_DEBT, SOURCE_UNENFORCED = "D", "U"
+
+-- An expired hold that can still be committed; its lines are [credit type, held, captured].
+local T_ACCOUNT, T_FEATURE, T_MODE, T_LINES = 1, 2, 3, 4
+
+-- The state of a partition.
+local M_SEQ, M_LAST_MS, M_GENERATION_MS, M_PARITY, M_GENERATION_SEQ = 1, 2, 3, 4, 5
+
+-- A posting of the journal.
+local P_KIND, P_ACCOUNT, P_CREDIT_TYPE, P_DELTA, P_GRANTS, P_CREDIT, P_VERSION, P_AFTER = 1, 2, 3, 4, 5, 6, 7, 8
+
+-- An operation, as far as all operations agree; its own fields follow.
+local O_CODE, O_PARTITION, O_TREE, O_TENANT, O_DIGEST, O_FINGERPRINT = 1, 2, 3, 4, 5, 6
+local O_KEY_MS, O_CHECKED, O_PROTECTED, O_CONTEXT, O_FIRST = 7, 8, 9, 10, 11
+
+-- How an answer is to be read (see apply.lua).
+local FRESH, REPLAYED, FAILED, LOOK_UP, REUSED, HOLD_MISSING, STALE = 0, 1, 2, 3, 4, 5, 6
+
+-- Kinds of entries, modes, outcomes and hold states, by their numbers in the proto.
+local KIND_ACCOUNT, KIND_GRANT, KIND_HOLD, KIND_COMMIT, KIND_RELEASE, KIND_HOLD_EXPIRED = 1, 2, 3, 4, 5, 6
+local KIND_EXTEND, KIND_BURN, KIND_OVERAGE, KIND_LATE_COMMIT, KIND_REFUND = 7, 8, 9, 10, 11
+local KIND_GRANT_EXPIRED, KIND_REVOKE, KIND_GRANT_EFFECTIVE, KIND_UNENFORCED = 12, 13, 14, 15
+local MODE_SHADOW, MODE_ENFORCE = 2, 3
+local GRANTED, GRANTED_PARTIAL, GRANTED_SHADOW, DENIED = 1, 2, 3, 5
+local OPEN, COMMITTED, RELEASED, EXPIRED = 1, 2, 3, 4
+local FIT_UP_TO = 2
+local OVERAGE_CAP, OVERAGE_REJECT = 2, 3
+local WARN_LIMIT, WARN_BALANCE, WARN_SOFT = 1, 2, 3
+
+-- Reasons (errors.py).
+local R_FIELD_INVALID, R_LEDGER_BACKLOG, R_ACCOUNT_NOT_FOUND = 36, 56, 73
+local R_GRANT_NOT_FOUND, R_ACCOUNT_ALREADY_EXISTS, R_ACCOUNT_TREE_INVALID = 75, 78, 80
+local R_HOLD_ALREADY_COMMITTED, R_HOLD_ALREADY_SETTLED, R_HOLD_EXPIRED = 81, 82, 83
+local R_HOLD_MAXIMUM_AGE, R_LINE_UNKNOWN, R_BALANCE_LIMIT_EXCEEDED = 84, 85, 87
+local R_ACCOUNT_FULL, R_VERSION_CONFLICT = 88, 89
+local R_ACCOUNT_CLOSED, R_ACCOUNT_FROZEN, R_LIMIT_EXCEEDED = 110, 111, 112
+local R_INSUFFICIENT_CREDITS, R_OVERAGE_REJECTED = 113, 114

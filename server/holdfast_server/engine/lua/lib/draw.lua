@@ -1,0 +1,197 @@
+-- Burn order: from which grants an amount is taken, and how the draw is booked (twin: draw.py).
+-- Draws are a flat list [account, source, amount, ...]; a source is a grant id, "D" or "U".
+
+function draws.available(state, credit_type)
+  local credit = state[A_CREDITS][credit_type]
+  return credit and credit[C_AVAILABLE] or 0
+end
+
+-- How much more debt a Reserve may take on here.
+function draws.overdraft_room(state, credit_type)
+  local limit = state[A_OVERDRAFT][credit_type] or 0
+  local credit = state[A_CREDITS][credit_type]
+  return max(0, limit - (credit and credit[C_DEBT] or 0))
+end
+
+function draws.spendable(tree, path, credit_type)
+  local total = 0
+  for _, account in ipairs(path) do
+    local state = trees.account(tree, account)
+    total = total + draws.available(state, credit_type) + draws.overdraft_room(state, credit_type)
+  end
+  return min(AMOUNT_MAX, total)
+end
+
+local function push(list, account, source, amount)
+  local n = #list
+  list[n + 1], list[n + 2], list[n + 3] = account, source, amount
+end
+draws.push = push
+
+-- Takes from the own grants first, then from those above; appends to `list`, answers what is missing.
+function draws.from_grants(tree, path, credit_type, amount, list)
+  for _, account in ipairs(path) do
+    local credit = trees.account(tree, account)[A_CREDITS][credit_type]
+    for _, grant in ipairs(credit and amount > 0 and credit[C_GRANTS] or {}) do
+      local part = min(amount, grant[G_REVOKED] == 1 and 0 or grant[G_REMAINING])
+      if part > 0 then
+        push(list, account, grant[G_ID], part)
+        amount = amount - part
+      end
+    end
+  end
+  return amount
+end
+
+-- Takes from the own overdraft first, then from that of the accounts above.
+function draws.from_overdraft(tree, path, credit_type, amount, list)
+  for _, account in ipairs(path) do
+    local part = min(amount, draws.overdraft_room(trees.account(tree, account), credit_type))
+    if part > 0 then
+      push(list, account, SOURCE_DEBT, part)
+      amount = amount - part
+    end
+  end
+  return amount
+end
+
+-- Refuses draws whose booking would take a bucket past 2^53-1.
+function draws.check_room(tree, credit_type, list)
+  local booked = {}
+  for i = 1, #list, 3 do
+    local account, source = list[i], list[i + 1]
+    if source == SOURCE_DEBT or source == SOURCE_UNENFORCED then
+      booked[account] = (booked[account] or 0) + list[i + 2]
+      if booked[account] > journals.room(trees.account(tree, account), credit_type) then
+        return failure(R_BALANCE_LIMIT_EXCEEDED, "credit_type", credit_type)
+      end
+    end
+  end
+end
+
+function draws.find_grant(credit, grant_id)
+  for index, grant in ipairs(credit[C_GRANTS]) do
+    if grant[G_ID] == grant_id then
+      return grant, index
+    end
+  end
+end
+
+-- Drops a grant that has nothing left, and its due time when nothing is left to expire.
+function draws.forget(tree, account, credit_type, credit, grant)
+  if grant[G_REMAINING] > 0 then
+    return
+  end
+  if grant[G_EXPIRES] > 0 then
+    trees.remove_due(tree, draws.due_member("g", grant, account, credit_type))
+  end
+  if grant[G_HELD] == 0 then
+    local _, index = draws.find_grant(credit, grant[G_ID])
+    if index then
+      remove(credit[C_GRANTS], index)
+    end
+  end
+end
+
+function draws.due_member(mark, grant, account, credit_type)
+  return mark .. grant[G_ID] .. account .. "/" .. credit_type
+end
+
+local function id_before(a, b)
+  for i = 1, #a do
+    local x, y = string.byte(a, i), string.byte(b, i)
+    if x ~= y then
+      return x < y
+    end
+  end
+  return false
+end
+
+-- Smaller burns first (semantics section 2): priority, sooner expiry, free, earlier effective, id.
+local function burns_before(a, b)
+  if a[G_PRIORITY] ~= b[G_PRIORITY] then
+    return a[G_PRIORITY] < b[G_PRIORITY]
+  end
+  local expires_a = a[G_EXPIRES] == 0 and math.huge or a[G_EXPIRES]
+  local expires_b = b[G_EXPIRES] == 0 and math.huge or b[G_EXPIRES]
+  if expires_a ~= expires_b then
+    return expires_a < expires_b
+  elseif a[G_PAID] ~= b[G_PAID] then
+    return a[G_PAID] < b[G_PAID]
+  elseif a[G_EFFECTIVE] ~= b[G_EFFECTIVE] then
+    return a[G_EFFECTIVE] < b[G_EFFECTIVE]
+  end
+  return id_before(a[G_ID], b[G_ID])
+end
+
+-- Puts a grant where the burn order wants it.
+function draws.insert_grant(credit, grant)
+  local list = credit[C_GRANTS]
+  local index = #list + 1
+  while index > 1 and burns_before(grant, list[index - 1]) do
+    index = index - 1
+  end
+  insert(list, index, grant)
+end
+
+local BUCKET_OF = { [SOURCE_DEBT] = C_DEBT, [SOURCE_UNENFORCED] = C_UNENFORCED }
+draws.BUCKET_OF = BUCKET_OF
+
+local PLEDGED = { [SOURCE_DEBT] = C_DEBT_PLEDGED, [SOURCE_UNENFORCED] = C_UNENFORCED_PLEDGED }
+
+-- Pledges debt or unenforced use to an open hold; a negative amount takes it back.
+function draws.pledge(credit, source, amount)
+  credit[PLEDGED[source]] = credit[PLEDGED[source]] + amount
+end
+
+-- The debt or unenforced use of work that was done.
+function draws.settled(credit, source)
+  return credit[BUCKET_OF[source]] - credit[PLEDGED[source]]
+end
+
+-- Books draws into `held` or `burned`.
+function draws.apply(journal, kind, credit_type, list, target)
+  local tree = journal.tree
+  for i = 1, #list, 3 do
+    local account, source, amount = list[i], list[i + 1], list[i + 2]
+    local posting = journals.posting(journal, kind, account, credit_type)
+    local bucket = BUCKET_OF[source]
+    if bucket then
+      journals.book(posting, bucket, target, amount)
+      if target == C_HELD then
+        draws.pledge(posting[P_CREDIT], source, amount)
+      end
+    else
+      local credit = posting[P_CREDIT]
+      local grant = draws.find_grant(credit, source)
+      journals.transfer(posting, C_AVAILABLE, target, amount, grant)
+      draws.forget(tree, account, credit_type, credit, grant)
+    end
+  end
+end
+
+function draws.total(list, source)
+  local total = 0
+  for i = 1, #list, 3 do
+    if not source or list[i + 1] == source then
+      total = total + list[i + 2]
+    end
+  end
+  return total
+end
+
+-- The first `amount` of the draws, and the rest.
+function draws.split(list, amount)
+  local first, rest = {}, {}
+  for i = 1, #list, 3 do
+    local part = min(amount, list[i + 2])
+    if part > 0 then
+      push(first, list[i], list[i + 1], part)
+    end
+    if list[i + 2] > part then
+      push(rest, list[i], list[i + 1], list[i + 2] - part)
+    end
+    amount = amount - part
+  end
+  return first, rest
+end

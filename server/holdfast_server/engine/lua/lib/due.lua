@@ -1,0 +1,150 @@
+-- What time does by itself: holds and grants expire, future grants become effective (twin: due.py).
+--
+-- A tree is brought to the present once per call, when it is first touched. What is due is found in
+-- the tree's index, whose members are "h" .. hold id, "g" .. grant id .. account "/" credit type
+-- (expires) and "e" .. the same (becomes effective).
+
+-- Entries of what no request asked for: [method, key, fingerprint, feature, labels, caller, ...].
+local function context(method, key, due_ms)
+  return pack({ method, key, "", "", {}, "sweeper", "", "", "", { due_ms = due_ms } })
+end
+
+local function hex(bytes)
+  return (string.gsub(bytes, ".", function(byte)
+    return string.format("%02x", string.byte(byte))
+  end))
+end
+
+local function late_lines(hold)
+  local lines = {}
+  for i, line in ipairs(hold[H_LINES]) do
+    lines[i] = { line[N_CREDIT_TYPE], draws.total(line[N_DRAWS]), line[N_CAPTURED] }
+  end
+  return lines
+end
+
+-- Gives back all that is still held; the hold can be committed late from now on.
+local function expire_hold(tree, hold_id, now)
+  local hold = trees.hold(tree, hold_id)
+  if not hold then
+    trees.remove_due(tree, "h" .. hold_id)
+    return 0
+  end
+  local account, expires_ms = hold[H_ACCOUNT], hold[H_EXPIRES]
+  local late = { account, hold[H_FEATURE], hold[H_MODE], late_lines(hold) }
+  local journal = journals.new(tree)
+  for _, line in ipairs(hold[H_LINES]) do
+    local held = draws.total(line[N_DRAWS])
+    local plan = settle.plan_line(tree, account, line, 0, false, MODE_ENFORCE, 1)
+    settle.line(journal, account, line, plan, KIND_HOLD_EXPIRED, now)
+    limits.give_back(tree, hold[H_COUNTS], line[N_CREDIT_TYPE], held, now)
+  end
+  if settle.captured(hold) == 0 then
+    limits.give_back(tree, hold[H_COUNTS], "", 1, now)
+  end
+  settle.close(journal, tree, hold_id, hold, KIND_HOLD_EXPIRED)
+  partitions.set_late(tree.partition, hold_id, late, expires_ms + LATE_COMMIT_WINDOW_MS)
+  journals.write(journal, {
+    hold = hold_id,
+    actor = account,
+    ends_hold = EXPIRED,
+    mode = hold[H_MODE],
+    context = context("Expire", hex(hold_id), expires_ms),
+  })
+  return 1
+end
+
+-- Credits become available, debt is repaid first; answers what was repaid.
+function due.start_grant(journal, account, credit_type, grant, kind)
+  local posting = journals.posting(journal, kind, account, credit_type)
+  local credit = posting[P_CREDIT]
+  local amount = grant[G_REMAINING]
+  local repaid = grant[G_REPAY] == 1 and min(amount, draws.settled(credit, SOURCE_DEBT)) or 0
+  grant[G_REMAINING] = 0
+  journals.book(posting, C_GRANTED, C_AVAILABLE, amount)
+  journals.book(posting, C_DEBT, C_AVAILABLE, -repaid)
+  journals.attribute(posting, grant, PART_OF[C_AVAILABLE], amount - repaid)
+  if repaid > 0 then
+    journals.attribute(posting, grant, PART_OF[C_BURNED], repaid)
+  end
+  if grant[G_REMAINING] > 0 then
+    draws.insert_grant(credit, grant)
+    if grant[G_EXPIRES] > 0 then
+      trees.add_due(journal.tree, draws.due_member("g", grant, account, credit_type), grant[G_EXPIRES])
+    end
+  end
+  credit[C_TOPPED] = credit[C_AVAILABLE]
+  return repaid
+end
+
+-- The unheld rest is lost.
+local function expire_grant(tree, account, credit_type, grant)
+  local journal = journals.new(tree)
+  local posting = journals.posting(journal, KIND_GRANT_EXPIRED, account, credit_type)
+  local credit = posting[P_CREDIT]
+  credit[C_TOPPED] = max(0, credit[C_TOPPED] - grant[G_REMAINING])
+  journals.transfer(posting, C_AVAILABLE, C_EXPIRED, grant[G_REMAINING], grant)
+  draws.forget(tree, account, credit_type, credit, grant)
+  journals.write(journal, { context = context("ExpireGrant", hex(grant[G_ID]), grant[G_EXPIRES]) })
+end
+
+function due.find_pending(credit, grant_id)
+  for index, grant in ipairs(credit[C_PENDING]) do
+    if grant[G_ID] == grant_id then
+      return grant, index
+    end
+  end
+end
+
+local function start_pending(tree, account, credit_type, credit, grant_id)
+  local grant, index = due.find_pending(credit, grant_id)
+  if not grant then
+    return nil
+  end
+  remove(credit[C_PENDING], index)
+  local journal = journals.new(tree)
+  due.start_grant(journal, account, credit_type, grant, KIND_GRANT_EFFECTIVE)
+  journals.write(journal, { context = context("StartGrant", hex(grant_id), grant[G_EFFECTIVE]) })
+  return grant
+end
+
+local function change_grant(tree, member, now)
+  local mark, grant_id = string.sub(member, 1, 1), string.sub(member, 2, 17)
+  local account, credit_type = string.match(string.sub(member, 18), "^(.*)/([^/]*)$")
+  trees.remove_due(tree, member)
+  local state = trees.account(tree, account)
+  local credit = state and state[A_CREDITS][credit_type]
+  if not credit then
+    return 0
+  end
+  local grant
+  if mark == "e" then
+    grant = start_pending(tree, account, credit_type, credit, grant_id)
+  else
+    grant = draws.find_grant(credit, grant_id)
+  end
+  if grant and grant[G_EXPIRES] > 0 and grant[G_EXPIRES] <= now and grant[G_REMAINING] > 0 then
+    expire_grant(tree, account, credit_type, grant)
+    trees.remove_due(tree, draws.due_member("g", grant, account, credit_type))
+  end
+  return 1
+end
+
+-- Brings a tree to the present. Answers how many holds ended and how many grants changed.
+function due.pass_time(tree)
+  local now = tree.partition.now
+  if tree.due_ms == 0 or tree.due_ms > now then
+    return 0, 0
+  end
+  tree.swept = true
+  local held, granted = 0, 0
+  local members = call("ZRANGEBYSCORE", tree.due_key, "-inf", text(now), "LIMIT", 0, DUE_MAX)
+  for _, member in ipairs(members) do
+    if string.sub(member, 1, 1) == "h" then
+      held = held + expire_hold(tree, string.sub(member, 2), now)
+    else
+      granted = granted + change_grant(tree, member, now)
+    end
+  end
+  return held, granted
+end

@@ -1,0 +1,162 @@
+-- Moves credits between buckets and remembers every move as a posting (twin: journal.py).
+-- A credit never changes except through here. `seal` asserts conservation before anything is kept.
+
+function journals.new(tree)
+  return { tree = tree, postings = {} }
+end
+
+local function new_credit()
+  return { 0, 0, 0, 0, 0, 0, 0, 0, 0, {}, {}, 0, 0, 0 }
+end
+
+-- The credit type's state of an account, empty at first.
+function journals.credit(state, credit_type)
+  local credit = state[A_CREDITS][credit_type]
+  if not credit then
+    credit = new_credit()
+    state[A_CREDITS][credit_type] = credit
+  end
+  return credit
+end
+
+function journals.posting(journal, kind, account, credit_type)
+  for _, posting in ipairs(journal.postings) do
+    if posting[P_KIND] == kind and posting[P_ACCOUNT] == account and posting[P_CREDIT_TYPE] == credit_type then
+      return posting
+    end
+  end
+  local state = trees.account(journal.tree, account)
+  local credit = credit_type ~= "" and journals.credit(state, credit_type) or false
+  local posting = { kind, account, credit_type, { 0, 0, 0, 0, 0, 0, 0, 0 }, {}, credit, 0, false }
+  insert(journal.postings, posting)
+  trees.touch(journal.tree, account)
+  return posting
+end
+
+local function change_bucket(posting, bucket, amount)
+  local credit, delta = posting[P_CREDIT], posting[P_DELTA]
+  credit[bucket] = credit[bucket] + amount
+  delta[bucket - 1] = delta[bucket - 1] + amount
+end
+
+-- Changes one part of a grant. A grant keeps only what remains and what is held.
+function journals.attribute(posting, grant, part, amount)
+  local row
+  for _, known in ipairs(posting[P_GRANTS]) do
+    if known[1] == grant[G_ID] then
+      row = known
+    end
+  end
+  if not row then
+    row = { grant[G_ID], 0, 0, 0, 0, 0 }
+    insert(posting[P_GRANTS], row)
+  end
+  row[part] = row[part] + amount
+  if part == G_REMAINING or part == G_HELD then
+    grant[part] = grant[part] + amount
+  end
+end
+
+-- Moves an amount between two buckets on the right side of the equation.
+function journals.transfer(posting, from, to, amount, grant)
+  change_bucket(posting, from, -amount)
+  change_bucket(posting, to, amount)
+  if grant then
+    journals.attribute(posting, grant, PART_OF[from], -amount)
+    journals.attribute(posting, grant, PART_OF[to], amount)
+  end
+end
+
+-- Adds an amount on both sides; a negative amount takes it back.
+function journals.book(posting, source, target, amount)
+  change_bucket(posting, source, amount)
+  change_bucket(posting, target, amount)
+end
+
+-- How much the left side of the equation can grow and stay an exact integer.
+function journals.room(state, credit_type)
+  local credit = state[A_CREDITS][credit_type]
+  if not credit then
+    return AMOUNT_MAX
+  end
+  local promised = 0
+  for _, grant in ipairs(credit[C_PENDING]) do
+    promised = promised + grant[G_REMAINING]
+  end
+  return AMOUNT_MAX - credit[C_GRANTED] - credit[C_DEBT] - credit[C_UNENFORCED] - promised
+end
+
+local function assert_conserved(figures, first)
+  local left = figures[first] + figures[first + 1] + figures[first + 2]
+  local right = figures[first + 3] + figures[first + 4] + figures[first + 5] + figures[first + 6] + figures[first + 7]
+  assert(left == right, "conservation is broken")
+end
+
+local function assert_bounds(figures)
+  for i = 1, 8 do
+    assert(figures[i] >= 0 and figures[i] <= AMOUNT_MAX, "a bucket is out of bounds")
+  end
+end
+
+-- Several postings may touch one credit: walks back from its present buckets.
+local function fill_after(postings)
+  local present = {}
+  for i = #postings, 1, -1 do
+    local posting = postings[i]
+    local credit, delta = posting[P_CREDIT], posting[P_DELTA]
+    local buckets = present[credit]
+    if not buckets then
+      buckets = {}
+      for b = 1, 8 do
+        buckets[b] = credit and credit[b + 1] or 0
+      end
+    end
+    local before = {}
+    for b = 1, 8 do
+      before[b] = buckets[b] - delta[b]
+    end
+    posting[P_AFTER] = buckets
+    present[credit] = before
+  end
+end
+
+-- Gives every posting its version and buckets after, and asserts I1, I2 and I3.
+function journals.seal(journal)
+  for _, posting in ipairs(journal.postings) do
+    local credit = posting[P_CREDIT]
+    if credit then
+      credit[C_VERSION] = credit[C_VERSION] + 1
+      posting[P_VERSION] = credit[C_VERSION]
+    else
+      posting[P_VERSION] = trees.account(journal.tree, posting[P_ACCOUNT])[A_VERSION]
+    end
+  end
+  fill_after(journal.postings)
+  for _, posting in ipairs(journal.postings) do
+    assert_conserved(posting[P_DELTA], 1)
+    assert_conserved(posting[P_AFTER], 1)
+    assert_bounds(posting[P_AFTER])
+  end
+end
+
+-- Seals a journal and turns its postings into entries of the partition's outbox.
+-- `facts` are what all of its entries share: mode, hold, actor, ends_hold, context, refund_of.
+-- Answers the first and last sequence number, and the first entry, which takes the answer.
+function journals.write(journal, facts)
+  journals.seal(journal)
+  local tree = journal.tree
+  local partition = tree.partition
+  local first_seq = partition.meta[M_SEQ] + 1
+  local first
+  for i, posting in ipairs(journal.postings) do
+    local entry = {
+      1, posting[P_KIND], tree.tenant, posting[P_ACCOUNT], posting[P_CREDIT_TYPE], posting[P_VERSION],
+      partition.now, posting[P_DELTA], posting[P_AFTER], posting[P_GRANTS], first_seq, facts.mode or 0,
+      facts.hold or "", facts.actor or posting[P_ACCOUNT], i == 1 and facts.ends_hold or 0,
+      facts.context or "", "", facts.refund_of or "",
+    }
+    first = first or entry
+    partitions.append(partition, entry)
+  end
+  return first_seq, partition.meta[M_SEQ], first
+end

@@ -1,0 +1,32 @@
+-- What all files of a script share: the modules that they fill, and arithmetic that stays exact.
+
+-- Where a posting keeps the part of a grant that lies in a bucket.
+local PART_OF = { [C_AVAILABLE] = 2, [C_HELD] = 3, [C_BURNED] = 4, [C_EXPIRED] = 5, [C_REVOKED] = 6 }
+
+-- Modules, filled by the files that follow.
+local partitions, trees, journals, draws, windows, limits, settle, due = {}, {}, {}, {}, {}, {}, {}, {}
+local operations = {}
+
+local floor, fmod, min, max, insert, remove = math.floor, math.fmod, math.min, math.max, table.insert, table.remove
+local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
+
+-- A whole number as text. Lua's own conversion would use an exponent from 1e14 on.
+local function text(number)
+  return string.format("%.0f", number)
+end
+
+-- Exact for 0 <= a < 2^53: a plain division would round before it is cut.
+local function floor_div(a, b)
+  return (a - fmod(a, b)) / b
+end
+
+local function ceil_div(a, b)
+  local rest = fmod(a, b)
+  local whole = (a - rest) / b
+  return rest > 0 and whole + 1 or whole
+end
+
+-- What an operation answers when it cannot be decided: a reason and its metadata as [name, value, ...].
+local function failure(reason, ...)
+  return { failed = true, reason, { ... } }
+end

@@ -1,0 +1,140 @@
+-- Judges limits on an account and everything above it, counts use, and warns (twin: limits.py).
+-- A path is a list of account ids, the acting account first.
+
+local BALANCE_WARN_PERCENTS = { 80, 95 }
+
+function limits.settle(tree, path, now)
+  for _, account in ipairs(path) do
+    local state = trees.account(tree, account)
+    for _, limit in ipairs(state[A_LIMITS]) do
+      windows.settle(limit, state[A_OFFSETS], now)
+    end
+  end
+end
+
+-- Calls `visit(account, state, limit)` for every limit that counts this feature and credit type
+-- ("" stands for the request itself), until it answers something.
+function limits.each(tree, path, feature, credit_type, visit)
+  for _, account in ipairs(path) do
+    local state = trees.account(tree, account)
+    for _, limit in ipairs(state[A_LIMITS]) do
+      if windows.applies(limit, feature, credit_type) then
+        local answer = visit(account, state, limit)
+        if answer then
+          return answer
+        end
+      end
+    end
+  end
+end
+
+-- The first hard limit that `amount` more would pass: what a denial says of it.
+function limits.exceeded(tree, path, feature, credit_type, amount, now)
+  return limits.each(tree, path, feature, credit_type, function(account, state, limit)
+    if limit[L_ENFORCEMENT] == LIMIT_HARD and amount > windows.remaining(limit) then
+      local retry_ms = windows.retry_after_ms(limit, state[A_OFFSETS], now, amount)
+      return { limits.use(account, state, limit, now), retry_ms }
+    end
+  end)
+end
+
+-- How much of `amount` every hard limit lets pass.
+function limits.remaining(tree, path, feature, credit_type, amount)
+  limits.each(tree, path, feature, credit_type, function(_, _, limit)
+    if limit[L_ENFORCEMENT] == LIMIT_HARD then
+      amount = min(amount, windows.remaining(limit))
+    end
+  end)
+  return amount
+end
+
+function limits.use(account, state, limit, now)
+  local resets_ms = windows.resets_at_ms(limit, state[A_OFFSETS], now)
+  return { account, limit[L_ID], limit[L_MAXIMUM], windows.used(limit), resets_ms }
+end
+
+-- Whether use passed `percent` of `whole`, in arithmetic that stays exact in doubles.
+local function crossed(whole, percent, before, after)
+  local rest = fmod(whole, 100)
+  local threshold = (whole - rest) / 100 * percent + ceil_div(rest * percent, 100)
+  return before < threshold and threshold <= after
+end
+
+local function limit_warnings(warnings, account, limit, before, after)
+  for _, percent in ipairs(limit[L_WARN]) do
+    if crossed(limit[L_MAXIMUM], percent, before, after) then
+      insert(warnings, { WARN_LIMIT, account, limit[L_ID], limit[L_CREDIT_TYPE], percent })
+    end
+  end
+  if limit[L_ENFORCEMENT] == LIMIT_SOFT and after > limit[L_MAXIMUM] then
+    insert(warnings, { WARN_SOFT, account, limit[L_ID], limit[L_CREDIT_TYPE], 100 })
+  end
+end
+
+-- Counts `amount` in every matching limit; appends to `counts` (may be nil) and `warnings`.
+function limits.count(tree, path, feature, credit_type, amount, now, counts, warnings)
+  limits.each(tree, path, feature, credit_type, function(account, state, limit)
+    local before = windows.used(limit)
+    local window = windows.window_at(limit, state[A_OFFSETS], now)
+    windows.count(limit, window, amount)
+    trees.touch(tree, account)
+    if counts then
+      local n = #counts
+      counts[n + 1], counts[n + 2], counts[n + 3] = account, limit[L_ID], window
+      counts[n + 4], counts[n + 5] = amount, credit_type
+    end
+    limit_warnings(warnings, account, limit, before, windows.used(limit))
+  end)
+end
+
+local function find(state, limit_id)
+  for _, limit in ipairs(state[A_LIMITS]) do
+    if limit[L_ID] == limit_id then
+      return limit
+    end
+  end
+end
+
+-- Gives up to `amount` of one credit type ("" the request) back to the windows it was counted in.
+function limits.give_back(tree, counts, credit_type, amount, now)
+  for i = 1, #counts, 5 do
+    if counts[i + 4] == credit_type then
+      local part = min(amount, counts[i + 3])
+      counts[i + 3] = counts[i + 3] - part
+      local state = trees.account(tree, counts[i])
+      local limit = state and find(state, counts[i + 1])
+      if limit then
+        windows.settle(limit, state[A_OFFSETS], now)
+        windows.give_back(limit, counts[i + 2], part)
+        trees.touch(tree, counts[i])
+      end
+    end
+  end
+end
+
+-- Warns when what is left of the credits that the last grant found passes a threshold.
+function limits.balance_warnings(warnings, account, credit_type, credit, before)
+  local topped = credit[C_TOPPED]
+  if topped > 0 then
+    for _, percent in ipairs(BALANCE_WARN_PERCENTS) do
+      if crossed(topped, percent, topped - before, topped - credit[C_AVAILABLE]) then
+        insert(warnings, { WARN_BALANCE, account, "", credit_type, percent })
+      end
+    end
+  end
+end
+
+-- Keeps what was counted under a limit that still counts the same over the same window.
+function limits.merge(old, new)
+  for _, limit in ipairs(new) do
+    for _, before in ipairs(old) do
+      local same = before[L_ID] == limit[L_ID] and before[L_UNIT] == limit[L_UNIT]
+        and before[L_WINDOW] == limit[L_WINDOW] and before[L_WINDOW_MS] == limit[L_WINDOW_MS]
+        and before[L_CREDIT_TYPE] == limit[L_CREDIT_TYPE] and before[L_FEATURE] == limit[L_FEATURE]
+      if same then
+        limit[L_USED], limit[L_LEVEL], limit[L_LEVEL_MS] = before[L_USED], before[L_LEVEL], before[L_LEVEL_MS]
+      end
+    end
+  end
+  return new
+end

@@ -1,0 +1,158 @@
+-- Partitions: order, time, idempotency, and everything that is written at the end of a call.
+--
+-- KEYS of a partition, in this order (engine/keys.py): meta out flushed due i0 i1 late lated.
+-- Nothing is written while operations are decided. They change tables in memory; `write` stores
+-- these at the end, outbox first. An error before that leaves the store untouched.
+
+function partitions.load(header, index)
+  local base = (index - 1) * 8
+  local packed = call("GET", KEYS[base + 1])
+  local meta = packed and unpack_message(packed) or { 0, 0, 0, 0, 0 }
+  local partition = {
+    meta = meta,
+    flushed = tonumber(call("GET", KEYS[base + 3]) or "0"),
+    now = max(meta[M_LAST_MS], clock_ms(header)),
+    epoch = header[1],
+    generation_ms = header[2],
+    backlog_max = header[3],
+    meta_key = KEYS[base + 1],
+    out_key = KEYS[base + 2],
+    due_key = KEYS[base + 4],
+    record_keys = { [0] = KEYS[base + 5], [1] = KEYS[base + 6] },
+    late_key = KEYS[base + 7],
+    lated_key = KEYS[base + 8],
+    entries = {},
+    records = {},
+    record_pairs = {},
+    late = {},
+    late_changes = {},
+  }
+  partitions.turn_generation(partition)
+  return partition
+end
+
+-- Idempotency records live in two hashes, this generation's and the one before. When a generation is
+-- as long as the window, the one before is dropped whole, once the ledger has all of it.
+function partitions.turn_generation(partition)
+  local meta = partition.meta
+  if meta[M_GENERATION_MS] == 0 then
+    meta[M_GENERATION_MS] = partition.now
+  elseif partition.now - meta[M_GENERATION_MS] >= partition.generation_ms and meta[M_GENERATION_SEQ] <= partition.flushed then
+    meta[M_PARITY] = 1 - meta[M_PARITY]
+    meta[M_GENERATION_MS] = partition.now
+    meta[M_GENERATION_SEQ] = meta[M_SEQ]
+    partition.turned = true
+  end
+end
+
+-- A record of this or the former generation; `field` is "k" .. digest or "h" .. hold id.
+function partitions.record(partition, field)
+  local known = partition.records[field]
+  if known == nil then
+    local parity = partition.meta[M_PARITY]
+    known = not partition.turned and call("HGET", partition.record_keys[parity], field)
+    known = known or call("HGET", partition.record_keys[1 - parity], field) or false
+    partition.records[field] = known
+  end
+  return known
+end
+
+function partitions.remember(partition, field, value)
+  partition.records[field] = value
+  local pairs_of = partition.record_pairs
+  pairs_of[#pairs_of + 1] = field
+  pairs_of[#pairs_of + 1] = value
+end
+
+-- Gives an entry its place in the partition's order.
+function partitions.append(partition, entry)
+  local seq = partition.meta[M_SEQ] + 1
+  partition.meta[M_SEQ] = seq
+  partition.entries[#partition.entries + 1] = entry
+  return seq
+end
+
+function partitions.backlogged(partition)
+  return partition.meta[M_SEQ] - partition.flushed >= partition.backlog_max
+end
+
+-- Expired holds that can still be committed: `value` false forgets one.
+function partitions.late_hold(partition, hold)
+  local known = partition.late[hold]
+  if known == nil then
+    local packed = call("HGET", partition.late_key, hold)
+    known = packed and unpack_message(packed) or false
+    partition.late[hold] = known
+  end
+  return known
+end
+
+function partitions.set_late(partition, hold, value, until_ms)
+  partition.late[hold] = value
+  insert(partition.late_changes, { hold, value, until_ms })
+end
+
+-- Touches what will be written, and was not read, with a command of its type: a key of a wrong type
+-- ends the call here, before anything is written.
+function partitions.check(partition)
+  if #partition.entries > 0 then
+    call("XLEN", partition.out_key)
+  end
+  if #partition.late_changes > 0 then
+    call("HLEN", partition.late_key)
+    call("ZCARD", partition.lated_key)
+  end
+end
+
+function partitions.write_outbox(partition)
+  local seq = partition.meta[M_SEQ] - #partition.entries
+  local prefix = text(partition.epoch) .. "-"
+  for i, entry in ipairs(partition.entries) do
+    call("XADD", partition.out_key, prefix .. text(seq + i), "e", pack(entry))
+  end
+end
+
+function partitions.write_rest(partition)
+  local meta = partition.meta
+  if #partition.entries == 0 and #partition.record_pairs == 0 and not partition.turned then
+    return
+  end
+  meta[M_LAST_MS] = partition.now
+  call("SET", partition.meta_key, pack(meta))
+  if partition.turned then
+    call("UNLINK", partition.record_keys[meta[M_PARITY]])
+  end
+  if #partition.record_pairs > 0 then
+    partitions.write_pairs(partition.record_keys[meta[M_PARITY]], partition.record_pairs)
+  end
+  for _, change in ipairs(partition.late_changes) do
+    partitions.write_late(partition, change[1], change[2], change[3])
+  end
+end
+
+function partitions.write_late(partition, hold, value, until_ms)
+  if value then
+    call("HSET", partition.late_key, hold, pack(value))
+    if until_ms then
+      call("ZADD", partition.lated_key, text(until_ms), hold)
+    end
+  else
+    call("HDEL", partition.late_key, hold)
+    call("ZREM", partition.lated_key, hold)
+  end
+end
+
+-- HSET takes what Lua can unpack: fewer than 8,000 values at a time.
+function partitions.write_pairs(key, pairs_of)
+  for first = 1, #pairs_of, 1000 do
+    call("HSET", key, unpack(pairs_of, first, min(first + 999, #pairs_of)))
+  end
+end
+
+-- Forgets expired holds that can no longer be committed. The ledger still knows them.
+function partitions.forget_late(partition)
+  local over = call("ZRANGEBYSCORE", partition.lated_key, "-inf", text(partition.now), "LIMIT", 0, FORGET_MAX)
+  for _, hold in ipairs(over) do
+    partitions.set_late(partition, hold, false)
+  end
+end

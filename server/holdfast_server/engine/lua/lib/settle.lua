@@ -1,0 +1,189 @@
+-- Commit, Release and expiry: what of a hold is burned, and where the rest goes (twin: settle.py).
+
+-- Adds to one grant's share: part 3 burned, 4 returned, 5 expired, 6 revoked.
+local function share(shares, source, account, part, amount)
+  for _, known in ipairs(shares) do
+    if known[1] == source and known[2] == account then
+      known[part] = known[part] + amount
+      return
+    end
+  end
+  local new = { source, account, 0, 0, 0, 0 }
+  new[part] = amount
+  insert(shares, new)
+end
+
+-- Available credits in burn order; the rest is owed by the root, or unenforced in shadow and with CAP.
+function settle.plan_overflow(tree, account, credit_type, amount, mode, overage)
+  local list = {}
+  if amount <= 0 then
+    return list
+  end
+  local path = trees.path(tree, account)
+  local missing = draws.from_grants(tree, path, credit_type, amount, list)
+  if missing > 0 then
+    local forgiven = mode == MODE_SHADOW or overage == OVERAGE_CAP
+    draws.push(list, forgiven and account or path[#path], forgiven and SOURCE_UNENFORCED or SOURCE_DEBT, missing)
+  end
+  return list, draws.check_room(tree, credit_type, list)
+end
+
+-- Burns the first `amount` of a line's draws; the rest is kept or goes back. Changes nothing yet.
+function settle.plan_line(tree, account, line, amount, keep, mode, overage)
+  local burned, rest = draws.split(line[N_DRAWS], amount)
+  local excess = amount - draws.total(line[N_DRAWS])
+  local overflow, failed = settle.plan_overflow(tree, account, line[N_CREDIT_TYPE], excess, mode, overage)
+  local plan = { burned = burned, returned = keep and {} or rest, kept = keep and rest or {}, overflow = overflow }
+  return plan, failed
+end
+
+-- Held credits become burned; debt and unenforced stay on the left side, now for good.
+local function burn(journal, kind, credit_type, list, shares)
+  for i = 1, #list, 3 do
+    local account, source, amount = list[i], list[i + 1], list[i + 2]
+    local posting = journals.posting(journal, kind, account, credit_type)
+    if draws.BUCKET_OF[source] then
+      journals.transfer(posting, C_HELD, C_BURNED, amount)
+      draws.pledge(posting[P_CREDIT], source, -amount)
+    else
+      local grant = draws.find_grant(posting[P_CREDIT], source)
+      journals.transfer(posting, C_HELD, C_BURNED, amount, grant)
+      draws.forget(journal.tree, account, credit_type, posting[P_CREDIT], grant)
+      share(shares, source, account, 3, amount)
+    end
+  end
+end
+
+local function give_back_to_grant(journal, posting, grant, amount, now)
+  local account, credit_type = posting[P_ACCOUNT], posting[P_CREDIT_TYPE]
+  local target = C_AVAILABLE
+  if grant[G_REVOKED] == 1 then
+    target = C_REVOKED
+  elseif grant[G_EXPIRES] > 0 and grant[G_EXPIRES] <= now then
+    target = C_EXPIRED
+  end
+  journals.transfer(posting, C_HELD, target, amount, grant)
+  if target == C_AVAILABLE and grant[G_EXPIRES] > 0 then
+    trees.add_due(journal.tree, draws.due_member("g", grant, account, credit_type), grant[G_EXPIRES])
+  end
+  draws.forget(journal.tree, account, credit_type, posting[P_CREDIT], grant)
+  return target == C_AVAILABLE and 4 or target == C_EXPIRED and 5 or 6
+end
+
+-- Last drawn, first returned: back, or where its grant went meanwhile.
+local function give_back(journal, kind, credit_type, list, shares, now)
+  for i = #list - 2, 1, -3 do
+    local account, source, amount = list[i], list[i + 1], list[i + 2]
+    local posting = journals.posting(journal, kind, account, credit_type)
+    local bucket = draws.BUCKET_OF[source]
+    if bucket then
+      journals.book(posting, bucket, C_HELD, -amount)
+      draws.pledge(posting[P_CREDIT], source, -amount)
+    else
+      local grant = draws.find_grant(posting[P_CREDIT], source)
+      share(shares, source, account, give_back_to_grant(journal, posting, grant, amount, now), amount)
+    end
+  end
+end
+
+-- Adds what draws burned to the shares of their grants.
+function settle.share_burned(shares, list)
+  for i = 1, #list, 3 do
+    if not draws.BUCKET_OF[list[i + 1]] then
+      share(shares, list[i + 1], list[i], 3, list[i + 2])
+    end
+  end
+end
+
+-- Books a plan; answers the receipt of the line (see apply.lua, "settled line").
+function settle.line(journal, account, line, plan, kind, now)
+  local credit_type, shares = line[N_CREDIT_TYPE], {}
+  burn(journal, kind, credit_type, plan.burned, shares)
+  give_back(journal, kind, credit_type, plan.returned, shares, now)
+  draws.apply(journal, kind == KIND_COMMIT and KIND_OVERAGE or kind, credit_type, plan.overflow, C_BURNED)
+  settle.share_burned(shares, plan.overflow)
+  line[N_DRAWS] = plan.kept
+  local burned, overage = draws.total(plan.burned), draws.total(plan.overflow)
+  line[N_CAPTURED] = line[N_CAPTURED] + burned + overage
+  return {
+    credit_type,
+    burned + overage,
+    draws.total(plan.returned),
+    overage,
+    draws.total(plan.burned, SOURCE_DEBT) + draws.total(plan.overflow, SOURCE_DEBT),
+    draws.total(plan.burned, SOURCE_UNENFORCED) + draws.total(plan.overflow, SOURCE_UNENFORCED),
+    draws.total(plan.kept),
+    draws.available(trees.account(journal.tree, account), credit_type),
+    shares,
+  }
+end
+
+function settle.captured(hold)
+  local total = 0
+  for _, line in ipairs(hold[H_LINES]) do
+    total = total + line[N_CAPTURED]
+  end
+  return total
+end
+
+-- Forgets an ended hold; an end that moved nothing is written down all the same.
+function settle.close(journal, tree, hold_id, hold, kind)
+  if #journal.postings == 0 then
+    journals.posting(journal, kind, hold[H_ACCOUNT], hold[H_LINES][1][N_CREDIT_TYPE])
+  end
+  trees.set_hold(tree, hold_id, false)
+  trees.remove_due(tree, "h" .. hold_id)
+  local state = trees.account(tree, hold[H_ACCOUNT])
+  state[A_OPEN_HOLDS] = state[A_OPEN_HOLDS] - 1
+  trees.touch(tree, hold[H_ACCOUNT])
+end
+
+-- Remembers how a hold ended, for as long as idempotency keys are remembered.
+function settle.remember_end(partition, hold_id, state, lines, first_seq)
+  local committed = {}
+  for _, line in ipairs(lines) do
+    insert(committed, line[N_CREDIT_TYPE] .. "=" .. text(line[N_CAPTURED]))
+  end
+  partitions.remember(partition, "h" .. hold_id, pack({ state, table.concat(committed, ","), first_seq }))
+end
+
+local STATE_NAMES = { [OPEN] = "OPEN", [COMMITTED] = "COMMITTED", [RELEASED] = "RELEASED", [EXPIRED] = "EXPIRED" }
+
+-- Why a hold cannot be settled or extended; `hold_missing` where only the ledger can know.
+function settle.gone(partition, hold_id, committing)
+  local packed = partitions.record(partition, "h" .. hold_id)
+  if not packed then
+    if partitions.late_hold(partition, hold_id) then
+      return failure(R_HOLD_EXPIRED)
+    end
+    return { special = HOLD_MISSING }
+  end
+  local ended = unpack_message(packed)
+  if committing and ended[1] == COMMITTED then
+    return failure(R_HOLD_ALREADY_COMMITTED, "committed", ended[2], "first_seq", text(ended[3]))
+  end
+  return failure(R_HOLD_ALREADY_SETTLED, "state", STATE_NAMES[ended[1]])
+end
+
+-- Gives back what a settlement did not use, counts what it used above the hold.
+function settle.count(tree, hold, lines, nothing, now, warnings)
+  local path = trees.path(tree, hold[H_ACCOUNT])
+  limits.settle(tree, path, now)
+  for _, line in ipairs(lines) do
+    limits.give_back(tree, hold[H_COUNTS], line[1], line[3], now)
+    if line[4] > 0 then
+      limits.count(tree, path, hold[H_FEATURE], line[1], line[4], now, nil, warnings)
+    end
+  end
+  if nothing then
+    limits.give_back(tree, hold[H_COUNTS], "", 1, now)
+  end
+end
+
+-- The new end of a hold, within its maximum age; nil when it is as old as it may become.
+function settle.extended(hold, ttl_ms, now)
+  local latest = hold[H_PLACED] + HOLD_AGE_MS_MAX
+  if now < latest then
+    return min(now + ttl_ms, latest)
+  end
+end

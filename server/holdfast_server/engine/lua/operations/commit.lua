@@ -1,0 +1,194 @@
+-- Commit: burn what was used of a hold, open or expired (twin: World.commit).
+--
+-- Operation: hold id, final (1 or 0), ttl_ms, overage, lines [[credit type, amount or -1], ...].
+-- Answers [decision, hold state, settled lines, late (1 or 0), expires_ms, warnings].
+local HOLD, FINAL, TTL_MS, OVERAGE, LINES = 11, 12, 13, 14, 15
+
+-- The actual amount of each line; a final Commit burns as held what it does not name.
+local function actual_amounts(op, names, held)
+  local named = {}
+  for _, line in ipairs(op[LINES]) do
+    named[line[1]] = line[2]
+  end
+  local amounts = {}
+  for i, name in ipairs(names) do
+    local amount = named[name]
+    named[name] = nil
+    if amount == nil then
+      amount = op[FINAL] == 1 and -1 or 0
+    end
+    amounts[i] = amount < 0 and held[i] or amount
+  end
+  local unknown = next(named)
+  return amounts, unknown and failure(R_LINE_UNKNOWN, "credit_type", unknown)
+end
+
+local function any_above(amounts, held)
+  for i, amount in ipairs(amounts) do
+    if amount > held[i] then
+      return true
+    end
+  end
+end
+
+local function rejected(mode, state, expires_ms)
+  return { 0, 0, { DENIED, mode, R_OVERAGE_REJECTED, {}, {}, 0 }, state, {}, 0, expires_ms, {} }
+end
+
+local function sum(amounts)
+  local total = 0
+  for _, amount in ipairs(amounts) do
+    total = total + amount
+  end
+  return total
+end
+
+local function names_and_held(hold)
+  local names, held = {}, {}
+  for i, line in ipairs(hold[H_LINES]) do
+    names[i], held[i] = line[N_CREDIT_TYPE], draws.total(line[N_DRAWS])
+  end
+  return names, held
+end
+
+local function plan_lines(op, tree, hold, amounts)
+  local plans = {}
+  for i, line in ipairs(hold[H_LINES]) do
+    local keep = op[FINAL] == 0
+    local plan, failed = settle.plan_line(tree, hold[H_ACCOUNT], line, amounts[i], keep, hold[H_MODE], op[OVERAGE])
+    if failed then
+      return nil, failed
+    end
+    plans[i] = plan
+  end
+  return plans
+end
+
+local function finish(op, tree, journal, hold, kind, expires_ms)
+  local hold_id = op[HOLD]
+  if op[FINAL] == 1 then
+    settle.close(journal, tree, hold_id, hold, kind)
+    return
+  end
+  if #journal.postings == 0 then
+    journals.posting(journal, kind, hold[H_ACCOUNT], hold[H_LINES][1][N_CREDIT_TYPE])
+  end
+  hold[H_EXPIRES] = expires_ms
+  trees.set_hold(tree, hold_id, hold)
+  trees.add_due(tree, "h" .. hold_id, expires_ms)
+end
+
+local function commit_open(op, tree, hold)
+  local now, mode, account = tree.partition.now, hold[H_MODE], hold[H_ACCOUNT]
+  local names, held = names_and_held(hold)
+  local amounts, failed = actual_amounts(op, names, held)
+  if failed then
+    return failed
+  elseif op[OVERAGE] == OVERAGE_REJECT and any_above(amounts, held) then
+    return rejected(mode, OPEN, hold[H_EXPIRES])
+  end
+  local expires_ms = hold[H_EXPIRES]
+  if op[FINAL] == 0 and op[TTL_MS] > 0 then
+    expires_ms = settle.extended(hold, op[TTL_MS], now)
+    if not expires_ms then
+      return failure(R_HOLD_MAXIMUM_AGE, "maximum_age_ms", text(HOLD_AGE_MS_MAX))
+    end
+  end
+  local plans
+  plans, failed = plan_lines(op, tree, hold, amounts)
+  if failed then
+    return failed
+  end
+  local nothing = op[FINAL] == 1 and settle.captured(hold) == 0 and sum(amounts) == 0
+  local kind = nothing and KIND_RELEASE or KIND_COMMIT
+  local journal, lines, warnings = journals.new(tree), {}, {}
+  for i, line in ipairs(hold[H_LINES]) do
+    lines[i] = settle.line(journal, account, line, plans[i], kind, now)
+  end
+  settle.count(tree, hold, lines, nothing, now, warnings)
+  finish(op, tree, journal, hold, kind, expires_ms)
+  local state = op[FINAL] == 0 and OPEN or nothing and RELEASED or COMMITTED
+  local first_seq, last_seq, entry = journals.write(journal, {
+    hold = op[HOLD],
+    actor = account,
+    mode = mode,
+    ends_hold = op[FINAL] == 1 and state or 0,
+    context = op[O_CONTEXT],
+  })
+  if op[FINAL] == 1 then
+    settle.remember_end(tree.partition, op[HOLD], state, hold[H_LINES], first_seq)
+    expires_ms = 0
+  end
+  return { first_seq, last_seq, { GRANTED, mode, 0, {}, {}, 0 }, state, lines, 0, expires_ms, warnings }, entry
+end
+
+-- What the hold held went back when it expired, so all of it is drawn anew.
+local function commit_late(op, tree, late)
+  local now, mode, account = tree.partition.now, late[T_MODE], late[T_ACCOUNT]
+  local names, held = {}, {}
+  for i, line in ipairs(late[T_LINES]) do
+    names[i], held[i] = line[1], line[2]
+  end
+  local amounts, failed = actual_amounts(op, names, held)
+  if failed then
+    return failed
+  elseif op[OVERAGE] == OVERAGE_REJECT and any_above(amounts, held) then
+    return rejected(mode, EXPIRED, 0)
+  end
+  local overflows = {}
+  for i, name in ipairs(names) do
+    overflows[i], failed = settle.plan_overflow(tree, account, name, amounts[i], mode, op[OVERAGE])
+    if failed then
+      return failed
+    end
+  end
+  local journal, lines, warnings = journals.new(tree), {}, {}
+  local path = trees.path(tree, account)
+  limits.settle(tree, path, now)
+  for i, line in ipairs(late[T_LINES]) do
+    local plan = { burned = {}, returned = {}, kept = {}, overflow = overflows[i] }
+    local receipt = settle.line(journal, account, { line[1], 0, 0, {} }, plan, KIND_LATE_COMMIT, now)
+    receipt[4] = max(0, amounts[i] - line[2])
+    lines[i] = receipt
+    line[2], line[3] = max(0, line[2] - amounts[i]), line[3] + amounts[i]
+  end
+  for _, receipt in ipairs(lines) do
+    if receipt[2] > 0 then
+      limits.count(tree, path, late[T_FEATURE], receipt[1], receipt[2], now, nil, warnings)
+    end
+  end
+  if #journal.postings == 0 then
+    journals.posting(journal, KIND_LATE_COMMIT, account, names[1])
+  end
+  local first_seq, last_seq, entry = journals.write(journal, {
+    hold = op[HOLD],
+    actor = account,
+    mode = mode,
+    context = op[O_CONTEXT],
+  })
+  local state = EXPIRED
+  if op[FINAL] == 1 then
+    state = COMMITTED
+    partitions.set_late(tree.partition, op[HOLD], false)
+    local ended = {}
+    for i, line in ipairs(late[T_LINES]) do
+      ended[i] = { line[1], 0, line[3], {} }
+    end
+    settle.remember_end(tree.partition, op[HOLD], state, ended, first_seq)
+  else
+    partitions.set_late(tree.partition, op[HOLD], late)
+  end
+  return { first_seq, last_seq, { GRANTED, mode, 0, {}, {}, 0 }, state, lines, 1, 0, warnings }, entry
+end
+
+function operations.commit(op, tree)
+  local hold = trees.hold(tree, op[HOLD])
+  if hold then
+    return commit_open(op, tree, hold)
+  end
+  local late = partitions.late_hold(tree.partition, op[HOLD])
+  if late then
+    return commit_late(op, tree, late)
+  end
+  return settle.gone(tree.partition, op[HOLD], true)
+end

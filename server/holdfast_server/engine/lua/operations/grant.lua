@@ -1,0 +1,214 @@
+-- Grant, Revoke and Refund: credits given, taken back and given back (twin: grants.py).
+--
+-- Grant: account, grant id, credit type, amount, priority, effective_ms, expires_ms, paid, repay;
+--   answers [grant id, debt repaid, buckets].
+-- Revoke: account, grant id; answers [revoked, still held, buckets, credit type].
+-- Refund: account, as_of_seq, transaction, goodwill_ttl_ms, parts [[account, credit type, source,
+--   amount, priority, expires_ms, paid, effective_ms, revoked, new grant id], ...];
+--   answers [[credit type, refunded, debt, unenforced, available after, shares], ...].
+local ACCOUNT, GRANT, CREDIT_TYPE, AMOUNT, PRIORITY, EFFECTIVE, EXPIRES, PAID, REPAY =
+  11, 12, 13, 14, 15, 16, 17, 18, 19
+local AS_OF_SEQ, REFUND_OF, GOODWILL_TTL_MS, PARTS = 12, 13, 14, 15
+
+local function buckets(credit)
+  local list = {}
+  for b = 1, 8 do
+    list[b] = credit[b + 1]
+  end
+  return list
+end
+
+local function check_grant(tree, path, op, now)
+  for _, account in ipairs(path) do
+    if trees.account(tree, account)[A_STATUS] == STATUS_CLOSED then
+      return failure(R_ACCOUNT_CLOSED, "account", path[1])
+    end
+  end
+  if op[EXPIRES] > 0 and op[EXPIRES] <= max(now, op[EFFECTIVE]) then
+    return failure(R_FIELD_INVALID, "field", "terms.expires_at")
+  end
+  local state = trees.account(tree, path[1])
+  local credit = state[A_CREDITS][op[CREDIT_TYPE]]
+  if credit and #credit[C_GRANTS] + #credit[C_PENDING] >= GRANTS_MAX then
+    return failure(R_ACCOUNT_FULL, "field", "grants", "maximum", text(GRANTS_MAX))
+  end
+  if op[AMOUNT] > journals.room(state, op[CREDIT_TYPE]) then
+    return failure(R_BALANCE_LIMIT_EXCEEDED, "credit_type", op[CREDIT_TYPE])
+  end
+end
+
+function operations.grant(op, tree)
+  local now, account, credit_type = tree.partition.now, op[ACCOUNT], op[CREDIT_TYPE]
+  local path = trees.path(tree, account)
+  if #path == 0 then
+    return failure(R_ACCOUNT_NOT_FOUND, "account", account)
+  end
+  local failed = check_grant(tree, path, op, now)
+  if failed then
+    return failed
+  end
+  local effective_ms = max(op[EFFECTIVE], now)
+  local grant = { op[GRANT], op[AMOUNT], 0, op[PRIORITY], op[EXPIRES], op[PAID], effective_ms, 0, op[REPAY] }
+  local journal, repaid = journals.new(tree), 0
+  local posting = journals.posting(journal, KIND_GRANT, account, credit_type)
+  if effective_ms > now then
+    insert(posting[P_CREDIT][C_PENDING], grant)
+    trees.add_due(tree, draws.due_member("e", grant, account, credit_type), effective_ms)
+  else
+    repaid = due.start_grant(journal, account, credit_type, grant, KIND_GRANT)
+  end
+  local first_seq, last_seq, entry = journals.write(journal, { context = op[O_CONTEXT] })
+  return { first_seq, last_seq, op[GRANT], repaid, buckets(posting[P_CREDIT]) }, entry
+end
+
+local function revoke_effective(journal, account, credit_type, credit, grant)
+  local taken = grant[G_REMAINING]
+  grant[G_REVOKED] = 1
+  credit[C_TOPPED] = max(0, credit[C_TOPPED] - taken)
+  local posting = journals.posting(journal, KIND_REVOKE, account, credit_type)
+  journals.transfer(posting, C_AVAILABLE, C_REVOKED, taken, grant)
+  draws.forget(journal.tree, account, credit_type, credit, grant)
+  return taken, grant[G_HELD]
+end
+
+local function revoke_pending(journal, account, credit_type, credit, grant, index)
+  remove(credit[C_PENDING], index)
+  trees.remove_due(journal.tree, draws.due_member("e", grant, account, credit_type))
+  local taken = grant[G_REMAINING]
+  local posting = journals.posting(journal, KIND_REVOKE, account, credit_type)
+  journals.book(posting, C_GRANTED, C_REVOKED, taken)
+  journals.attribute(posting, grant, PART_OF[C_REVOKED], taken)
+  return taken, 0
+end
+
+function operations.revoke(op, tree)
+  local account, journal = op[ACCOUNT], journals.new(tree)
+  local state = trees.account(tree, account)
+  if not state then
+    return failure(R_ACCOUNT_NOT_FOUND, "account", account)
+  end
+  local taken, held, credit, found
+  for credit_type, candidate in pairs(state[A_CREDITS]) do
+    local grant = draws.find_grant(candidate, op[GRANT])
+    local pending, index = due.find_pending(candidate, op[GRANT])
+    if grant then
+      taken, held = revoke_effective(journal, account, credit_type, candidate, grant)
+    elseif pending then
+      taken, held = revoke_pending(journal, account, credit_type, candidate, pending, index)
+    end
+    if grant or pending then
+      credit, found = candidate, credit_type
+      break
+    end
+  end
+  if not found then
+    return failure(R_GRANT_NOT_FOUND)
+  end
+  local first_seq, last_seq, entry = journals.write(journal, { context = op[O_CONTEXT] })
+  return { first_seq, last_seq, taken, held, buckets(credit), found }, entry
+end
+
+-- Burned credits become a new grant's; parts with the same new id share one grant.
+local function refund_anew(journal, posting, part, amount, expires_ms, now)
+  local credit = posting[P_CREDIT]
+  local grant = draws.find_grant(credit, part[10])
+  if not grant then
+    grant = { part[10], 0, 0, 0, expires_ms, 0, now, 0, 1 }
+    draws.insert_grant(credit, grant)
+    if expires_ms > 0 then
+      local member = draws.due_member("g", grant, posting[P_ACCOUNT], posting[P_CREDIT_TYPE])
+      trees.add_due(journal.tree, member, expires_ms)
+    end
+  end
+  journals.transfer(posting, C_BURNED, C_AVAILABLE, amount)
+  journals.attribute(posting, grant, PART_OF[C_AVAILABLE], amount)
+end
+
+-- Debt that was repaid meanwhile cannot shrink: that part comes back as a new grant without expiry.
+local function refund_debt(journal, posting, part, line, now)
+  local credit, amount = posting[P_CREDIT], part[4]
+  local forgiven = part[3] == SOURCE_UNENFORCED and min(amount, draws.settled(credit, SOURCE_UNENFORCED)) or 0
+  if forgiven > 0 then
+    journals.book(posting, C_UNENFORCED, C_BURNED, -forgiven)
+    line[4] = line[4] + forgiven
+  end
+  local owed = min(amount - forgiven, draws.settled(credit, SOURCE_DEBT))
+  if owed > 0 then
+    journals.book(posting, C_DEBT, C_BURNED, -owed)
+    line[3] = line[3] + owed
+  end
+  local rest = amount - forgiven - owed
+  if rest > 0 then
+    refund_anew(journal, posting, part, rest, 0, now)
+    insert(line[6], { part[10], part[1], 0, rest, 0, 0 })
+  end
+end
+
+local function refund_grant(journal, posting, op, part, line, now)
+  local account, amount, credit = part[1], part[4], posting[P_CREDIT]
+  local grant = draws.find_grant(credit, part[3])
+  local expired = part[6] > 0 and part[6] <= now
+  local revoked = grant and grant[G_REVOKED] or part[9]
+  local ghost = grant or { part[3], 0, 0, part[5], part[6], part[7], part[8], part[9], 1 }
+  if expired and revoked == 0 and op[GOODWILL_TTL_MS] > 0 then
+    journals.attribute(posting, ghost, PART_OF[C_BURNED], -amount)
+    refund_anew(journal, posting, part, amount, now + op[GOODWILL_TTL_MS], now)
+    insert(line[6], { part[10], account, 0, amount, 0, 0 })
+    return
+  end
+  local target = revoked == 1 and C_REVOKED or expired and C_EXPIRED or C_AVAILABLE
+  if target == C_AVAILABLE then
+    if not grant then
+      draws.insert_grant(credit, ghost)
+    end
+    if ghost[G_EXPIRES] > 0 then
+      local member = draws.due_member("g", ghost, account, posting[P_CREDIT_TYPE])
+      trees.add_due(journal.tree, member, ghost[G_EXPIRES])
+    end
+  end
+  journals.transfer(posting, C_BURNED, target, amount, ghost)
+  local share = { part[3], account, 0, 0, 0, 0 }
+  share[target == C_AVAILABLE and 4 or target == C_EXPIRED and 5 or 6] = amount
+  insert(line[6], share)
+end
+
+local function refund_part(journal, op, part, line, now)
+  local posting = journals.posting(journal, KIND_REFUND, part[1], part[2])
+  line[2] = line[2] + part[4]
+  if draws.BUCKET_OF[part[3]] then
+    refund_debt(journal, posting, part, line, now)
+  else
+    refund_grant(journal, posting, op, part, line, now)
+  end
+end
+
+function operations.refund(op, tree)
+  local now, account = tree.partition.now, op[ACCOUNT]
+  local state = trees.account(tree, account)
+  if not state then
+    return failure(R_ACCOUNT_NOT_FOUND, "account", account)
+  elseif state[A_REFUND_SEQ] > op[AS_OF_SEQ] then
+    return { special = STALE }
+  end
+  local journal, lines, by_type = journals.new(tree), {}, {}
+  for _, part in ipairs(op[PARTS]) do
+    local line = by_type[part[2]]
+    if not line then
+      line = { part[2], 0, 0, 0, 0, {} }
+      by_type[part[2]] = line
+      insert(lines, line)
+    end
+    refund_part(journal, op, part, line, now)
+  end
+  for _, line in ipairs(lines) do
+    line[5] = draws.available(state, line[1])
+  end
+  local first_seq, last_seq, entry = journals.write(journal, {
+    actor = account,
+    context = op[O_CONTEXT],
+    refund_of = op[REFUND_OF],
+  })
+  state[A_REFUND_SEQ] = last_seq
+  trees.touch(tree, account)
+  return { first_seq, last_seq, lines }, entry
+end

@@ -1,0 +1,53 @@
+-- Release and Extend: give all of a hold back, or give it more time (twin: World.release, World.extend).
+--
+-- Operation: hold id; Extend: ttl_ms.
+-- Release answers [decision, settled lines]; Extend answers [decision, expires_ms].
+local HOLD, TTL_MS = 11, 12
+
+function operations.release(op, tree)
+  local hold = trees.hold(tree, op[HOLD])
+  if not hold then
+    return settle.gone(tree.partition, op[HOLD], false)
+  end
+  local now, account, mode = tree.partition.now, hold[H_ACCOUNT], hold[H_MODE]
+  local journal, lines = journals.new(tree), {}
+  local untouched = settle.captured(hold) == 0
+  for i, line in ipairs(hold[H_LINES]) do
+    local plan = settle.plan_line(tree, account, line, 0, false, mode, 1)
+    lines[i] = settle.line(journal, account, line, plan, KIND_RELEASE, now)
+  end
+  settle.count(tree, hold, lines, untouched, now, {})
+  settle.close(journal, tree, op[HOLD], hold, KIND_RELEASE)
+  local first_seq, last_seq, entry = journals.write(journal, {
+    hold = op[HOLD],
+    actor = account,
+    mode = mode,
+    ends_hold = RELEASED,
+    context = op[O_CONTEXT],
+  })
+  settle.remember_end(tree.partition, op[HOLD], RELEASED, hold[H_LINES], first_seq)
+  return { first_seq, last_seq, { GRANTED, mode, 0, {}, {}, 0 }, lines }, entry
+end
+
+function operations.extend(op, tree)
+  local hold = trees.hold(tree, op[HOLD])
+  if not hold then
+    return settle.gone(tree.partition, op[HOLD], false)
+  end
+  local expires_ms = settle.extended(hold, op[TTL_MS], tree.partition.now)
+  if not expires_ms then
+    return failure(R_HOLD_MAXIMUM_AGE, "maximum_age_ms", text(HOLD_AGE_MS_MAX))
+  end
+  hold[H_EXPIRES] = expires_ms
+  trees.set_hold(tree, op[HOLD], hold)
+  trees.add_due(tree, "h" .. op[HOLD], expires_ms)
+  local journal = journals.new(tree)
+  journals.posting(journal, KIND_EXTEND, hold[H_ACCOUNT], hold[H_LINES][1][N_CREDIT_TYPE])
+  local first_seq, last_seq, entry = journals.write(journal, {
+    hold = op[HOLD],
+    actor = hold[H_ACCOUNT],
+    mode = hold[H_MODE],
+    context = op[O_CONTEXT],
+  })
+  return { first_seq, last_seq, { GRANTED, hold[H_MODE], 0, {}, {}, 0 }, expires_ms }, entry
+end

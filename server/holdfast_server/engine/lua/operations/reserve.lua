@@ -1,0 +1,227 @@
+-- Reserve and Burn: may this account spend so much, and from which grants? (twin: reserve.py)
+--
+-- Operation: account, mode, fit, ttl_ms, hold id, feature, lines [[credit type, amount, minimum], ...].
+-- Reserve answers [decision, hold id, held lines, expires_ms, warnings];
+-- Burn answers [decision, settled lines, warnings].
+local ACCOUNT, MODE, FIT, TTL_MS, HOLD, FEATURE, LINES = 11, 12, 13, 14, 15, 16, 17
+
+local function least(line, fit)
+  return fit == FIT_UP_TO and line[3] or line[2]
+end
+
+local function judge_status(tree, path)
+  local frozen = false
+  for _, account in ipairs(path) do
+    local status = trees.account(tree, account)[A_STATUS]
+    if status == STATUS_CLOSED then
+      return R_ACCOUNT_CLOSED
+    end
+    frozen = frozen or status == STATUS_FROZEN
+  end
+  return frozen and R_ACCOUNT_FROZEN
+end
+
+-- Answers the denial, or the amounts that limits let pass.
+local function judge_limits(tree, path, op, now)
+  local found = limits.exceeded(tree, path, op[FEATURE], "", 1, now)
+  if found then
+    return found
+  end
+  local amounts = {}
+  for i, line in ipairs(op[LINES]) do
+    found = limits.exceeded(tree, path, op[FEATURE], line[1], least(line, op[FIT]), now)
+    if found then
+      return found
+    end
+    amounts[i] = limits.remaining(tree, path, op[FEATURE], line[1], line[2])
+  end
+  return nil, amounts
+end
+
+local function judge_credits(tree, path, op, amounts)
+  local held, shortfalls = {}, {}
+  for i, line in ipairs(op[LINES]) do
+    local there, needed = draws.spendable(tree, path, line[1]), least(line, op[FIT])
+    if there < needed then
+      insert(shortfalls, { line[1], there, needed - there })
+    end
+    held[i] = min(amounts[i], there)
+  end
+  return shortfalls, held
+end
+
+-- Status, then limits, then credits: the order of precedence of the reasons.
+local function judge(tree, path, op, now)
+  local reason = judge_status(tree, path)
+  if reason then
+    return { reason = reason, shortfalls = {}, limit = {}, retry_ms = 0 }
+  end
+  local found, amounts = judge_limits(tree, path, op, now)
+  if found then
+    return { reason = R_LIMIT_EXCEEDED, shortfalls = {}, limit = found[1], retry_ms = found[2] }
+  end
+  local shortfalls, held = judge_credits(tree, path, op, amounts)
+  reason = #shortfalls > 0 and R_INSUFFICIENT_CREDITS or nil
+  return { reason = reason, shortfalls = shortfalls, limit = {}, retry_ms = 0, amounts = held }
+end
+
+-- What the verdict means in a mode; shadow grants all that was asked.
+local function decide(verdict, op)
+  local outcome = GRANTED
+  if verdict.reason then
+    outcome = op[MODE] == MODE_ENFORCE and DENIED or GRANTED_SHADOW
+    verdict.amounts = {}
+    for i, line in ipairs(op[LINES]) do
+      verdict.amounts[i] = line[2]
+    end
+  else
+    for i, line in ipairs(op[LINES]) do
+      outcome = verdict.amounts[i] < line[2] and GRANTED_PARTIAL or outcome
+    end
+  end
+  return { outcome, op[MODE], verdict.reason or 0, verdict.shortfalls, verdict.limit, verdict.retry_ms }
+end
+
+-- Grants, then overdraft; what is missing is left only by shadow mode, as unenforced.
+local function plan(tree, path, op, amounts)
+  local planned = {}
+  for i, line in ipairs(op[LINES]) do
+    local list = {}
+    local missing = draws.from_grants(tree, path, line[1], amounts[i], list)
+    if missing > 0 then
+      missing = draws.from_overdraft(tree, path, line[1], missing, list)
+    end
+    if missing > 0 then
+      draws.push(list, path[1], SOURCE_UNENFORCED, missing)
+    end
+    local failed = draws.check_room(tree, line[1], list)
+    if failed then
+      return nil, failed
+    end
+    planned[i] = { line[1], line[2], 0, list }
+  end
+  return planned
+end
+
+local function available_before(tree, path, lines)
+  local before = {}
+  for i, line in ipairs(lines) do
+    before[i] = {}
+    for j, account in ipairs(path) do
+      before[i][j] = draws.available(trees.account(tree, account), line[N_CREDIT_TYPE])
+    end
+  end
+  return before
+end
+
+local function warn_balances(tree, path, lines, before, warnings)
+  for i, line in ipairs(lines) do
+    for j, account in ipairs(path) do
+      local credit = trees.account(tree, account)[A_CREDITS][line[N_CREDIT_TYPE]]
+      if credit then
+        limits.balance_warnings(warnings, account, line[N_CREDIT_TYPE], credit, before[i][j])
+      end
+    end
+  end
+end
+
+-- Judges, then draws into `target`. Answers { decision, lines, counts, warnings }, or a failure;
+-- a denial has no lines.
+local function place(journal, tree, op, kind, target)
+  local now, path = tree.partition.now, trees.path(tree, op[ACCOUNT])
+  if #path == 0 then
+    return failure(R_ACCOUNT_NOT_FOUND, "account", op[ACCOUNT])
+  elseif partitions.backlogged(tree.partition) then
+    return failure(R_LEDGER_BACKLOG)
+  end
+  limits.settle(tree, path, now)
+  local verdict = judge(tree, path, op, now)
+  local decision = decide(verdict, op)
+  if decision[1] == DENIED then
+    return { decision = decision }
+  end
+  local lines, failed = plan(tree, path, op, verdict.amounts)
+  if failed then
+    return failed
+  end
+  local before, counts, warnings = available_before(tree, path, lines), {}, {}
+  for _, line in ipairs(lines) do
+    draws.apply(journal, kind, line[N_CREDIT_TYPE], line[N_DRAWS], target)
+  end
+  limits.count(tree, path, op[FEATURE], "", 1, now, counts, warnings)
+  for _, line in ipairs(lines) do
+    limits.count(tree, path, op[FEATURE], line[N_CREDIT_TYPE], draws.total(line[N_DRAWS]), now, counts, warnings)
+  end
+  warn_balances(tree, path, lines, before, warnings)
+  return { decision = decision, lines = lines, counts = counts, warnings = warnings }
+end
+
+local function held_lines(state, lines)
+  local shown = {}
+  for i, line in ipairs(lines) do
+    local list = line[N_DRAWS]
+    shown[i] = {
+      line[N_CREDIT_TYPE],
+      line[N_REQUESTED],
+      draws.total(list),
+      draws.total(list, SOURCE_DEBT),
+      draws.total(list, SOURCE_UNENFORCED),
+      draws.available(state, line[N_CREDIT_TYPE]),
+    }
+  end
+  return shown
+end
+
+local function burned_lines(state, lines)
+  local shown = {}
+  for i, line in ipairs(lines) do
+    local list, shares = line[N_DRAWS], {}
+    settle.share_burned(shares, list)
+    local debt, unenforced = draws.total(list, SOURCE_DEBT), draws.total(list, SOURCE_UNENFORCED)
+    local available = draws.available(state, line[N_CREDIT_TYPE])
+    shown[i] = { line[N_CREDIT_TYPE], draws.total(list), 0, 0, debt, unenforced, 0, available, shares }
+  end
+  return shown
+end
+
+function operations.reserve(op, tree)
+  local journal = journals.new(tree)
+  local placed = place(journal, tree, op, KIND_HOLD, C_HELD)
+  if placed.failed then
+    return placed
+  elseif not placed.lines then
+    return { 0, 0, placed.decision, "", {}, 0, {} }
+  end
+  local now, account, hold_id = tree.partition.now, op[ACCOUNT], op[HOLD]
+  local expires_ms = now + op[TTL_MS]
+  trees.set_hold(tree, hold_id, { account, op[FEATURE], op[MODE], now, expires_ms, placed.lines, placed.counts })
+  trees.add_due(tree, "h" .. hold_id, expires_ms)
+  local state = trees.account(tree, account)
+  state[A_OPEN_HOLDS] = state[A_OPEN_HOLDS] + 1
+  trees.touch(tree, account)
+  local first_seq, last_seq, entry = journals.write(journal, {
+    hold = hold_id,
+    actor = account,
+    mode = op[MODE],
+    context = op[O_CONTEXT],
+  })
+  local lines = held_lines(state, placed.lines)
+  return { first_seq, last_seq, placed.decision, hold_id, lines, expires_ms, placed.warnings }, entry
+end
+
+function operations.burn(op, tree)
+  local journal = journals.new(tree)
+  local placed = place(journal, tree, op, KIND_BURN, C_BURNED)
+  if placed.failed then
+    return placed
+  elseif not placed.lines then
+    return { 0, 0, placed.decision, {}, {} }
+  end
+  local lines = burned_lines(trees.account(tree, op[ACCOUNT]), placed.lines)
+  local first_seq, last_seq, entry = journals.write(journal, {
+    actor = op[ACCOUNT],
+    mode = op[MODE],
+    context = op[O_CONTEXT],
+  })
+  return { first_seq, last_seq, placed.decision, lines, placed.warnings }, entry
+end

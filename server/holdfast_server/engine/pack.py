@@ -1,0 +1,347 @@
+"""Operations as the scripts read them: positional lists, packed with msgpack.
+
+The positions are those that the Lua files list; a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from holdfast_server.domain import operation as op
+from holdfast_server.domain.operation import Caller, Operation
+from holdfast_server.domain.token import HoldToken
+from holdfast_server.domain.twin.grants import RefundPlan
+from holdfast_server.domain.zones import offsets_of
+from holdfast_server.engine.fingerprint import fingerprint, key_digest, key_time_ms
+
+#: The number of each operation in apply.lua's table of handlers.
+CODES: Mapping[type[Operation], int] = {
+    op.Reserve: 1,
+    op.Commit: 2,
+    op.Release: 3,
+    op.Extend: 4,
+    op.Burn: 5,
+    op.Refund: 6,
+    op.GetBalance: 7,
+    op.CreateAccount: 8,
+    op.UpdateAccount: 9,
+    op.Grant: 10,
+    op.Revoke: 11,
+    op.BookUnenforced: 12,
+    op.ExpireDue: 13,
+}
+
+#: Methods whose keys the ledger remembers for ever. A late replay of Reserve makes a new hold, which expires.
+PROTECTED = frozenset(CODES) - {op.Reserve, op.GetBalance, op.ExpireDue}
+
+_SOURCES = {"debt": "D", "unenforced": "U"}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an operation needs beyond its own content."""
+
+    caller: Caller
+    mode: op.Mode = op.Mode.ENFORCE
+    token: HoldToken | None = None
+    refund: RefundPlan | None = None
+    #: Complete terms of an account that is updated, and the version they replace.
+    terms: op.AccountTerms | None = None
+    version: int = 0
+    #: The account's root and, where it exists, when it was created.
+    root: str = ""
+    created_ms: int = 0
+    #: True when the ledger was asked for the key and does not know it.
+    checked: bool = False
+
+
+def method_of(operation: Operation) -> str:
+    """The method's name: the RPC's, except for what no RPC asks for."""
+    return type(operation).__name__
+
+
+def pack_operation(
+    operation: Operation, facts: Facts, partition: int, tree: int, whereabouts: int
+) -> list[Any]:
+    """The list for one operation. `partition`, `tree` and `whereabouts` are indexes into the call's keys."""
+    key = getattr(operation, "key", "")
+    own = _PACKERS[type(operation)](operation, facts)
+    if isinstance(operation, op.CreateAccount):
+        own.append(whereabouts)
+    if not key:
+        return [
+            CODES[type(operation)],
+            partition,
+            tree,
+            operation.tenant,
+            "",
+            "",
+            0,
+            1,
+            0,
+            _context(operation, facts, b"", own),
+            *own,
+        ]
+    print_of = fingerprint(operation)
+    return [
+        CODES[type(operation)],
+        partition,
+        tree,
+        operation.tenant,
+        key_digest(operation.tenant, method_of(operation), key),
+        print_of,
+        key_time_ms(key),
+        int(facts.checked),
+        int(type(operation) in PROTECTED),
+        _context(operation, facts, print_of, own),
+        *own,
+    ]
+
+
+def _context(operation: Operation, facts: Facts, print_of: bytes, own: list[Any]) -> bytes:
+    """See `domain.entry.Context`."""
+    caller = facts.caller
+    feature = getattr(operation, "feature", "") or (facts.token.feature if facts.token else "")
+    reason = getattr(operation, "reason", "") or getattr(operation, "reason_code", "")
+    packed = msgpack.packb(
+        [
+            method_of(operation),
+            getattr(operation, "key", ""),
+            print_of,
+            feature,
+            dict(getattr(operation, "labels", None) or {}),
+            caller.subject,
+            caller.trace_id,
+            caller.span_id,
+            reason,
+            _detail(operation, facts, own),
+        ]
+    )
+    assert isinstance(packed, bytes)
+    return packed
+
+
+def _detail(operation: Operation, facts: Facts, own: list[Any]) -> dict[str, Any]:
+    """What the kind needs to be rebuilt from the ledger alone."""
+    if isinstance(operation, op.Grant):
+        terms = _plain(operation.terms)
+        return {**terms, "grant_id": own[1].hex(), "issuer": facts.caller.subject}
+    if isinstance(operation, op.CreateAccount | op.UpdateAccount):
+        terms = _plain(facts.terms or operation.terms)
+        return {
+            **terms,
+            "root": facts.root,
+            "version": facts.version + 1,
+            "created_at_ms": facts.created_ms,
+        }
+    if isinstance(operation, op.Refund) and facts.refund:
+        return {"goodwill": _new_grants(facts.refund, facts.caller.subject)}
+    return {}
+
+
+def _new_grants(plan: RefundPlan, issuer: str) -> list[dict[str, Any]]:
+    """Every grant that a refund may make: what stands for an expired one lives for the goodwill's time."""
+    made = {}
+    for part in plan.parts:
+        ttl_ms = 0 if part.source in _SOURCES else plan.goodwill_ttl_ms
+        made[part.new_grant_id] = {
+            "grant_id": part.new_grant_id,
+            "credit_type": part.credit_type,
+            "ttl_ms": ttl_ms,
+            "issuer": issuer,
+        }
+    return list(made.values())
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as maps, all the way down."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def new_grant_id() -> bytes:
+    """A UUIDv7: grants that tie in burn order burn in the order in which they were given."""
+    stamp = (time.time_ns() // 1_000_000).to_bytes(6, "big")
+    tail = bytearray(os.urandom(10))
+    tail[0] = 0x70 | tail[0] & 0x0F
+    tail[2] = 0x80 | tail[2] & 0x3F
+    return stamp + bytes(tail)
+
+
+def _reserve(operation: op.Reserve, facts: Facts) -> list[Any]:
+    lines = [[line.credit_type, line.amount, line.minimum] for line in operation.lines]
+    return [
+        operation.account,
+        facts.mode,
+        operation.fit,
+        operation.ttl_ms,
+        os.urandom(16),
+        operation.feature,
+        lines,
+    ]
+
+
+def _burn(operation: op.Burn, facts: Facts) -> list[Any]:
+    lines = [[line.credit_type, line.amount, line.minimum] for line in operation.lines]
+    return [operation.account, facts.mode, operation.fit, 0, b"", operation.feature, lines]
+
+
+def _hold(facts: Facts) -> bytes:
+    assert facts.token is not None
+    return facts.token.hold
+
+
+def _commit(operation: op.Commit, facts: Facts) -> list[Any]:
+    lines = [
+        [line.credit_type, -1 if line.amount is None else line.amount] for line in operation.lines
+    ]
+    return [_hold(facts), int(operation.final), operation.ttl_ms, operation.overage, lines]
+
+
+def _release(operation: op.Release, facts: Facts) -> list[Any]:
+    return [_hold(facts)]
+
+
+def _extend(operation: op.Extend, facts: Facts) -> list[Any]:
+    return [_hold(facts), operation.ttl_ms]
+
+
+def _refund(operation: op.Refund, facts: Facts) -> list[Any]:
+    plan = facts.refund
+    assert plan is not None
+    parts = [
+        [
+            part.account,
+            part.credit_type,
+            _SOURCES.get(part.source) or bytes.fromhex(part.source),
+            part.amount,
+            part.priority,
+            part.expires_ms,
+            part.paid,
+            part.effective_ms,
+            int(part.revoked),
+            bytes.fromhex(part.new_grant_id),
+        ]
+        for part in plan.parts
+    ]
+    return [plan.account, plan.as_of_seq, plan.refund_of, plan.goodwill_ttl_ms, parts]
+
+
+def _balance(operation: op.GetBalance, facts: Facts) -> list[Any]:
+    return [operation.account]
+
+
+def _account(account: str, terms: op.AccountTerms) -> list[Any]:
+    limits = [_limit(limit) for limit in terms.limits]
+    offsets = [list(pair) for pair in offsets_of(terms.zone)]
+    unread = [terms.display_name, terms.zone, dict(terms.labels)]
+    packed = msgpack.packb(unread) if any(unread) else ""
+    overdraft = dict(terms.overdraft_limits)
+    return [
+        account,
+        terms.parent,
+        terms.status,
+        overdraft,
+        limits,
+        offsets,
+        packed,
+        pack_terms(terms),
+    ]
+
+
+def pack_terms(terms: op.AccountTerms) -> bytes:
+    """All terms of an account, as the answer repeats them."""
+    limits = [_limit(limit)[:9] for limit in terms.limits]
+    fields = [
+        terms.parent,
+        terms.status,
+        dict(terms.overdraft_limits),
+        limits,
+        terms.display_name,
+        terms.zone,
+    ]
+    packed = msgpack.packb([*fields, dict(terms.labels)])
+    assert isinstance(packed, bytes)
+    return packed
+
+
+def _limit(limit: op.Limit) -> list[Any]:
+    return [
+        limit.limit_id,
+        limit.unit,
+        limit.window,
+        limit.maximum,
+        limit.enforcement,
+        limit.window_ms,
+        limit.credit_type,
+        limit.feature,
+        list(limit.warn_percents),
+        [],
+        0,
+        0,
+    ]
+
+
+def _create_account(operation: op.CreateAccount, facts: Facts) -> list[Any]:
+    return _account(operation.account, operation.terms)
+
+
+def _update_account(operation: op.UpdateAccount, facts: Facts) -> list[Any]:
+    assert facts.terms is not None
+    return [*_account(operation.account, facts.terms), facts.version]
+
+
+def _grant(operation: op.Grant, facts: Facts) -> list[Any]:
+    terms = operation.terms
+    return [
+        operation.account,
+        new_grant_id(),
+        terms.credit_type,
+        terms.amount,
+        terms.priority,
+        terms.effective_at_ms,
+        terms.expires_at_ms,
+        int(terms.cost_amount > 0),
+        int(terms.repay_debt),
+    ]
+
+
+def _revoke(operation: op.Revoke, facts: Facts) -> list[Any]:
+    return [operation.account, bytes.fromhex(operation.grant_id)]
+
+
+def _book_unenforced(operation: op.BookUnenforced, facts: Facts) -> list[Any]:
+    return [operation.account, [[line.credit_type, line.amount] for line in operation.lines]]
+
+
+def _expire_due(operation: op.ExpireDue, facts: Facts) -> list[Any]:
+    return [operation.root]
+
+
+_PACKERS: Mapping[type[Operation], Any] = {
+    op.Reserve: _reserve,
+    op.Commit: _commit,
+    op.Release: _release,
+    op.Extend: _extend,
+    op.Burn: _burn,
+    op.Refund: _refund,
+    op.GetBalance: _balance,
+    op.CreateAccount: _create_account,
+    op.UpdateAccount: _update_account,
+    op.Grant: _grant,
+    op.Revoke: _revoke,
+    op.BookUnenforced: _book_unenforced,
+    op.ExpireDue: _expire_due,
+}

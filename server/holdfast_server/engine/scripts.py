@@ -1,0 +1,86 @@
+"""The Lua scripts: read from package data, flattened, named by their SHA-1.
+
+A line `--- @include name` is replaced by `lua/lib/name.lua` or `lua/operations/name.lua`. Each included
+file becomes a block of its own, so that its locals stay its own, except `layout` and `clock`, whose
+names all others use. `clock` stands for the store's own clock; only a test build takes the time as
+an argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from importlib import resources
+
+_INCLUDE = re.compile(r"^--- @include (\w+)$", re.MULTILINE)
+
+#: Included without a block, because every later file uses their names.
+_SHARED = frozenset({"layout", "clock"})
+
+
+class Clock(Enum):
+    """Whose clock a build of the scripts uses."""
+
+    STORE = "clock_store"
+    ARGUMENT = "clock_argument"
+
+
+_TOKEN = re.compile(r"--[^\n]*|\"[^\"\n]*\"|[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A flattened script."""
+
+    name: str
+    text: str
+
+    @property
+    def sha(self) -> str:
+        """What EVALSHA calls it by; also the version that is logged at start."""
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+@cache
+def load(name: str, clock: Clock = Clock.STORE) -> Script:
+    """The script of that name. Raises `FileNotFoundError` for an unknown name or include."""
+    text = _INCLUDE.sub(lambda match: _included(match[1], clock), _read(f"{name}.lua"))
+    return Script(name, _TOKEN.sub(_inlined, text))
+
+
+@cache
+def constants() -> dict[str, str]:
+    """Every name of `lib/constants.lua` with its value as Lua writes it."""
+    found: dict[str, str] = {}
+    for line in _read("lib/constants.lua").replace("=\n ", "=").splitlines():
+        if line.startswith("local "):
+            names, values = line.removeprefix("local ").split("=")
+            pairs = zip(names.split(","), values.split(","), strict=True)
+            found.update({name.strip(): value.strip() for name, value in pairs})
+    return found
+
+
+def _inlined(match: re.Match[str]) -> str:
+    """The value of a constant's name; comments, strings and other names stay as they are."""
+    return constants().get(match[0], match[0])
+
+
+def _included(name: str, clock: Clock) -> str:
+    file = clock.value if name == "clock" else name
+    text = _read_first(f"lib/{file}.lua", f"operations/{file}.lua")
+    return text if name in _SHARED else f"do\n{text}end\n"
+
+
+def _read_first(*paths: str) -> str:
+    for path in paths:
+        file = resources.files("holdfast_server.engine.lua").joinpath(path)
+        if file.is_file():
+            return file.read_text()
+    raise FileNotFoundError(paths[0])
+
+
+def _read(path: str) -> str:
+    return _read_first(path)

@@ -1,0 +1,68 @@
+"""Waits until the ledger has an entry: what Durability.LEDGER means.
+
+The flusher publishes, per partition, the last sequence number that Postgres has committed. One task
+asks for the partitions somebody waits for, and only while somebody does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.store import Store
+from holdfast_server.errors import HoldfastError
+
+#: How often the watermarks are asked for while somebody waits.
+POLL_INTERVAL_S = 0.005
+#: How long to wait after the store did not answer.
+STORE_AWAY_INTERVAL_S = 0.25
+
+Waiter = tuple[int, "asyncio.Future[bool]"]
+
+
+class Watermarks:
+    """Knows how far the ledger is, for those who wait for it."""
+
+    def __init__(self, store: Store, keys: Keys, epoch: int) -> None:
+        self._store, self._keys, self._epoch = store, keys, epoch
+        self._waiters: defaultdict[int, list[Waiter]] = defaultdict(list)
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self, partition: int, seq: int, timeout_s: float) -> bool:
+        """Whether the ledger had the entry within the time."""
+        reached: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiters[partition].append((seq, reached))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._poll())
+        try:
+            return await asyncio.wait_for(reached, timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            self._forget(partition, reached)
+
+    def _forget(self, partition: int, reached: asyncio.Future[bool]) -> None:
+        left = [waiter for waiter in self._waiters[partition] if waiter[1] is not reached]
+        if left:
+            self._waiters[partition] = left
+        else:
+            del self._waiters[partition]
+
+    async def _poll(self) -> None:
+        while self._waiters:
+            partitions = list(self._waiters)
+            try:
+                await self._look(partitions)
+                await asyncio.sleep(POLL_INTERVAL_S)
+            except HoldfastError:
+                await asyncio.sleep(STORE_AWAY_INTERVAL_S)
+
+    async def _look(self, partitions: list[int]) -> None:
+        commands = [("GET", self._keys.flushed(partition, self._epoch)) for partition in partitions]
+        answers = await self._store.read_all(commands)
+        for partition, answer in zip(partitions, answers, strict=True):
+            flushed = int(answer or 0)
+            for seq, reached in self._waiters.get(partition, ()):
+                if seq <= flushed and not reached.done():
+                    reached.set_result(True)

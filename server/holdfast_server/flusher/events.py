@@ -1,0 +1,39 @@
+"""What the flusher tells others about its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from holdfast_server.ledger.prepare import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class FlushedBatch:
+    """What was recorded at once. `lag_ms` is the age of the oldest entry, by this host's clock."""
+
+    entries: int
+    partitions: int
+    lag_ms: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """A partition that cannot go on: an alarm that a person has to look at."""
+
+    partition: int
+    epoch: int
+    seq: int
+    fault: Fault
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlusherHooks:
+    """Who hears what. None of these may block or fail."""
+
+    #: Partition, epoch and sequence number up to which the ledger is complete.
+    on_flushed: Callable[[int, int, int], None] = lambda partition, epoch, seq: None
+    on_batch: Callable[[FlushedBatch], None] = lambda batch: None
+    on_halted: Callable[[Halt], None] = lambda halt: None

@@ -1,0 +1,187 @@
+"""The flusher's loop: read the outbox, append to the ledger, publish how far it is, trim.
+
+Each entry reaches the ledger exactly once, since the place from which to continue is committed with
+the entries. Nothing is ever skipped: a partition whose next entry cannot be recorded halts there,
+with the entry's bytes in quarantine and an alarm, while the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from holdfast_server import failpoint
+from holdfast_server.engine.outbox import Outbox
+from holdfast_server.errors import HoldfastError
+from holdfast_server.flusher import history
+from holdfast_server.flusher.events import FlusherHooks, Halt
+from holdfast_server.flusher.progress import Progress
+from holdfast_server.flusher.reader import Work, read_ahead
+from holdfast_server.flusher.recorder import Recorder
+from holdfast_server.flusher.retention import Retention
+from holdfast_server.ledger.append import Appender, CursorsMoved
+
+#: Entries in one transaction. More save little and make the others wait longer.
+BATCH_ENTRIES_MAX: Final = 2_000
+#: Milliseconds that one read waits for entries; also how soon `stop` is heeded at the latest.
+READ_WAIT_MS: Final = 250
+#: Seconds between two looks whether the place of a flusher has become free.
+STANDBY_SECONDS: Final = 1.0
+#: Seconds before the first retry, and at most, while a store is away.
+RETRY_SECONDS_MIN: Final = 0.05
+RETRY_SECONDS_MAX: Final = 5.0
+#: Seconds between two rounds of housekeeping, which trims the outbox.
+HOUSEKEEPING_SECONDS: Final = 1.0
+#: Seconds between two looks at whether the hot store still has the history that was flushed.
+HISTORY_SECONDS: Final = 10.0
+#: Seconds after which halted partitions are tried again: what was wrong may have been repaired.
+HALTED_SECONDS: Final = 30.0
+#: Seconds between two calls that make the ledger's tables ahead of time.
+TABLES_SECONDS: Final = 3_600.0
+
+_log = logging.getLogger(__name__)
+
+
+class Flusher:
+    """Flushes every partition. Any number may run: one works, the others stand by."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        appender: Appender,
+        *,
+        hooks: FlusherHooks | None = None,
+        batch_entries_max: int = BATCH_ENTRIES_MAX,
+        retain_ms: int = 0,
+    ) -> None:
+        """`retain_ms` is how long flushed entries stay in the outbox.
+
+        Give it at least the time that a fail-over of Postgres may lose: they are sent again then.
+        """
+        self._outbox = outbox
+        self._appender = appender
+        self._batch_entries_max = batch_entries_max
+        self._progress = Progress()
+        self._retention = Retention(retain_ms)
+        self._recorder = Recorder(
+            appender, outbox, self._progress, self._retention, hooks or FlusherHooks()
+        )
+        self._stopping = asyncio.Event()
+        self._writing: asyncio.Task[bool] | None = None
+        self._due: dict[str, float] = {}
+
+    @property
+    def halted(self) -> Mapping[int, Halt]:
+        """The partitions that cannot go on, and why."""
+        return dict(self._progress.halted)
+
+    def stop(self) -> None:
+        """Asks `run` to return once the batch under way is recorded and published."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Flushes until `stop`. Stores that are away are waited for, without end."""
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                if not await self._appender.lead():
+                    await self._pause(STANDBY_SECONDS)
+                    continue
+                await self._begin()
+                failures = 0
+                await self._flush()
+            except CursorsMoved as moved:
+                _log.warning("reading the cursors again: %s", moved)
+            except HoldfastError as error:
+                _log.warning("flushing waits: %s", error)
+                await self._pause(_retry_seconds(failures))
+                failures += 1
+        await self._appender.close()
+
+    async def _begin(self) -> None:
+        """Starts from what the ledger says, as after every error: nothing is known by heart."""
+        self._progress.load(await self._appender.cursors())
+        self._due.clear()
+        await self._housekeep()
+        await self._recorder.publish(self._progress.positions(self._progress.recorded))
+
+    async def _flush(self) -> None:
+        """Reads and prepares one batch while the one before is written."""
+        try:
+            while not self._stopping.is_set():
+                await self._housekeep()
+                work = await self._read()
+                if await self._written() and work:
+                    self._writing = asyncio.create_task(self._recorder.record(work))
+        finally:
+            await self._finish()
+
+    async def _read(self) -> Work:
+        if not self._progress.positions(self._progress.ahead):
+            await self._pause(HOUSEKEEPING_SECONDS)
+        count = self._batch_entries_max
+        work = await read_ahead(self._outbox, self._progress, count, READ_WAIT_MS)
+        if work:
+            failpoint.hit("flusher.after_read")
+        return work
+
+    async def _written(self) -> bool:
+        """Waits for the batch being written. False where what was read behind it does not follow."""
+        writing, self._writing = self._writing, None
+        if writing is None or await writing:
+            return True
+        self._progress.retreat()
+        return False
+
+    async def _finish(self) -> None:
+        """Lets the batch being written end, whatever else has failed meanwhile."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await asyncio.wait([writing])
+            if error := writing.exception():
+                _log.warning("the last batch was not recorded: %s", error)
+
+    async def _housekeep(self) -> None:
+        if not self._is_due("housekeeping", HOUSEKEEPING_SECONDS):
+            return
+        if not await self._written():
+            return
+        if self._is_due("tables", TABLES_SECONDS):
+            await self._appender.ensure_partitions()
+        if self._is_due("halted", HALTED_SECONDS) and self._progress.halted:
+            self._progress.halted.clear()
+            self._due.pop("history", None)
+        if self._is_due("history", HISTORY_SECONDS):
+            await self._check_history()
+        await self._outbox.trim(self._retention.due(time.monotonic() * 1000))
+        failpoint.hit("flusher.after_trim")
+
+    async def _check_history(self) -> None:
+        progress = self._progress
+        states = await self._outbox.states(progress.positions(progress.recorded))
+        for partition, state in states.items():
+            if obstacle := history.obstacle(progress.recorded[partition], state):
+                await self._recorder.halt(obstacle)
+
+    def _is_due(self, task: str, seconds: float) -> bool:
+        now = time.monotonic()
+        if now < self._due.get(task, 0.0):
+            return False
+        self._due[task] = now + seconds
+        return True
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits, but not when the flusher shall stop."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def _retry_seconds(failures: int) -> float:
+    """Doubles up to a maximum, half of it by chance: many flushers do not come back at once."""
+    longest = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * (1 << min(failures, 16)))
+    return longest * random.uniform(0.5, 1.0)

@@ -1,0 +1,60 @@
+"""Reads the outbox ahead of what is recorded, and makes what it finds ready for the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from holdfast_server.domain.packed import PackedEntry
+from holdfast_server.engine.outbox import Outbox
+from holdfast_server.flusher.batch import Readable, readable
+from holdfast_server.flusher.obstacle import Obstacle
+from holdfast_server.flusher.progress import Progress
+from holdfast_server.ledger.prepare import EntriesRefused, Prepared, prepare
+
+
+@dataclass(slots=True)
+class Work:
+    """What one read found."""
+
+    #: Of each partition that has some, in the order of `prepared`.
+    entries: list[Sequence[PackedEntry]] = field(default_factory=list)
+    prepared: list[Prepared] = field(default_factory=list)
+    obstacles: list[Obstacle] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.obstacles)
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether all of it could be made ready."""
+        return len(self.entries) == len(self.prepared)
+
+
+async def read_ahead(outbox: Outbox, progress: Progress, count: int, wait_ms: int) -> Work:
+    """The next work, up to `count` entries; none where none come within `wait_ms`."""
+    work = Work()
+    found = await outbox.read(progress.positions(progress.ahead), count, wait_ms)
+    for partition, group in groupby(found, key=lambda each: each.partition):
+        cursor, anchor = progress.ahead[partition], progress.anchors.get(partition)
+        _add(work, progress, readable(cursor, anchor, group))
+        # The batch that is being written meanwhile can take its next step.
+        await asyncio.sleep(0)
+    return work
+
+
+def _add(work: Work, progress: Progress, found: Readable) -> None:
+    if found.obstacle:
+        work.obstacles.append(found.obstacle)
+    if not found.entries:
+        return
+    work.entries.append(found.entries)
+    last = found.entries[-1]
+    try:
+        prepared = prepare(progress.ahead[last.partition], found.entries)
+    except EntriesRefused:
+        return
+    work.prepared.append(prepared)
+    progress.advance(prepared, last.raw)

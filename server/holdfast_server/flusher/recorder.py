@@ -1,0 +1,131 @@
+"""Brings work to the ledger, says how far it is, and halts what cannot go on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from holdfast_server import failpoint
+from holdfast_server.domain.packed import PackedEntry
+from holdfast_server.engine.outbox import Outbox, OutboxEntry, Positions
+from holdfast_server.flusher.batch import halves
+from holdfast_server.flusher.events import FlushedBatch, FlusherHooks, Halt
+from holdfast_server.flusher.obstacle import Obstacle
+from holdfast_server.flusher.progress import Progress
+from holdfast_server.flusher.reader import Work
+from holdfast_server.flusher.retention import Retention
+from holdfast_server.ledger.append import Appender, QuarantinedEntry
+from holdfast_server.ledger.prepare import EntriesRefused, PartitionCursor, prepare
+
+_log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes. One call at a time: it has the appender's one connection to itself."""
+
+    def __init__(
+        self,
+        appender: Appender,
+        outbox: Outbox,
+        progress: Progress,
+        retention: Retention,
+        hooks: FlusherHooks,
+    ) -> None:
+        self._appender = appender
+        self._outbox = outbox
+        self._progress = progress
+        self._retention = retention
+        self._hooks = hooks
+
+    async def record(self, work: Work) -> bool:
+        """Records and publishes what can be. False where that was not all: nothing may follow."""
+        before = dict(self._progress.recorded)
+        started = time.monotonic()
+        complete = await self._append(work)
+        for obstacle in work.obstacles:
+            await self.halt(obstacle)
+        moved = [
+            cursor
+            for partition, cursor in self._progress.recorded.items()
+            if cursor is not before[partition]
+        ]
+        await self.publish({cursor.partition: (cursor.epoch, cursor.seq) for cursor in moved})
+        self._report(work, before, moved, time.monotonic() - started)
+        return complete
+
+    async def halt(self, obstacle: Obstacle) -> None:
+        """Stops a partition at an obstacle: evidence is kept, and somebody hears of it."""
+        raw = obstacle.raw
+        if raw.partition in self._progress.halted:
+            return
+        halt = Halt(raw.partition, raw.epoch, raw.seq, obstacle.fault, obstacle.explanation)
+        self._progress.halted[raw.partition] = halt
+        _log.error("partition %d halts at %d: %s", raw.partition, raw.seq, obstacle.explanation)
+        self._hooks.on_halted(halt)
+        await self._appender.quarantine(
+            QuarantinedEntry(
+                partition=raw.partition,
+                epoch=raw.epoch,
+                seq=raw.seq,
+                raw=raw.raw,
+                fault=obstacle.fault.value,
+                explanation=obstacle.explanation,
+            )
+        )
+
+    async def publish(self, positions: Positions) -> None:
+        """Says how far the ledger is, only ever after it is."""
+        await self._outbox.publish_flushed(positions)
+        failpoint.hit("flusher.after_publish")
+        self._retention.flushed(positions)
+        for partition, (epoch, seq) in positions.items():
+            self._hooks.on_flushed(partition, epoch, seq)
+
+    async def _append(self, work: Work) -> bool:
+        if work.is_prepared:
+            try:
+                await self._appender.append(work.prepared)
+            except EntriesRefused as refusal:
+                _log.warning("a batch was refused, looking for the entry at fault: %s", refusal)
+            else:
+                self._progress.record(work.prepared)
+                return not work.obstacles
+        await self._append_by_halves(work.entries)
+        return False
+
+    async def _append_by_halves(self, partitions: Sequence[Sequence[PackedEntry]]) -> None:
+        """Appends what it can: parts that are refused are halved, down to the entry at fault."""
+        wanted = [each for each in partitions if each[0].partition not in self._progress.halted]
+        if not wanted:
+            return
+        try:
+            recorded = self._progress.recorded
+            prepared = [prepare(recorded[each[0].partition], each) for each in wanted]
+            await self._appender.append(prepared)
+        except EntriesRefused as refusal:
+            if sum(map(len, wanted)) == 1:
+                await self.halt(_obstacle(wanted[0][0], refusal))
+                return
+            for half in halves(wanted):
+                await self._append_by_halves(half)
+        else:
+            self._progress.record(prepared)
+
+    def _report(
+        self,
+        work: Work,
+        before: Mapping[int, PartitionCursor],
+        moved: Sequence[PartitionCursor],
+        seconds: float,
+    ) -> None:
+        if moved:
+            entries = sum(cursor.seq - before[cursor.partition].seq for cursor in moved)
+            oldest_ms = min(found[0].event_ms for found in work.entries)
+            lag_ms = max(0, time.time_ns() // 1_000_000 - oldest_ms)
+            self._hooks.on_batch(FlushedBatch(entries, len(moved), lag_ms, seconds))
+
+
+def _obstacle(packed: PackedEntry, refusal: EntriesRefused) -> Obstacle:
+    found = OutboxEntry(packed.partition, packed.epoch, packed.seq, packed.raw)
+    return Obstacle(found, refusal.fault, refusal.explanation)

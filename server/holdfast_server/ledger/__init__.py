@@ -1,0 +1,1 @@
+"""The ledger: what Postgres remembers. The only package that speaks to Postgres."""

@@ -1,0 +1,160 @@
+"""Connections to Postgres: pools, roles, and where the driver's errors become ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, LiteralString
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor, IsolationLevel
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.ledger.sql import QUERIES
+
+#: Seconds to wait for a connection to be made.
+CONNECT_SECONDS_MAX: Final = 3
+#: Milliseconds after which unacknowledged data declares a connection dead.
+TCP_TIMEOUT_MS: Final = 10_000
+#: Seconds that a caller waits for a free connection of the pool.
+POOL_WAIT_SECONDS_MAX: Final = 2.0
+#: Callers that may wait for a connection at once; more are refused at once.
+POOL_WAITING_MAX: Final = 1_000
+#: Connections for changes of configuration: rare, and serialised by the database anyway.
+CONTROL_CONNECTIONS_MAX: Final = 2
+#: Milliseconds that one read may take; verification and export are exempt.
+READ_MS_MAX: Final = 5_000
+#: Sees the rows of every tenant.
+EVERY_TENANT: Final = "*"
+
+READER_ROLE: Final = "holdfast_reader"
+CONTROL_ROLE: Final = "holdfast_control"
+FLUSHER_ROLE: Final = "holdfast_flusher"
+
+_log = logging.getLogger(__name__)
+
+Connection = AsyncConnection[DictRow]
+Cursor = AsyncCursor[DictRow]
+Pool = AsyncConnectionPool[Connection]
+
+
+def connection_text(url: str, application: str) -> str:
+    """The connection string with our timeouts, which a value in the URL takes precedence over."""
+    defaults: dict[str, str | int] = {
+        "connect_timeout": CONNECT_SECONDS_MAX,
+        "tcp_user_timeout": TCP_TIMEOUT_MS,
+        "application_name": f"holdfast {application}",
+    }
+    given = psycopg.conninfo.conninfo_to_dict(url)
+    return make_conninfo(
+        url, **{name: value for name, value in defaults.items() if name not in given}
+    )
+
+
+async def step_down(connection: Connection, role: str) -> None:
+    """Gives up all privileges but those of `role`, where the role exists and may be taken."""
+    await connection.execute(QUERIES["step_down"], {"role": role})
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns errors of the driver into ours. Its texts go to the log, never to a caller."""
+    try:
+        yield
+    except (psycopg.OperationalError, PoolTimeout, PoolClosed, TooManyRequests) as error:
+        _log.warning("ledger unavailable: %s", error)
+        raise HoldfastError(
+            Reason.LEDGER_UNAVAILABLE, "The ledger cannot be reached; retry later."
+        ) from error
+    except psycopg.Error as error:
+        _log.error("the ledger refused a statement", exc_info=error)
+        raise HoldfastError(Reason.INTERNAL, "The ledger refused a statement.") from error
+
+
+class Database:
+    """Two pools of connections: one that can only read, and one that can change configuration."""
+
+    def __init__(self, readers: Pool, controls: Pool) -> None:
+        self._readers = readers
+        self._controls = controls
+
+    @asynccontextmanager
+    async def reading(self, tenant: str, *, limit_ms: int = READ_MS_MAX) -> AsyncIterator[Cursor]:
+        """One REPEATABLE READ, READ ONLY transaction that sees only the rows of `tenant`.
+
+        All that is read in it belongs to one instant. Raises LEDGER_UNAVAILABLE.
+        """
+        with translated():
+            async with self._readers.connection() as connection, connection.cursor() as cursor:
+                await cursor.execute(
+                    QUERIES["begin_reading"], {"tenant": tenant, "limit": str(limit_ms)}
+                )
+                yield cursor
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[Cursor]:
+        """One transaction that may change configuration; committed unless an error leaves it."""
+        with translated():
+            async with self._controls.connection() as connection, connection.cursor() as cursor:
+                yield cursor
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._readers.close()
+        await self._controls.close()
+
+
+async def open_pools(url: str, readers_max: int) -> tuple[Pool, Pool]:
+    """The pools of a `Database`. Connections are made when needed, so Postgres may be away."""
+    readers = _pool(url, "reader", readers_max, _prepare_reader)
+    controls = _pool(url, "control", CONTROL_CONNECTIONS_MAX, _prepare_control)
+    await readers.open()
+    await controls.open()
+    return readers, controls
+
+
+def _pool(
+    url: str, name: str, size: int, configure: Callable[[Connection], Awaitable[None]]
+) -> Pool:
+    return AsyncConnectionPool(
+        connection_text(url, name),
+        connection_class=AsyncConnection[DictRow],
+        kwargs={"row_factory": dict_row},
+        min_size=0,
+        max_size=size,
+        timeout=POOL_WAIT_SECONDS_MAX,
+        max_waiting=POOL_WAITING_MAX,
+        configure=configure,
+        # A connection that died while idle is replaced instead of failing the next caller.
+        check=AsyncConnectionPool.check_connection,
+        name=f"holdfast {name}",
+        open=False,
+    )
+
+
+async def _prepare_reader(connection: Connection) -> None:
+    await step_down(connection, READER_ROLE)
+    await connection.commit()
+    await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+    await connection.set_read_only(True)
+
+
+async def _prepare_control(connection: Connection) -> None:
+    await step_down(connection, CONTROL_ROLE)
+    await connection.commit()
+
+
+async def fetch_all(cursor: Cursor, query: LiteralString, **parameters: object) -> list[DictRow]:
+    """Every row of a query."""
+    await cursor.execute(query, parameters)
+    return await cursor.fetchall()
+
+
+async def fetch_one(cursor: Cursor, query: LiteralString, **parameters: object) -> DictRow | None:
+    """The first row of a query, or None."""
+    await cursor.execute(query, parameters)
+    return await cursor.fetchone()

@@ -1,0 +1,52 @@
+"""Reading grants: their terms, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from holdfast_server.ledger import rows
+from holdfast_server.ledger.database import Cursor, Database, fetch_all
+from holdfast_server.ledger.records import GrantPlace, RecordedGrant
+from holdfast_server.ledger.sql import QUERIES
+
+
+class Grants(Database):
+    """The grants that the ledger knows."""
+
+    async def list_grants(
+        self,
+        tenant: str,
+        account: str,
+        *,
+        credit_type: str | None = None,
+        limit: int,
+        before: GrantPlace | None = None,
+    ) -> list[RecordedGrant]:
+        """A page of an account's grants, spent ones included, newest first.
+
+        `before` is the `place` of the last grant of the page before. The figures are sums over the
+        entries of the account.
+        """
+        before_ms, before_id = before or (None, None)
+        async with self.reading(tenant) as cursor:
+            found = await fetch_all(
+                cursor,
+                QUERIES["list_grants"],
+                tenant=tenant,
+                account=account,
+                credit_type=credit_type,
+                before_ms=before_ms,
+                before_id=before_id,
+                limit=limit,
+            )
+        return [rows.recorded_grant(row) for row in found]
+
+
+async def grants_by_id(
+    cursor: Cursor, tenant: str, grant_ids: Collection[str]
+) -> Mapping[str, RecordedGrant]:
+    """Grants by their id, inside a transaction that is already open."""
+    found = await fetch_all(
+        cursor, QUERIES["grants_by_id"], tenant=tenant, grant_ids=list(grant_ids)
+    )
+    return {grant.grant_id: grant for grant in map(rows.recorded_grant, found)}

@@ -1,0 +1,111 @@
+"""What the ledger protects against repetition: operations, ends of holds, refunds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from holdfast_server.domain.entry import Entry, EntryKind, parse_transaction_id
+from holdfast_server.domain.reply import HoldState
+from holdfast_server.ledger import rows
+from holdfast_server.ledger.database import Cursor, Database, fetch_all, fetch_one
+from holdfast_server.ledger.entries import hold_entries, transaction_entries
+from holdfast_server.ledger.grants import grants_by_id
+from holdfast_server.ledger.records import (
+    BurnedTransaction,
+    RecordedEntry,
+    RecordedHold,
+    RecordedOperation,
+)
+from holdfast_server.ledger.sql import QUERIES
+
+#: The kinds that consume credits.
+BURNING_KINDS: Final = frozenset(
+    {EntryKind.COMMIT, EntryKind.BURN, EntryKind.OVERAGE, EntryKind.LATE_COMMIT}
+)
+#: REFUND entries of one transaction that are read.
+REFUND_ENTRIES_MAX: Final = 10_000
+
+
+class Operations(Database):
+    """What was applied once and must not be applied again."""
+
+    async def find_operation(self, tenant: str, method: str, key: str) -> RecordedOperation | None:
+        """What was answered under an idempotency key, or None."""
+        async with self.reading(tenant) as cursor:
+            row = await fetch_one(
+                cursor, QUERIES["find_operation"], tenant=tenant, method=method, key=key
+            )
+        return RecordedOperation(**row) if row else None
+
+    async def find_hold(self, tenant: str, hold: str) -> RecordedHold | None:
+        """What became of a hold (32 hexadecimal digits), or None where it is unknown."""
+        async with self.reading(tenant) as cursor:
+            entries = await hold_entries(cursor, tenant, hold)
+        return _hold(entries) if entries else None
+
+    async def burned_by(self, tenant: str, transaction_id: str) -> BurnedTransaction | None:
+        """What a Commit or Burn consumed and what was given back; None where it burned nothing."""
+        place = parse_transaction_id(transaction_id)
+        if place is None:
+            return None
+        async with self.reading(tenant) as cursor:
+            entries = await transaction_entries(cursor, tenant, *place)
+            burns = tuple(found for found in entries if found.entry.kind in BURNING_KINDS)
+            if not burns:
+                return None
+            return await _burned(cursor, tenant, transaction_id, burns)
+
+    async def flushed(self, partitions: Iterable[int] | None = None) -> dict[int, tuple[int, int]]:
+        """Epoch and last recorded sequence number of each partition; None means all."""
+        wanted = None if partitions is None else list(partitions)
+        async with self.reading("") as cursor:
+            found = await fetch_all(cursor, QUERIES["flushed"], partitions=wanted)
+        return {row["partition"]: (row["epoch"], row["last_seq"]) for row in found}
+
+
+async def _burned(
+    cursor: Cursor, tenant: str, transaction_id: str, burns: tuple[RecordedEntry, ...]
+) -> BurnedTransaction:
+    refunds = await fetch_all(
+        cursor,
+        QUERIES["refunds_of"],
+        tenant=tenant,
+        refund_of=transaction_id,
+        limit=REFUND_ENTRIES_MAX,
+    )
+    given_back = tuple(rows.recorded_entry(row) for row in refunds)
+    first = burns[0].entry
+    as_of = await fetch_all(cursor, QUERIES["flushed"], partitions=[first.partition])
+    grant_ids = {grant.grant_id for found in burns + given_back for grant in found.entry.grants}
+    return BurnedTransaction(
+        account=first.actor,
+        burns=burns,
+        refunds=given_back,
+        grants=await grants_by_id(cursor, tenant, grant_ids),
+        partition=first.partition,
+        epoch=as_of[0]["epoch"],
+        as_of_seq=as_of[0]["last_seq"],
+    )
+
+
+def _hold(found: Sequence[RecordedEntry]) -> RecordedHold:
+    entries = [recorded.entry for recorded in found]
+    end = next((entry for entry in entries if entry.ends_hold), None)
+    return RecordedHold(
+        account=entries[0].actor,
+        state=(end.ends_hold if end else None) or HoldState.OPEN,
+        ended_by=end.transaction_id if end else "",
+        late=any(entry.kind is EntryKind.LATE_COMMIT for entry in entries),
+        burned=_burned_per_credit_type(entries),
+        entries=tuple(found),
+    )
+
+
+def _burned_per_credit_type(entries: Iterable[Entry]) -> Counter[str]:
+    burned: Counter[str] = Counter()
+    for entry in entries:
+        if entry.kind in BURNING_KINDS:
+            burned[entry.credit_type] += entry.delta.burned
+    return burned

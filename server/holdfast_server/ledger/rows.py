@@ -1,0 +1,169 @@
+"""Rows of the ledger as domain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from holdfast_server.domain.entry import Context, Entry, EntryKind, GrantPosting, transaction_id
+from holdfast_server.domain.operation import (
+    AccountStatus,
+    AccountTerms,
+    GrantSource,
+    GrantTerms,
+    Limit,
+    LimitEnforcement,
+    LimitUnit,
+    LimitWindow,
+    Mode,
+)
+from holdfast_server.domain.reply import Account, Buckets, HoldState
+from holdfast_server.ledger.records import RecordedEntry, RecordedGrant
+
+Row = Mapping[str, Any]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def milliseconds(instant: datetime | None) -> int:
+    """Milliseconds since the Unix epoch; 0 for none."""
+    return (instant - _EPOCH) // _MILLISECOND if instant else 0
+
+
+def instant(milliseconds_: int) -> datetime | None:
+    """The instant so many milliseconds after the Unix epoch; None for 0."""
+    return _EPOCH + milliseconds_ * _MILLISECOND if milliseconds_ else None
+
+
+def recorded_entry(row: Row) -> RecordedEntry:
+    """A row of `holdfast.entry`, which hash and entry must stand for."""
+    return RecordedEntry(_entry(row), milliseconds(row["recorded_at"]), row["hash"])
+
+
+def _entry(row: Row) -> Entry:
+    return Entry(
+        partition=row["partition"],
+        epoch=row["epoch"],
+        seq=row["seq"],
+        kind=EntryKind(row["kind"]),
+        tenant=row["tenant"],
+        account=row["account"],
+        credit_type=row["credit_type"],
+        version=row["version"],
+        event_ms=milliseconds(row["event_time"]),
+        delta=_buckets(row, "delta_"),
+        after=_buckets(row, ""),
+        grants=tuple(GrantPosting(*posting) for posting in row["grants"]),
+        first_seq=row["first_seq"],
+        mode=Mode(row["mode"]) if row["mode"] else None,
+        hold=row["hold"].hex if row["hold"] else "",
+        actor=row["actor"],
+        ends_hold=HoldState(row["ends_hold"]) if row["ends_hold"] else None,
+        context=_context(row),
+        answer=b"",
+        refund_of=row["refund_of"],
+    )
+
+
+def _buckets(row: Row, prefix: str) -> Buckets:
+    return Buckets(
+        row[prefix + "granted"],
+        row[prefix + "debt"],
+        row[prefix + "unenforced"],
+        row[prefix + "available"],
+        row[prefix + "held"],
+        row[prefix + "burned"],
+        row[prefix + "expired"],
+        row[prefix + "revoked"],
+    )
+
+
+def _context(row: Row) -> Context:
+    return Context(
+        method=row["method"],
+        key=row["idempotency_key"],
+        fingerprint=row["fingerprint"],
+        feature=row["feature"],
+        labels=row["labels"],
+        caller=row["caller"],
+        trace_id=row["trace_id"],
+        span_id=row["span_id"],
+        reason=row["reason"],
+        detail=row["detail"],
+    )
+
+
+def account(row: Row) -> Account:
+    """A row of `holdfast.account`."""
+    terms = row["terms"]
+    return Account(
+        account=row["account"],
+        root=row["root"],
+        terms=account_terms(terms),
+        version=row["version"],
+        created_at_ms=terms["created_at_ms"],
+    )
+
+
+def account_terms(detail: Mapping[str, Any]) -> AccountTerms:
+    """The terms of an account, from the detail of an ACCOUNT entry."""
+    return AccountTerms(
+        parent=detail["parent"],
+        display_name=detail["display_name"],
+        status=AccountStatus(detail["status"]),
+        overdraft_limits=dict(detail["overdraft_limits"]),
+        limits=tuple(_limit(limit) for limit in detail["limits"]),
+        zone=detail["zone"],
+        labels=dict(detail["labels"]),
+    )
+
+
+def _limit(detail: Mapping[str, Any]) -> Limit:
+    return Limit(
+        limit_id=detail["limit_id"],
+        unit=LimitUnit(detail["unit"]),
+        window=LimitWindow(detail["window"]),
+        maximum=detail["maximum"],
+        enforcement=LimitEnforcement(detail["enforcement"]),
+        window_ms=detail["window_ms"],
+        credit_type=detail["credit_type"],
+        feature=detail["feature"],
+        warn_percents=tuple(detail["warn_percents"]),
+    )
+
+
+def recorded_grant(row: Row) -> RecordedGrant:
+    """A row of `holdfast.grant_terms` with its five figures."""
+    grant_id: UUID = row["grant_id"]
+    return RecordedGrant(
+        grant_id=grant_id.hex,
+        account=row["account"],
+        terms=_grant_terms(row),
+        issuer=row["issuer"],
+        granted_at_ms=milliseconds(row["granted_at"]),
+        transaction_id=transaction_id(row["partition"], row["epoch"], row["first_seq"]),
+        remaining=row["remaining"],
+        held=row["held"],
+        burned=row["burned"],
+        expired=row["expired"],
+        revoked=row["revoked"],
+    )
+
+
+def _grant_terms(row: Row) -> GrantTerms:
+    return GrantTerms(
+        credit_type=row["credit_type"],
+        amount=row["amount"],
+        source=GrantSource(row["source"]),
+        priority=row["priority"],
+        effective_at_ms=milliseconds(row["effective_at"]),
+        expires_at_ms=milliseconds(row["expires_at"]),
+        cost_amount=row["cost_amount"],
+        cost_currency=row["cost_currency"],
+        reason_code=row["reason_code"],
+        repay_debt=row["repay_debt"],
+        labels=row["labels"],
+    )

@@ -1,0 +1,406 @@
+-- step_down --
+-- Takes a role for the rest of the session, where it exists and may be taken.
+SELECT set_config('role', rolname, false)
+FROM pg_roles
+WHERE rolname = %(role)s AND pg_has_role(rolname, 'MEMBER');
+
+-- begin_reading --
+-- What a reading transaction may see, and for how many milliseconds each statement may run.
+SELECT
+    set_config('holdfast.tenant', %(tenant)s, true),
+    set_config('statement_timeout', %(limit)s, true);
+
+-- list_entries --
+-- A page of an account's entries, newest first. The index orders each credit type by itself; with none
+-- given, the newest of every credit type are merged, whose codes are found by stepping over the index.
+WITH RECURSIVE credit_types AS (
+    SELECT coalesce(
+        %(credit_type)s::text,
+        (SELECT min(e.credit_type) FROM holdfast.entry AS e
+         WHERE e.tenant = %(tenant)s AND e.account = %(account)s)
+    ) AS code, 1 AS position
+    UNION ALL
+    SELECT (
+        SELECT min(e.credit_type) FROM holdfast.entry AS e
+        WHERE e.tenant = %(tenant)s AND e.account = %(account)s AND e.credit_type > c.code
+    ), c.position + 1
+    FROM credit_types AS c
+    WHERE c.code IS NOT NULL AND %(credit_type)s::text IS NULL AND c.position < %(credit_types_max)s
+)
+SELECT newest.*
+FROM credit_types AS c
+CROSS JOIN LATERAL (
+    SELECT e.* FROM holdfast.entry AS e
+    WHERE e.tenant = %(tenant)s AND e.account = %(account)s AND e.credit_type = c.code
+      AND e.event_time >= coalesce(holdfast.instant(%(from_ms)s::bigint), '-infinity')
+      AND e.event_time < coalesce(holdfast.instant(%(to_ms)s::bigint), 'infinity')
+      AND e.event_time <= coalesce(holdfast.instant(%(before_ms)s::bigint), 'infinity')
+      AND (
+          %(before_ms)s::bigint IS NULL
+          OR (e.event_time, e.partition, e.seq)
+             < (holdfast.instant(%(before_ms)s::bigint), %(before_partition)s::integer, %(before_seq)s::bigint)
+      )
+    ORDER BY e.event_time DESC, e.version DESC
+    LIMIT %(limit)s
+) AS newest
+ORDER BY newest.event_time DESC, newest.partition DESC, newest.seq DESC
+LIMIT %(limit)s;
+
+-- balance_at --
+-- The last entry of every credit type of an account at or before an instant.
+WITH RECURSIVE credit_types AS (
+    SELECT min(e.credit_type) AS code, 1 AS position
+    FROM holdfast.entry AS e
+    WHERE e.tenant = %(tenant)s AND e.account = %(account)s AND e.credit_type > ''
+    UNION ALL
+    SELECT (
+        SELECT min(e.credit_type) FROM holdfast.entry AS e
+        WHERE e.tenant = %(tenant)s AND e.account = %(account)s AND e.credit_type > c.code
+    ), c.position + 1
+    FROM credit_types AS c
+    WHERE c.code IS NOT NULL AND c.position < %(credit_types_max)s
+)
+SELECT newest.*
+FROM credit_types AS c
+CROSS JOIN LATERAL (
+    SELECT e.* FROM holdfast.entry AS e
+    WHERE e.tenant = %(tenant)s AND e.account = %(account)s AND e.credit_type = c.code
+      AND e.event_time <= coalesce(holdfast.instant(%(instant_ms)s::bigint), 'infinity')
+    ORDER BY e.event_time DESC, e.version DESC
+    LIMIT 1
+) AS newest
+ORDER BY newest.credit_type;
+
+-- account_as_of --
+-- Up to when the ledger is complete for the partition of an account.
+SELECT f.last_event_time
+FROM holdfast.flush_cursor AS f
+WHERE f.partition = (
+    SELECT e.partition FROM holdfast.entry AS e
+    WHERE e.tenant = %(tenant)s AND e.account = %(account)s
+    LIMIT 1
+);
+
+-- transaction_entries --
+-- The entries of a transaction stand next to each other in the order of their partition.
+SELECT * FROM holdfast.entry
+WHERE tenant = %(tenant)s AND partition = %(partition)s AND epoch = %(epoch)s
+  AND seq >= %(first_seq)s AND seq < %(end_seq)s AND first_seq = %(first_seq)s
+ORDER BY seq;
+
+-- hold_entries --
+-- Everything that happened to a hold.
+SELECT * FROM holdfast.entry
+WHERE tenant = %(tenant)s AND hold = %(hold)s::uuid
+ORDER BY partition, seq
+LIMIT %(limit)s;
+
+-- get_account --
+-- One account.
+SELECT * FROM holdfast.account WHERE tenant = %(tenant)s AND account = %(account)s;
+
+-- list_accounts --
+-- A page of accounts by id, all or those directly below a parent.
+SELECT * FROM holdfast.account
+WHERE tenant = %(tenant)s AND account > %(after)s
+  AND (%(parent)s::text IS NULL OR parent = %(parent)s)
+ORDER BY account
+LIMIT %(limit)s;
+
+-- list_grants --
+-- A page of an account's grants, newest first, with the sums of what the entries did to each.
+WITH page AS (
+    SELECT * FROM holdfast.grant_terms
+    WHERE tenant = %(tenant)s AND account = %(account)s
+      AND (%(credit_type)s::text IS NULL OR credit_type = %(credit_type)s)
+      AND (
+          %(before_ms)s::bigint IS NULL
+          OR (granted_at, grant_id) < (holdfast.instant(%(before_ms)s::bigint), %(before_id)s::uuid)
+      )
+    ORDER BY granted_at DESC, grant_id DESC
+    LIMIT %(limit)s
+), figures AS (
+    SELECT
+        (posting ->> 0)::uuid AS grant_id,
+        sum((posting ->> 1)::bigint)::bigint AS remaining,
+        sum((posting ->> 2)::bigint)::bigint AS held,
+        sum((posting ->> 3)::bigint)::bigint AS burned,
+        sum((posting ->> 4)::bigint)::bigint AS expired,
+        sum((posting ->> 5)::bigint)::bigint AS revoked
+    FROM holdfast.entry AS e, jsonb_array_elements(e.grants) AS posting
+    WHERE e.tenant = %(tenant)s AND e.account = %(account)s
+      AND e.credit_type IN (SELECT credit_type FROM page)
+    GROUP BY 1
+)
+SELECT
+    page.*,
+    coalesce(figures.remaining, 0) AS remaining,
+    coalesce(figures.held, 0) AS held,
+    coalesce(figures.burned, 0) AS burned,
+    coalesce(figures.expired, 0) AS expired,
+    coalesce(figures.revoked, 0) AS revoked
+FROM page LEFT JOIN figures USING (grant_id)
+ORDER BY page.granted_at DESC, page.grant_id DESC;
+
+-- grants_by_id --
+-- The same for grants whose ids are known.
+WITH wanted AS (
+    SELECT * FROM holdfast.grant_terms
+    WHERE tenant = %(tenant)s AND grant_id = ANY(%(grant_ids)s::uuid[])
+), figures AS (
+    SELECT
+        (posting ->> 0)::uuid AS grant_id,
+        sum((posting ->> 1)::bigint)::bigint AS remaining,
+        sum((posting ->> 2)::bigint)::bigint AS held,
+        sum((posting ->> 3)::bigint)::bigint AS burned,
+        sum((posting ->> 4)::bigint)::bigint AS expired,
+        sum((posting ->> 5)::bigint)::bigint AS revoked
+    FROM (SELECT DISTINCT account, credit_type FROM wanted) AS place
+    JOIN holdfast.entry AS e USING (account, credit_type)
+    CROSS JOIN jsonb_array_elements(e.grants) AS posting
+    WHERE e.tenant = %(tenant)s
+    GROUP BY 1
+)
+SELECT
+    wanted.*,
+    coalesce(figures.remaining, 0) AS remaining,
+    coalesce(figures.held, 0) AS held,
+    coalesce(figures.burned, 0) AS burned,
+    coalesce(figures.expired, 0) AS expired,
+    coalesce(figures.revoked, 0) AS revoked
+FROM wanted LEFT JOIN figures USING (grant_id);
+
+-- find_operation --
+-- What was answered under an idempotency key.
+SELECT fingerprint, answer, partition, epoch, first_seq
+FROM holdfast.tenant_operation
+WHERE tenant = %(tenant)s AND method = %(method)s AND idempotency_key = %(key)s;
+
+-- refunds_of --
+-- What was given back of a transaction.
+SELECT * FROM holdfast.entry
+WHERE tenant = %(tenant)s AND refund_of = %(refund_of)s AND refund_of <> ''
+ORDER BY partition, seq
+LIMIT %(limit)s;
+
+-- flushed --
+-- How far the ledger is.
+SELECT partition, epoch, last_seq
+FROM holdfast.flush_cursor
+WHERE %(partitions)s::integer[] IS NULL OR partition = ANY(%(partitions)s::integer[])
+ORDER BY partition;
+
+-- config_version --
+-- The newest change of configuration.
+SELECT version FROM holdfast.config_version;
+
+-- lock_configuration --
+-- Puts all changes of configuration in one order.
+SELECT version FROM holdfast.config_version FOR UPDATE;
+
+-- raise_config_version --
+-- Numbers a change of configuration.
+UPDATE holdfast.config_version SET version = version + 1 RETURNING version;
+
+-- credit_types --
+-- The credit types of a tenant.
+SELECT code, display_name, scale FROM holdfast.credit_type
+WHERE tenant = %(tenant)s
+ORDER BY code;
+
+-- every_credit_type --
+-- The credit types of all tenants.
+SELECT tenant, code, display_name, scale FROM holdfast.credit_type ORDER BY tenant, code;
+
+-- create_credit_type --
+-- Defines a credit type.
+INSERT INTO holdfast.credit_type (tenant, code, display_name, scale, created_by)
+VALUES (%(tenant)s, %(code)s, %(display_name)s, %(scale)s, %(created_by)s);
+
+-- policies_that_may_count --
+-- Of every scope the newest version that never expires, and those after it that have not expired yet.
+SELECT p.* FROM holdfast.policy_audit AS p
+WHERE (p.expires_at IS NULL OR p.expires_at > now())
+  AND NOT EXISTS (
+      SELECT FROM holdfast.policy_audit AS newer
+      WHERE newer.tenant = p.tenant AND newer.scope_kind = p.scope_kind
+        AND newer.scope_value = p.scope_value AND newer.version > p.version
+        AND newer.expires_at IS NULL
+  )
+ORDER BY p.tenant, p.scope_kind, p.scope_value, p.version;
+
+-- policy_versions --
+-- The version of a scope that counts now, and the newest one.
+SELECT
+    coalesce(max(version) FILTER (WHERE expires_at IS NULL OR expires_at > now()), 0) AS counting,
+    coalesce(max(version), 0) AS newest
+FROM holdfast.policy_audit
+WHERE tenant = %(tenant)s AND scope_kind = %(scope_kind)s AND scope_value = %(scope_value)s;
+
+-- policy_change_under_key --
+-- The change that was made under an idempotency key.
+SELECT * FROM holdfast.policy_audit
+WHERE tenant = %(tenant)s AND idempotency_key = %(idempotency_key)s;
+
+-- set_policy --
+-- Adds a version of a policy.
+INSERT INTO holdfast.policy_audit (
+    tenant, scope_kind, scope_value, version, version_before, mode, evaluate_percent, enforce_percent,
+    store_unavailable, bound_amount, idempotency_window_ms, expires_at, changed_by, reason,
+    config_version, idempotency_key, fingerprint
+) VALUES (
+    %(tenant)s, %(scope_kind)s, %(scope_value)s, %(version)s, %(version_before)s, %(mode)s,
+    %(evaluate_percent)s, %(enforce_percent)s, %(store_unavailable)s, %(bound_amount)s,
+    %(idempotency_window_ms)s, %(expires_at)s, %(changed_by)s, %(reason)s,
+    %(config_version)s, %(idempotency_key)s, %(fingerprint)s
+) RETURNING *;
+
+-- policy_changes --
+-- The audit trail of a tenant.
+SELECT * FROM holdfast.policy_audit
+WHERE tenant = %(tenant)s AND config_version < coalesce(%(before)s::bigint, 9223372036854775807)
+ORDER BY config_version DESC
+LIMIT %(limit)s;
+
+-- create_deployment --
+-- Fixes the number of partitions, the first time.
+INSERT INTO holdfast.deployment (partitions) VALUES (%(partitions)s) ON CONFLICT DO NOTHING;
+
+-- create_cursors --
+-- Begins the first epoch of every partition.
+WITH numbers AS (SELECT generate_series(0, %(partitions)s - 1) AS partition),
+epochs AS (
+    INSERT INTO holdfast.partition_epoch (partition, epoch, start_seq, reason)
+    SELECT partition, 1, 0, 'deployment' FROM numbers
+)
+INSERT INTO holdfast.flush_cursor (partition, epoch, last_seq, last_hash)
+SELECT partition, 1, 0, %(genesis)s FROM numbers;
+
+-- create_token_key --
+-- The first key that signs hold tokens.
+INSERT INTO holdfast.token_key (key_id, secret) VALUES (1, %(secret)s);
+
+-- deployment --
+-- The facts of the deployment.
+SELECT partitions, created_at FROM holdfast.deployment;
+
+-- token_keys --
+-- The newest first: it signs.
+SELECT key_id, secret FROM holdfast.token_key ORDER BY created_at DESC, key_id DESC;
+
+-- advance_epoch --
+-- Begins the next epoch of a partition, which fences every flusher of the one before.
+WITH advanced AS (
+    UPDATE holdfast.flush_cursor SET epoch = epoch + 1
+    WHERE partition = %(partition)s AND epoch = %(expected_epoch)s
+    RETURNING partition, epoch, last_seq
+)
+INSERT INTO holdfast.partition_epoch (partition, epoch, start_seq, reason)
+SELECT partition, epoch, last_seq, %(reason)s FROM advanced
+RETURNING epoch;
+
+-- report_process --
+-- Says that a process lives.
+INSERT INTO holdfast.process AS p
+    (process, role, version, started_at, config_version, killed, killed_by)
+VALUES (
+    %(process)s, %(role)s, %(version)s, %(started_at)s, %(config_version)s, %(killed)s, %(killed_by)s
+)
+ON CONFLICT (process, role) DO UPDATE SET
+    version = excluded.version, started_at = excluded.started_at, seen_at = now(),
+    config_version = excluded.config_version, killed = excluded.killed, killed_by = excluded.killed_by;
+
+-- forget_processes --
+-- Forgets processes that have been silent for long.
+DELETE FROM holdfast.process WHERE seen_at < now() - %(silent_seconds)s * interval '1 second';
+
+-- processes --
+-- Every process that reported lately.
+SELECT * FROM holdfast.process
+WHERE seen_at >= now() - %(silent_seconds)s * interval '1 second'
+ORDER BY process, role;
+
+-- partition_entries --
+-- A partition from its first entry on, as the chain runs.
+SELECT * FROM holdfast.entry WHERE partition = %(partition)s ORDER BY seq;
+
+-- cursor_of --
+-- What the flusher says it has recorded of a partition.
+SELECT epoch, last_seq, last_hash FROM holdfast.flush_cursor WHERE partition = %(partition)s;
+
+-- try_to_lead --
+-- True for the one session that may flush. Held until the session ends.
+SELECT pg_try_advisory_lock(hashtextextended('holdfast.flusher', 0)) AS leading;
+
+-- flush_cursors --
+-- Where the flusher continues. The last entry in the outbox is checked against the hashes.
+SELECT
+    c.partition, c.epoch, c.last_seq AS seq, c.last_hash AS hash,
+    (SELECT e.hash FROM holdfast.entry AS e
+     WHERE e.partition = c.partition AND e.seq = c.last_seq - 1) AS hash_before,
+    p.start_seq
+FROM holdfast.flush_cursor AS c
+JOIN holdfast.partition_epoch AS p USING (partition, epoch)
+ORDER BY c.partition;
+
+-- begin_append --
+-- The table of the month in which the rows of this transaction are recorded, made if need be.
+SELECT holdfast.ensure_entry_partition(now()) AS entry_table;
+
+-- advance_cursors --
+-- Compare-and-set of many cursors. Rows are locked in order, so that flushers cannot deadlock.
+WITH expected AS (
+    SELECT * FROM unnest(
+        %(partitions)s::integer[], %(epochs)s::bigint[], %(seqs)s::bigint[], %(hashes)s::bytea[],
+        %(new_seqs)s::bigint[], %(new_hashes)s::bytea[], %(new_event_ms)s::bigint[]
+    ) AS e (partition, epoch, seq, hash, new_seq, new_hash, new_event_ms)
+), locked AS (
+    SELECT c.partition FROM holdfast.flush_cursor AS c
+    WHERE c.partition = ANY(%(partitions)s::integer[])
+    ORDER BY c.partition
+    FOR UPDATE
+)
+UPDATE holdfast.flush_cursor AS c
+SET last_seq = e.new_seq, last_hash = e.new_hash, last_event_time = holdfast.instant(e.new_event_ms)
+FROM expected AS e JOIN locked USING (partition)
+WHERE c.partition = e.partition AND c.epoch = e.epoch AND c.last_seq = e.seq AND c.last_hash = e.hash;
+
+-- insert_grant_terms --
+-- Plain INSERT: a grant that exists already is a fork.
+INSERT INTO holdfast.grant_terms (
+    tenant, grant_id, account, credit_type, amount, source, priority, effective_at, expires_at,
+    cost_amount, cost_currency, reason_code, repay_debt, labels, issuer, granted_at,
+    partition, epoch, first_seq
+) VALUES (
+    %(tenant)s, %(grant_id)s, %(account)s, %(credit_type)s, %(amount)s, %(source)s, %(priority)s,
+    %(effective_at)s, %(expires_at)s, %(cost_amount)s, %(cost_currency)s, %(reason_code)s,
+    %(repay_debt)s, %(labels)s, %(issuer)s, %(granted_at)s, %(partition)s, %(epoch)s, %(first_seq)s
+);
+
+-- upsert_account --
+-- The newest terms of an account win.
+INSERT INTO holdfast.account AS a (tenant, account, root, parent, version, partition, terms)
+VALUES (
+    %(tenant)s, %(account)s, %(root)s, %(parent)s, %(version)s, %(partition)s, %(terms)s
+)
+ON CONFLICT (tenant, account) DO UPDATE SET
+    root = excluded.root, parent = excluded.parent, version = excluded.version,
+    partition = excluded.partition, terms = excluded.terms
+WHERE excluded.version > a.version;
+
+-- ensure_entry_partitions --
+-- Makes the tables of this month and of those to come.
+SELECT holdfast.ensure_entry_partition(now() + ahead * interval '1 month')
+FROM generate_series(0, %(months_ahead)s) AS ahead;
+
+-- quarantine --
+-- Keeps an entry that could not be recorded. Finding the same again adds nothing.
+INSERT INTO holdfast.quarantine (partition, epoch, seq, raw, fault, explanation)
+VALUES (%(partition)s, %(epoch)s, %(seq)s, %(raw)s, %(fault)s, %(explanation)s)
+ON CONFLICT DO NOTHING;
+
+-- quarantined --
+-- Entries that could not be recorded, newest first.
+SELECT partition, epoch, seq, raw, fault, explanation, found_at FROM holdfast.quarantine
+ORDER BY found_at DESC, partition, seq
+LIMIT %(limit)s;

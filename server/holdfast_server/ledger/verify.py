@@ -1,0 +1,196 @@
+"""Verification: whether the ledger still is what was recorded, by nothing but its own rows.
+
+The checks are pure functions of entries in order, so that an export can be verified offline with
+the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from holdfast_server.domain.entry import GENESIS_HASH, Entry, EntryKind, chain_hash
+from holdfast_server.domain.reply import Buckets
+from holdfast_server.ledger import rows
+from holdfast_server.ledger.database import EVERY_TENANT, Cursor, Database, fetch_one
+from holdfast_server.ledger.records import RecordedEntry, VerifyReport, Violation
+from holdfast_server.ledger.sql import QUERIES
+
+#: Violations that are reported; the first ones say what is wrong.
+VIOLATIONS_MAX: Final = 100
+#: Rows that the database hands over at a time.
+FETCH_ROWS: Final = 1_000
+
+#: Hears the partition and the number of entries checked so far in all.
+OnProgress = Callable[[int, int], None]
+
+_DEBT_KINDS: Final = frozenset(
+    {EntryKind.HOLD, EntryKind.BURN, EntryKind.OVERAGE, EntryKind.LATE_COMMIT}
+)
+_UNENFORCED_KINDS: Final = _DEBT_KINDS | {EntryKind.UNENFORCED}
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """Where a partition should end."""
+
+    epoch: int
+    seq: int
+    hash: bytes
+
+
+@dataclass(slots=True)
+class PartitionCheck:
+    """Checks the entries of one partition, given one by one in order."""
+
+    partition: int
+    violations: list[Violation] = field(default_factory=list)
+    entries: int = 0
+    _epoch: int = 1
+    _seq: int = 0
+    _hash: bytes = GENESIS_HASH
+    _event_ms: int = 0
+    _balances: dict[tuple[str, str, str], tuple[int, Buckets]] = field(default_factory=dict)
+
+    def add(self, recorded: RecordedEntry) -> None:
+        """Takes the next entry."""
+        entry = recorded.entry
+        self.entries += 1
+        self._check_sequence(entry)
+        self._check_chain(recorded)
+        self._check_conservation(entry)
+        self._check_version(entry)
+        self._epoch, self._seq, self._hash = entry.epoch, entry.seq, recorded.hash
+        self._event_ms = entry.event_ms
+
+    def finish(self, tip: Tip | None) -> None:
+        """Compares the end with the cursor. A chain alone does not show a tail that was cut off."""
+        if tip is None:
+            self._note("cursor", self._seq, "the partition has entries but no cursor")
+        elif (tip.seq, tip.hash) != (self._seq, self._hash) or tip.epoch < self._epoch:
+            self._note(
+                "cursor",
+                self._seq,
+                f"the cursor is at {tip.seq} of epoch {tip.epoch}, hash {tip.hash.hex()[:8]}; the "
+                f"last entry is {self._seq} of epoch {self._epoch}, hash {self._hash.hex()[:8]}",
+            )
+
+    def _check_sequence(self, entry: Entry) -> None:
+        if entry.seq != self._seq + 1:
+            self._note("sequence", entry.seq, f"{entry.seq} follows {self._seq}")
+        if entry.epoch < self._epoch:
+            self._note("sequence", entry.seq, f"epoch {entry.epoch} follows {self._epoch}")
+        if entry.event_ms < self._event_ms:
+            self._note("sequence", entry.seq, f"time {entry.event_ms} follows {self._event_ms}")
+
+    def _check_chain(self, recorded: RecordedEntry) -> None:
+        if chain_hash(self._hash, recorded.entry) != recorded.hash:
+            self._note(
+                "chain", recorded.entry.seq, "the hash is not that of the entry and the hash before"
+            )
+
+    def _check_conservation(self, entry: Entry) -> None:
+        delta, after = entry.delta, entry.after
+        if not delta.balanced() or not after.balanced() or min(after.as_tuple()) < 0:
+            self._note("conservation", entry.seq, f"change {delta}, buckets afterwards {after}")
+        if delta.debt > 0 and entry.kind not in _DEBT_KINDS:
+            self._note("conservation", entry.seq, f"{entry.kind.name} raises debt by {delta.debt}")
+        if delta.unenforced > 0 and entry.kind not in _UNENFORCED_KINDS:
+            self._note(
+                "conservation",
+                entry.seq,
+                f"{entry.kind.name} raises unenforced by {delta.unenforced}",
+            )
+
+    def _check_version(self, entry: Entry) -> None:
+        key = (entry.tenant, entry.account, entry.credit_type)
+        version, before = self._balances.get(key, (0, Buckets()))
+        self._balances[key] = entry.version, entry.after
+        if entry.version != version + 1:
+            self._note("version", entry.seq, f"version {entry.version} of {key} follows {version}")
+        elif _plus(before, entry.delta) != entry.after.as_tuple():
+            self._note(
+                "conservation", entry.seq, f"{before} and {entry.delta} do not give {entry.after}"
+            )
+
+    def _note(self, check: str, seq: int, message: str) -> None:
+        if len(self.violations) < VIOLATIONS_MAX:
+            self.violations.append(Violation(check, self.partition, seq, message))
+
+
+class Verification(Database):
+    """Verifies what the database holds."""
+
+    async def verify(
+        self, partitions: Sequence[int] | None = None, *, on_progress: OnProgress | None = None
+    ) -> VerifyReport:
+        """Checks hash chain, sequence, versions, conservation, time and cursors; None means all.
+
+        Reads one partition at a time, each as of one instant, and keeps one state per account and
+        credit type of it in memory. Entries that are recorded meanwhile do no harm.
+        """
+        entries, violations = 0, list[Violation]()
+        for partition in partitions or sorted(await self._partitions()):
+            check = await self._verify_partition(partition)
+            entries += check.entries
+            violations += check.violations
+            if on_progress:
+                on_progress(partition, entries)
+        return VerifyReport(entries, tuple(violations[:VIOLATIONS_MAX]))
+
+    async def stream_entries(self, partition: int) -> AsyncIterator[RecordedEntry]:
+        """Every entry of a partition in order, as of one instant: what an export consists of."""
+        async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
+            async for recorded in _stream(cursor, partition):
+                yield recorded
+
+    async def _partitions(self) -> list[int]:
+        async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
+            await cursor.execute(QUERIES["flushed"], {"partitions": None})
+            return [row["partition"] async for row in cursor]
+
+    async def _verify_partition(self, partition: int) -> PartitionCheck:
+        check = PartitionCheck(partition)
+        async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
+            tip = await _tip(cursor, partition)
+            async for recorded in _stream(cursor, partition):
+                check.add(recorded)
+        check.finish(tip)
+        return check
+
+
+def verify_entries(
+    entries: Iterable[RecordedEntry], tips: dict[int, Tip] | None = None
+) -> VerifyReport:
+    """The same for entries from anywhere, such as an export: each partition's in order.
+
+    Without `tips` (where each partition should end, from a checkpoint kept elsewhere) a tail that
+    was cut off cannot be seen.
+    """
+    checks: dict[int, PartitionCheck] = {}
+    for recorded in entries:
+        partition = recorded.entry.partition
+        checks.setdefault(partition, PartitionCheck(partition)).add(recorded)
+    for partition, tip in (tips or {}).items():
+        checks.setdefault(partition, PartitionCheck(partition)).finish(tip)
+    violations = [violation for check in checks.values() for violation in check.violations]
+    return VerifyReport(
+        sum(check.entries for check in checks.values()), tuple(violations[:VIOLATIONS_MAX])
+    )
+
+
+async def _tip(cursor: Cursor, partition: int) -> Tip | None:
+    row = await fetch_one(cursor, QUERIES["cursor_of"], partition=partition)
+    return Tip(row["epoch"], row["last_seq"], row["last_hash"]) if row else None
+
+
+async def _stream(cursor: Cursor, partition: int) -> AsyncIterator[RecordedEntry]:
+    async for row in cursor.stream(
+        QUERIES["partition_entries"], {"partition": partition}, size=FETCH_ROWS
+    ):
+        yield rows.recorded_entry(row)
+
+
+def _plus(state: Buckets, delta: Buckets) -> tuple[int, ...]:
+    return tuple(a + d for a, d in zip(state.as_tuple(), delta.as_tuple(), strict=True))

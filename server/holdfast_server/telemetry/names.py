@@ -1,0 +1,191 @@
+"""The name, unit and meaning of every metric and span, and every value that a label may have.
+
+Units are those of UCUM, as OpenTelemetry writes them: `s`, `By`, and things counted in braces.
+On the metrics page dots become underscores, counters end in `_total` and units are spelled out:
+`holdfast.rpc.duration` is `holdfast_rpc_duration_seconds`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+
+class Kind(Enum):
+    """How a metric behaves."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `labels` are the names of its labels; `bounds` the bounds of a histogram."""
+
+    name: str
+    kind: Kind
+    unit: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+class Cause(StrEnum):
+    """Why something was let through without a decision."""
+
+    #: The kill switch is on.
+    KILL = "kill"
+    #: The store is away and the policy lets pass.
+    STORE_UNAVAILABLE = "store_unavailable"
+    #: The store is away and the request is only watched.
+    SHADOW = "shadow"
+    #: The settlement of something that had been let through.
+    SETTLEMENT = "settlement"
+
+
+class Replayed(StrEnum):
+    """What became of a record of the spool."""
+
+    #: It is in the ledger, or nothing was left to book.
+    BOOKED = "booked"
+    #: It can never be booked: it is kept aside for a person to look at.
+    DEAD = "dead"
+    #: There was no room or no disk for it.
+    LOST = "lost"
+
+
+class Alert(StrEnum):
+    """What a person must look at. Each raises `holdfast.alerts` and is logged as an error."""
+
+    FENCED = "fenced"
+    LOSS_REPORT = "loss_report"
+    QUARANTINE = "quarantine"
+    FLUSH_LAG = "flush_lag"
+    LEDGER_REGRESSED = "ledger_regressed"
+    CHAIN_BROKEN = "chain_broken"
+    CLOCK_SUSPECT = "clock_suspect"
+    CONFIG_STALE = "config_stale"
+    CONFIG_REFUSED = "config_refused"
+    FAIL_OPEN = "fail_open"
+    KILL_SWITCH = "kill_switch"
+    HOLD_LEAK = "hold_leak"
+    SPOOL_FULL = "spool_full"
+    SPOOL_DEAD = "spool_dead"
+    SPOOL_DAMAGED = "spool_damaged"
+
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_OPERATIONS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+
+DECISIONS = Metric(
+    "holdfast.decisions",
+    Kind.COUNTER,
+    "{decision}",
+    "Decisions by method, outcome, reason and mode.",
+    ("method", "outcome", "reason", "mode"),
+)
+REFUSALS = Metric(
+    "holdfast.refusals",
+    Kind.COUNTER,
+    "{operation}",
+    "Operations that were answered with an error, by method and reason.",
+    ("method", "reason"),
+)
+BYPASSED = Metric(
+    "holdfast.bypassed",
+    Kind.COUNTER,
+    "{operation}",
+    "Operations that passed without a decision, by method and cause.",
+    ("method", "cause"),
+)
+RPC_DURATION = Metric(
+    "holdfast.rpc.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Time from the first byte of a call to its answer, by method and gRPC status.",
+    ("method", "status"),
+    _SECONDS,
+)
+BATCH_OPERATIONS = Metric(
+    "holdfast.batch.operations",
+    Kind.HISTOGRAM,
+    "{operation}",
+    "Operations in one script call.",
+    bounds=_OPERATIONS,
+)
+BATCH_DURATION = Metric(
+    "holdfast.batch.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Time of one script call, as the engine sees it.",
+    bounds=_SECONDS,
+)
+QUEUE_OPERATIONS = Metric(
+    "holdfast.queue.operations", Kind.GAUGE, "{operation}", "Operations that wait for a batch."
+)
+FLUSH_ROWS = Metric("holdfast.flush.rows", Kind.COUNTER, "{row}", "Rows written to the ledger.")
+FLUSH_LAG = Metric(
+    "holdfast.flush.lag", Kind.GAUGE, "s", "Age of the oldest entry of the last flush."
+)
+OUTBOX_ENTRIES = Metric(
+    "holdfast.outbox.entries", Kind.GAUGE, "{entry}", "Entries that wait for the ledger."
+)
+OUTBOX_LAG = Metric(
+    "holdfast.outbox.lag", Kind.GAUGE, "s", "Age of the oldest entry that waits for the ledger."
+)
+HOLDS_OPEN = Metric("holdfast.holds.open", Kind.GAUGE, "{hold}", "Holds that are open.")
+KILL_SWITCH = Metric("holdfast.kill", Kind.GAUGE, "", "1 while the kill switch is on.")
+POLICIES = Metric(
+    "holdfast.policies", Kind.GAUGE, "{policy}", "Policies that count, by mode.", ("mode",)
+)
+CONFIG_VERSION = Metric(
+    "holdfast.config.version", Kind.GAUGE, "", "The newest policy change that is applied."
+)
+CONFIG_AGE = Metric(
+    "holdfast.config.age", Kind.GAUGE, "s", "Time since the policies were last confirmed."
+)
+SPOOL_RECORDS = Metric(
+    "holdfast.spool.records", Kind.GAUGE, "{record}", "Bypassed work that waits to be booked."
+)
+SPOOL_BYTES = Metric("holdfast.spool.bytes", Kind.GAUGE, "By", "Size of the spool on disk.")
+REPLAYED = Metric(
+    "holdfast.spool.replayed",
+    Kind.COUNTER,
+    "{record}",
+    "Records that left the spool, by what became of them.",
+    ("result",),
+)
+ALERTS = Metric("holdfast.alerts", Kind.COUNTER, "{alert}", "Alerts, by what happened.", ("alert",))
+
+#: Every metric there is.
+METRICS = (
+    *(DECISIONS, REFUSALS, BYPASSED, RPC_DURATION, BATCH_OPERATIONS, BATCH_DURATION),
+    *(QUEUE_OPERATIONS, FLUSH_ROWS, FLUSH_LAG, OUTBOX_ENTRIES, OUTBOX_LAG, HOLDS_OPEN),
+    *(KILL_SWITCH, POLICIES, CONFIG_VERSION, CONFIG_AGE, SPOOL_RECORDS, SPOOL_BYTES),
+    *(REPLAYED, ALERTS),
+)
+
+
+class SpanName(StrEnum):
+    """Every span. A request has an RPC; BATCH and FLUSH serve many and are linked to them."""
+
+    #: One gRPC call; the method is its attribute.
+    RPC = "holdfast.rpc"
+    #: One script call.
+    BATCH = "holdfast.batch"
+    #: One ledger transaction.
+    FLUSH = "holdfast.flush"
+
+
+class Attribute(StrEnum):
+    """Every attribute that a span may have. Values are numbers and names from closed lists."""
+
+    METHOD = "rpc.method"
+    STATUS = "rpc.grpc.status_code"
+    OUTCOME = "holdfast.outcome"
+    REASON = "holdfast.reason"
+    MODE = "holdfast.mode"
+    OPERATIONS = "holdfast.operations"
+    PARTITION = "holdfast.partition"
+    ROWS = "holdfast.rows"

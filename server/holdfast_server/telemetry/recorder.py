@@ -1,0 +1,61 @@
+"""What the parts of Holdfast report, in plain calls. This one forgets everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from holdfast_server.telemetry.names import Alert, Cause, Replayed
+
+
+class Recorder:
+    """Takes reports and does nothing with them: for tests, and the base of `Metrics`.
+
+    Every method returns at once, never raises, and may be called from any thread. Labels are enums,
+    so that no text of a caller becomes one; `method` is the name of an operation or RPC of ours.
+    """
+
+    def decision(self, method: str, outcome: Enum, reason: Enum, mode: Enum) -> None:
+        """An operation was decided."""
+
+    def refused(self, method: str, reason: Enum) -> None:
+        """An operation was answered with an error."""
+
+    def bypassed(self, method: str, cause: Cause) -> None:
+        """An operation passed without a decision."""
+
+    def rpc(self, method: str, status: str, seconds: float) -> None:
+        """A call was answered with a gRPC status, by its name."""
+
+    def batch(self, operations: int, seconds: float) -> None:
+        """A script call came back."""
+
+    def queued(self, operations: int) -> None:
+        """So many operations wait for a batch."""
+
+    def flushed(self, rows: int, lag_seconds: float) -> None:
+        """Rows were committed to the ledger; the oldest was so old."""
+
+    def outbox(self, entries: int, lag_seconds: float) -> None:
+        """So many entries wait for the ledger; the oldest is so old."""
+
+    def holds_open(self, holds: int) -> None:
+        """So many holds are open."""
+
+    def killed(self, on: bool) -> None:
+        """The kill switch is on or off."""
+
+    def policies(self, by_mode: Mapping[Enum, int]) -> None:
+        """So many policies count, by mode."""
+
+    def config(self, version: int) -> None:
+        """The newest change that is applied was confirmed just now."""
+
+    def spool(self, records: int, size_bytes: int) -> None:
+        """So much bypassed work waits to be booked."""
+
+    def replayed(self, result: Replayed) -> None:
+        """A record left the spool."""
+
+    def alert(self, alert: Alert) -> None:
+        """Something happened that a person must look at."""

@@ -1,0 +1,188 @@
+"""Whatever happens inside, a caller gets an answer with a reason and learns nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import grpc
+import pytest
+
+from holdfast.v1 import balance_service_pb2 as messages
+from holdfast_server.api.allowance import Allowance
+from holdfast_server.api.dispatch import Bounds
+from holdfast_server.domain.operation import Operation
+from holdfast_server.domain.submit import Answer
+from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.telemetry.logs import LINE_BYTES_MAX, JsonFormatter
+from tests.api.recording import Recording, empty_balance, running
+from tests.support.stubs import stubs
+from tests.support.wire import refused
+
+SECRET = "postgresql://holdfast:hunter2@db.internal/ledger"
+
+
+def balance_request() -> messages.BalanceRequest:
+    return messages.BalanceRequest(account="a")
+
+
+async def test_an_exception_becomes_internal_and_its_text_stays_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(operation: Operation) -> Answer:
+        raise ValueError(f"could not connect to {SECRET}")
+
+    async with running(Recording(fail)) as served, stubs(served.port) as client:
+        refusal = await refused(client.balance.Balance(balance_request()), Reason.INTERNAL)
+
+    assert "hunter2" not in refusal.message
+    reference = refusal.metadata["reference"]
+    assert reference in refusal.message
+    (record,) = [each for each in caplog.records if reference in str(vars(each))]
+    assert record.exc_info is not None
+    assert SECRET in str(record.exc_info[1])
+
+
+async def test_an_inner_cancellation_is_answered_and_does_not_hang_the_client() -> None:
+    async def cancel(operation: Operation) -> Answer:
+        raise asyncio.CancelledError
+
+    async with running(Recording(cancel)) as served, stubs(served.port) as client:
+        call = client.balance.Balance(balance_request(), timeout=30)
+        await asyncio.wait_for(refused(call, Reason.RESULT_UNKNOWN), timeout=5)
+
+
+async def test_a_denial_that_is_raised_is_a_fault_of_ours() -> None:
+    async def fail(operation: Operation) -> Answer:
+        return HoldfastError(Reason.INSUFFICIENT_CREDITS, "Denied.")
+
+    async with running(Recording(fail)) as served, stubs(served.port) as client:
+        await refused(client.balance.Balance(balance_request()), Reason.INTERNAL)
+
+
+async def test_a_slow_store_is_answered_at_the_server_deadline_and_its_work_goes_on() -> None:
+    is_released, is_done = asyncio.Event(), asyncio.Event()
+
+    async def wait(operation: Operation) -> Answer:
+        await is_released.wait()
+        is_done.set()
+        return await empty_balance(operation)
+
+    bounds = Bounds(deadline_ms=50, concurrent_max=10)
+    async with running(Recording(wait), bounds=bounds) as served, stubs(served.port) as client:
+        await refused(client.balance.Balance(balance_request()), Reason.DEADLINE_EXCEEDED)
+        assert not is_done.is_set()
+        is_released.set()
+        await asyncio.wait_for(is_done.wait(), timeout=5)
+
+
+async def test_work_goes_on_when_its_caller_gives_up() -> None:
+    is_begun, is_released, is_done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def wait(operation: Operation) -> Answer:
+        is_begun.set()
+        await is_released.wait()
+        is_done.set()
+        return await empty_balance(operation)
+
+    async with running(Recording(wait)) as served, stubs(served.port) as client:
+        call = client.balance.Balance(balance_request())
+        calling = asyncio.ensure_future(_settled(call))
+        await asyncio.wait_for(is_begun.wait(), timeout=5)
+        call.cancel()
+        await calling
+        is_released.set()
+        await asyncio.wait_for(is_done.wait(), timeout=5)
+
+
+async def test_beyond_the_concurrency_limit_calls_are_refused_and_say_when_to_retry() -> None:
+    is_begun, is_released = asyncio.Event(), asyncio.Event()
+
+    async def wait(operation: Operation) -> Answer:
+        is_begun.set()
+        await is_released.wait()
+        return await empty_balance(operation)
+
+    bounds = Bounds(deadline_ms=5_000, concurrent_max=1)
+    async with running(Recording(wait), bounds=bounds) as served, stubs(served.port) as client:
+        first = asyncio.ensure_future(_settled(client.balance.Balance(balance_request())))
+        await asyncio.wait_for(is_begun.wait(), timeout=5)
+        refusal = await refused(client.balance.Balance(balance_request()), Reason.OVERLOADED)
+        assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refusal.retry_after_ms == int(refusal.metadata["retry_after_ms"]) > 0
+        is_released.set()
+        await first
+        await client.balance.Balance(balance_request())
+
+
+async def test_a23_a_tenant_beyond_its_rate_is_refused_and_others_are_not() -> None:
+    now_ns = 0
+    allowance = Allowance(10, lambda: now_ns)
+    async with running(Recording(), allowance=allowance) as served, stubs(served.port) as client:
+        request = messages.BalanceRequest(tenant="busy", account="a")
+        for _ in range(20):
+            await client.balance.Balance(request)
+        refusal = await refused(client.balance.Balance(request), Reason.RATE_LIMITED)
+        await client.balance.Balance(messages.BalanceRequest(tenant="calm", account="a"))
+        now_ns += int(refusal.metadata["retry_after_ms"]) * 1_000_000
+        await client.balance.Balance(request)
+
+
+async def test_a_leaving_server_says_so_and_finishes_what_it_began() -> None:
+    is_begun, is_released = asyncio.Event(), asyncio.Event()
+
+    async def wait(operation: Operation) -> Answer:
+        is_begun.set()
+        await is_released.wait()
+        return await empty_balance(operation)
+
+    async with running(Recording(wait)) as served, stubs(served.port) as client:
+        first = asyncio.ensure_future(_settled(client.balance.Balance(balance_request())))
+        await asyncio.wait_for(is_begun.wait(), timeout=5)
+        served.dispatcher.refuse_new_calls()
+        await refused(client.balance.Balance(balance_request()), Reason.SHUTTING_DOWN)
+        leaving = asyncio.ensure_future(served.server.drain(5))
+        is_released.set()
+        assert await first is grpc.StatusCode.OK
+        await leaving
+
+
+@pytest.mark.parametrize(
+    ("header", "trace_id"),
+    [
+        ("00-" + "ab" * 16 + "-" + "cd" * 8 + "-01", "ab" * 16),
+        ("00-" + "ab" * 16 + "-" + "cd" * 8 + "-01-" + "x" * 600, ""),
+        ("00-" + "00" * 16 + "-" + "cd" * 8 + "-01", ""),
+        ("garbage", ""),
+    ],
+)
+async def test_the_trace_of_a_caller_is_kept_where_it_is_one(header: str, trace_id: str) -> None:
+    async with running(Recording()) as served, stubs(served.port) as client:
+        metadata = (("traceparent", header), ("tracestate", "x" * 600))
+        await client.balance.Balance(balance_request(), metadata=metadata)
+    ((caller, _),) = served.recording.seen
+    assert caller.trace_id == trace_id
+
+
+async def test_a55_a_text_cannot_forge_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    forged = '\n{"level":"info","message":"all is well"}'
+
+    async def fail(operation: Operation) -> Answer:
+        raise ValueError(forged)
+
+    async with running(Recording(fail)) as served, stubs(served.port) as client:
+        await refused(client.balance.Balance(balance_request()), Reason.INTERNAL)
+
+    for record in caplog.records:
+        line = JsonFormatter().format(record)
+        assert "\n" not in line
+        assert len(line.encode()) < LINE_BYTES_MAX
+        assert json.loads(line)["level"] == record.levelname.lower()
+    assert any(record.levelno == logging.ERROR for record in caplog.records)
+
+
+async def _settled(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> grpc.StatusCode:
+    """The status of a call, whatever it is."""
+    return await call.code()

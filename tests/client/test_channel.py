@@ -1,0 +1,171 @@
+"""Where plaintext is allowed, what goes beside a request, and what failures look like."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from holdfast import (
+    AsyncClient,
+    Client,
+    FailedPrecondition,
+    HoldfastError,
+    InternalError,
+    NotFound,
+    ResourceExhausted,
+    Tls,
+    Unauthenticated,
+    Unreachable,
+)
+from holdfast._channel import Endpoint, is_loopback
+from tests.client.faulty import Fault, FaultyServer
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "localhost:7400",
+        "127.0.0.1:7400",
+        "127.9.9.9:1",
+        "[::1]:7400",
+        "ipv4:127.0.0.1:7400",
+        "ipv6:[::1]:7400",
+        "dns:///localhost:7400",
+        "unix:/run/holdfast.sock",
+    ],
+)
+def test_these_targets_are_on_this_machine(target: str) -> None:
+    assert is_loopback(target)
+    assert Endpoint(target, None, insecure=False).plaintext
+    assert not Endpoint(target, Tls(), insecure=False).plaintext
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "holdfast.example:443",
+        "10.0.0.1:7400",
+        "localhost.example:1",
+        "127.0.0.1.example:1",
+        "[2001:db8::1]:1",
+    ],
+)
+def test_these_are_not_and_need_tls(target: str) -> None:
+    assert not is_loopback(target)
+    assert not Endpoint(target, None, insecure=False).plaintext
+    assert Endpoint(target, None, insecure=True).plaintext
+
+
+async def test_the_token_is_asked_for_with_every_call(faulty: FaultyServer) -> None:
+    tokens = iter(["first", "second"])
+    async with AsyncClient(faulty.address, token=lambda: next(tokens)) as client:
+        await client.reserve("a", 1)
+        await client.reserve("a", 1)
+    assert [one.metadata["authorization"] for one in faulty.seen] == [
+        "Bearer first",
+        "Bearer second",
+    ]
+
+
+async def test_without_a_token_none_is_sent(faulty: FaultyServer) -> None:
+    async with AsyncClient(faulty.address) as client:
+        await client.reserve("a", 1)
+    assert "authorization" not in faulty.seen[0].metadata
+    assert "traceparent" not in faulty.seen[0].metadata
+
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_a_given_trace_context_is_sent(faulty: FaultyServer) -> None:
+    async with AsyncClient(faulty.address, traceparent=lambda: TRACEPARENT) as client:
+        await client.reserve("a", 1)
+    assert faulty.seen[0].metadata["traceparent"] == TRACEPARENT
+
+
+@pytest.mark.parametrize(("is_valid", "expected"), [(True, TRACEPARENT), (False, None)])
+def test_an_active_span_is_found_where_opentelemetry_is_loaded(
+    threaded: Client,
+    faulty: FaultyServer,
+    monkeypatch: pytest.MonkeyPatch,
+    is_valid: bool,
+    expected: str | None,
+) -> None:
+    context = SimpleNamespace(
+        trace_id=0x0AF7651916CD43DD8448EB211C80319C,
+        span_id=0xB7AD6B7169203331,
+        trace_flags=1,
+        is_valid=is_valid,
+    )
+    span = SimpleNamespace(get_span_context=lambda: context)
+    loaded = SimpleNamespace(get_current_span=lambda: span)
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", loaded)
+    threaded.reserve("a", 1)
+    assert faulty.seen[0].metadata.get("traceparent") == expected
+
+
+async def test_every_attempt_has_a_deadline(client: AsyncClient, faulty: FaultyServer) -> None:
+    await client.reserve("a", 1)
+    assert 0 < faulty.seen[0].time_remaining_s <= 0.3
+
+
+async def test_an_error_carries_what_the_server_said(
+    client: AsyncClient, faulty: FaultyServer
+) -> None:
+    metadata = {"committed": "5", "transaction_id": "3-1-9"}
+    faulty.faults.append(
+        Fault(
+            grpc.StatusCode.FAILED_PRECONDITION, reason="HOLD_ALREADY_COMMITTED", metadata=metadata
+        )
+    )
+    with pytest.raises(FailedPrecondition) as raised:
+        await client.commit("hold", 5)
+    assert raised.value.reason == "HOLD_ALREADY_COMMITTED"
+    assert raised.value.metadata == metadata
+    assert raised.value.message == "no"
+    assert not raised.value.result_unknown
+    assert faulty.methods() == ["Commit"]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.NOT_FOUND, NotFound),
+        (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
+        (grpc.StatusCode.INTERNAL, InternalError),
+        (grpc.StatusCode.DATA_LOSS, InternalError),
+    ],
+)
+def test_each_status_has_its_class(
+    threaded: Client, faulty: FaultyServer, code: grpc.StatusCode, kind: type[HoldfastError]
+) -> None:
+    faulty.faults.append(Fault(code, reason="SOME_REASON"))
+    with pytest.raises(kind) as raised:
+        threaded.release("hold")
+    assert type(raised.value) is kind
+
+
+async def test_where_to_wait_is_read_from_either_place(
+    client: AsyncClient, faulty: FaultyServer
+) -> None:
+    overloaded = grpc.StatusCode.RESOURCE_EXHAUSTED
+    faulty.faults.append(Fault(overloaded, reason="OVERLOADED", retry_after_ms=9_999_000))
+    with pytest.raises(ResourceExhausted) as raised:
+        await client.burn("a", 1)
+    assert raised.value.retry_after_ms == 9_999_000
+    faulty.faults.append(
+        Fault(overloaded, reason="OVERLOADED", metadata={"retry_after_ms": "9998000"})
+    )
+    with pytest.raises(ResourceExhausted) as raised:
+        await client.burn("a", 1)
+    assert raised.value.retry_after_ms == 9_998_000
+
+
+async def test_nobody_there_is_unreachable_and_unknown(nobody: str) -> None:
+    async with AsyncClient(nobody, attempt_timeout_ms=100, timeout_ms=300) as client:
+        with pytest.raises(Unreachable) as raised:
+            await client.commit("hold", 1)
+    assert raised.value.result_unknown

@@ -1,0 +1,95 @@
+"""What operations put on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from holdfast import AsyncClient, Durability, InvalidRequest, Overage, operations
+from holdfast._calls import Defaults
+from holdfast.v1 import types_pb2
+
+DEFAULTS = Defaults(tenant="acme", credit_type="credits")
+
+
+def built(operation: operations.Operation[Any]) -> Any:
+    return operation.build(DEFAULTS)
+
+
+def test_a_bare_amount_is_of_the_client_s_credit_type() -> None:
+    request = built(
+        operations.reserve("acct", 1200, feature="chat", ttl_ms=5_000, labels={"a": "b"})
+    )
+    assert [(line.credit_type, line.amount) for line in request.lines] == [("credits", 1200)]
+    assert (request.tenant, request.account, request.feature) == ("acme", "acct", "chat")
+    assert (request.ttl_ms, dict(request.labels)) == (5_000, {"a": "b"})
+    assert request.fit == types_pb2.FIT_UNSPECIFIED
+    assert not request.lines[0].HasField("minimum_amount")
+
+
+def test_a_credit_type_or_a_mapping_replaces_it() -> None:
+    assert built(operations.reserve("a", 5, credit_type="video")).lines[0].credit_type == "video"
+    lines = built(operations.reserve("a", {"ai": 1, "video": 2})).lines
+    assert {line.credit_type: line.amount for line in lines} == {"ai": 1, "video": 2}
+    with pytest.raises(InvalidRequest):
+        built(operations.reserve("a", {"ai": 1}, credit_type="video"))
+
+
+def test_a_minimum_asks_for_what_there_is() -> None:
+    request = built(operations.reserve("a", {"ai": 10, "video": 2}, minimum={"ai": 3}))
+    assert request.fit == types_pb2.FIT_UP_TO
+    assert request.lines[0].minimum_amount == 3
+    assert not request.lines[1].HasField("minimum_amount")
+
+
+def test_a_commit_without_an_amount_names_no_line() -> None:
+    assert not built(operations.commit("hold")).lines
+    assert built(operations.commit("hold")).final
+    partial = built(operations.commit("hold", 0, final=False, ttl_ms=9, overage=Overage.CAP))
+    assert partial.lines[0].HasField("amount")
+    assert (partial.final, partial.ttl_ms, partial.overage) == (False, 9, types_pb2.OVERAGE_CAP)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        operations.reserve("a", 1),
+        operations.commit("h", 1),
+        operations.release("h"),
+        operations.extend("h", 1_000),
+        operations.burn("a", 1),
+        operations.refund("0-1-1"),
+    ],
+    ids=lambda operation: operation.item,
+)
+def test_an_operation_keeps_its_key(operation: operations.Operation[Any]) -> None:
+    first, second = built(operation), built(operation)
+    assert len(first.idempotency_key) == 36
+    assert first == second
+
+
+def test_the_caller_s_key_is_taken() -> None:
+    assert built(operations.burn("a", 1, key="order-17")).idempotency_key == "order-17"
+
+
+def test_durability_and_refund_travel() -> None:
+    request = built(operations.burn("a", 1, durability=Durability.LEDGER))
+    assert request.durability == types_pb2.DURABILITY_LEDGER
+    refund = built(operations.refund("0-1-1", 5, reason_code="quality", goodwill_ttl_ms=60_000))
+    assert [(line.credit_type, line.amount) for line in refund.lines] == [("credits", 5)]
+    assert (refund.reason_code, refund.goodwill_ttl_ms) == ("quality", 60_000)
+
+
+@pytest.mark.parametrize("amount", [1.0, 0.5, "7", True])
+def test_an_amount_is_an_integer(amount: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        built(operations.reserve("a", amount))
+    with pytest.raises((TypeError, ValueError)):
+        built(operations.reserve("a", {"ai": amount}))
+
+
+async def test_a_number_beyond_the_wire_is_an_invalid_request() -> None:
+    async with AsyncClient("127.0.0.1:1") as client:
+        with pytest.raises(InvalidRequest):
+            await client.burn("a", 2**70)

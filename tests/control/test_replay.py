@@ -1,0 +1,248 @@
+"""Booking what was let through: once, in order, whatever fails between, and nothing lost unseen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from holdfast_server.control.replay import (
+    BATCH_OPERATIONS_MAX,
+    booked_instead,
+    derived_key,
+    unenforced_burn,
+)
+from holdfast_server.control.spool import DEAD_FOLDER
+from holdfast_server.control.spool_files import frame, read_segment
+from holdfast_server.domain.bounds import IDEMPOTENCY_KEY_BYTES_MAX
+from holdfast_server.domain.operation import (
+    BookUnenforced,
+    Burn,
+    Caller,
+    Commit,
+    CommitLine,
+    Mode,
+    Operation,
+    Overage,
+    Release,
+)
+from holdfast_server.domain.reply import BurnReply, CommitReply, Decision, HoldState, Outcome
+from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.telemetry.names import Alert, Replayed
+from tests.control.support import (
+    CALLER,
+    GRANTED,
+    PLACED,
+    TOKEN_BYPASSED,
+    TOKEN_HELD,
+    Engine,
+    MakeStage,
+    burn,
+    unavailable,
+    until,
+)
+
+DENIED = Decision(Outcome.DENIED, Mode.ENFORCE, Reason.INSUFFICIENT_CREDITS)
+
+
+def commit(key: str, hold: str = TOKEN_HELD) -> Commit:
+    return Commit("t", hold, key)
+
+
+def keys(operations: Sequence[Operation]) -> list[str]:
+    return [getattr(operation, "key", "") for operation in operations]
+
+
+async def test_what_passed_under_kill_is_booked_afterwards(stage_of: MakeStage) -> None:
+    stage = stage_of()
+    stage.turn_on()
+    await stage.one(burn("1"))
+    await stage.one(commit("2"))
+    await stage.one(commit("3", TOKEN_BYPASSED))
+    assert not await stage.replayer.drain()
+    assert stage.engine.asked == []
+    stage.turn_off()
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["burn-1", "2", "3"]
+    assert stage.engine.callers == [CALLER] * 3
+    assert stage.reports.results == [Replayed.BOOKED] * 3
+    assert stage.spool.records == 0
+    assert await stage.replayer.drain()
+    assert len(stage.engine.asked) == 3
+
+
+@pytest.mark.parametrize(
+    "reason", [Reason.STORE_UNAVAILABLE, Reason.OVERLOADED, Reason.DEADLINE_EXCEEDED]
+)
+async def test_what_fails_for_now_stays_and_is_tried_again(
+    stage_of: MakeStage, reason: Reason
+) -> None:
+    stage = stage_of()
+    for number in range(3):
+        await stage.spool.append(CALLER, commit(str(number)))
+    stage.engine.error = unavailable(reason)
+    assert not await stage.replayer.drain()
+    assert stage.spool.records == 3
+    stage.engine.error = None
+    stage.engine.asked.clear()
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["0", "1", "2"]
+    assert stage.reports.results == [Replayed.BOOKED] * 3
+
+
+async def test_records_of_one_hold_wait_for_each_other(stage_of: MakeStage) -> None:
+    """The second capture of a hold must not be booked before the first one."""
+    stage = stage_of()
+    stage.engine.answers["first"] = unavailable()
+    for key in ("first", "second"):
+        await stage.spool.append(CALLER, commit(key))
+    assert not await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["first"]
+    stage.engine.answers.clear()
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["first", "first", "second"]
+
+
+async def test_others_do_not_wait_and_are_not_sent_again(stage_of: MakeStage) -> None:
+    stage = stage_of()
+    stage.engine.answers["burn-1"] = unavailable()
+    for key, account in (("1", "a"), ("2", "b")):
+        await stage.spool.append(CALLER, unenforced_burn(burn(key, account=account)))
+    assert not await stage.replayer.drain()
+    stage.engine.answers.clear()
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["burn-1", "burn-2", "burn-1"]
+
+
+@pytest.mark.parametrize(
+    "reason", [Reason.HOLD_NOT_FOUND, Reason.ACCOUNT_NOT_FOUND, Reason.INTERNAL]
+)
+async def test_what_can_never_be_booked_is_kept_aside(stage_of: MakeStage, reason: Reason) -> None:
+    stage = stage_of()
+    stage.engine.answers["1"] = HoldfastError(reason, "no")
+    await stage.spool.append(CALLER, commit("1"))
+    await stage.spool.append(CALLER, commit("2", TOKEN_BYPASSED))
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["1", "2"]
+    assert sorted(stage.reports.results) == [Replayed.BOOKED, Replayed.DEAD]
+    assert Alert.SPOOL_DEAD in stage.reports.alerts
+    (segment,) = (stage.folder / "spool" / DEAD_FOLDER).rglob("*.log")
+    assert b'"key":"1"' in read_segment(segment).records[0]
+
+
+async def test_what_cannot_be_kept_aside_stays(stage_of: MakeStage) -> None:
+    stage = stage_of()
+    stage.engine.answers["1"] = HoldfastError(Reason.HOLD_NOT_FOUND, "no")
+    await stage.spool.append(CALLER, commit("1"))
+    (stage.folder / "spool" / DEAD_FOLDER).write_text("a file where the folder should be")
+    assert not await stage.replayer.drain()
+    assert stage.spool.records == 1
+    (stage.folder / "spool" / DEAD_FOLDER).unlink()
+    assert await stage.replayer.drain()
+
+
+async def test_what_this_version_cannot_read_is_kept_aside(stage_of: MakeStage) -> None:
+    stage = stage_of()
+    await stage.spool.append(CALLER, commit("1"))
+    (path,) = await stage.spool.sealed()
+    path.write_bytes(path.read_bytes() + frame(b'{"layout":99}'))
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["1"]
+    assert stage.reports.results == [Replayed.DEAD, Replayed.BOOKED]
+
+
+async def test_a_damaged_segment_is_booked_as_far_as_it_goes_and_kept_whole(
+    stage_of: MakeStage,
+) -> None:
+    stage = stage_of()
+    await stage.spool.append(CALLER, commit("1"))
+    await stage.spool.append(CALLER, commit("2", TOKEN_BYPASSED))
+    (path,) = await stage.spool.sealed()
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["1"]
+    assert Alert.SPOOL_DAMAGED in stage.reports.alerts
+    (kept,) = (stage.folder / "spool" / DEAD_FOLDER).glob("*.damaged")
+    assert kept.read_bytes() == content
+
+
+async def test_what_the_engine_denies_was_done_all_the_same(stage_of: MakeStage) -> None:
+    stage = stage_of()
+    rejecting = replace(commit("2"), lines=(CommitLine("ai", 500),), overage=Overage.REJECT)
+    stage.engine.answers = {
+        "1": BurnReply(DENIED, PLACED),
+        "2": CommitReply(DENIED, PLACED, HoldState.OPEN),
+    }
+    await stage.spool.append(CALLER, burn("1"))
+    await stage.spool.append(CALLER, rejecting)
+    assert await stage.replayer.drain()
+    assert stage.engine.asked == [
+        burn("1"),
+        rejecting,
+        unenforced_burn(burn("1")),
+        replace(rejecting, overage=Overage.CAP, key="capped-2"),
+    ]
+    assert stage.reports.results == [Replayed.BOOKED] * 2
+
+
+async def test_callers_are_kept_apart(stage_of: MakeStage) -> None:
+    stage = stage_of()
+    callers = [Caller("a"), Caller("a"), Caller("b"), Caller("a")]
+    for number, caller in enumerate(callers):
+        await stage.spool.append(caller, burn(str(number), account=str(number)))
+    assert await stage.replayer.drain()
+    assert stage.engine.callers == callers
+
+
+async def test_batches_are_bounded(stage_of: MakeStage) -> None:
+    sizes: list[int] = []
+    stage = stage_of(Engine(watch=lambda operations: sizes.append(len(operations))))
+    for number in range(250):
+        await stage.spool.append(CALLER, burn(str(number), account=str(number)))
+    assert await stage.replayer.drain()
+    assert max(sizes) == BATCH_OPERATIONS_MAX
+    assert sum(sizes) == 250
+
+
+async def test_the_kill_switch_stops_it_between_two_batches(stage_of: MakeStage) -> None:
+    stage = stage_of()
+    stage.engine.watch = lambda operations: stage.turn_on() if keys(operations) == ["1"] else None
+    for number in range(3):
+        await stage.spool.append(CALLER, commit(str(number)))
+    assert not await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["0", "1"]
+    stage.engine.watch = lambda _: None
+    stage.turn_off()
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["0", "1", "2"]
+
+
+async def test_it_runs_by_itself_and_outlives_every_failure(stage_of: MakeStage) -> None:
+    stage = stage_of()
+    failures = iter([RuntimeError("a bug")])
+
+    def fail_once(_: Sequence[Operation]) -> None:
+        for failure in failures:
+            raise failure
+
+    stage.engine.watch = fail_once
+    await stage.spool.append(CALLER, commit("1"))
+    running = asyncio.create_task(stage.replayer.run())
+    await until(lambda: stage.reports.results == [Replayed.BOOKED])
+    running.cancel()
+
+
+def test_what_is_booked_instead_has_a_key_of_its_own_that_fits() -> None:
+    long = burn("k" * IDEMPOTENCY_KEY_BYTES_MAX)
+    booked = unenforced_burn(long)
+    assert len(booked.key) <= IDEMPOTENCY_KEY_BYTES_MAX
+    assert booked.key == unenforced_burn(long).key
+    assert derived_key("burn", "k") != derived_key("capped", "k")
+    assert booked_instead(burn(), BurnReply(GRANTED, PLACED)) is None
+    assert booked_instead(Release("t", TOKEN_HELD, "r"), unavailable()) is None
+    assert isinstance(booked_instead(burn(), BurnReply(DENIED, PLACED)), BookUnenforced)
+    assert isinstance(burn(), Burn)

@@ -1,0 +1,139 @@
+"""The embedded servers keep their data, come back after a crash and never outlive their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+import redis
+
+from holdfast_server import embedded
+
+#: How long an orphaned server may take to notice and end.
+ORPHAN_TIMEOUT_S = 10.0
+
+START_TWO_AND_HANG = """
+import sys, signal
+from pathlib import Path
+from uuid import uuid4
+from holdfast_server import embedded
+valkey = embedded.start_valkey(Path(sys.argv[1]) / "valkey")
+postgres = embedded.start_postgres(Path(sys.argv[1]) / "postgres")
+print(valkey.pid, postgres.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def data_dir(stores_dir: Path) -> Path:
+    """Return a new data directory that a server running as another user can reach."""
+    folder = stores_dir / uuid4().hex
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def count_in_valkey() -> Callable[[str], int]:
+    """Count up in Valkey and return the count."""
+
+    def count(url: str) -> int:
+        with redis.Redis.from_url(url) as client:
+            return int(client.incr("count"))
+
+    return count
+
+
+def count_in_postgres(url: str) -> int:
+    """Add a row in Postgres and return the number of rows."""
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS numbers (n int)")
+        connection.execute("INSERT INTO numbers VALUES (1)")
+        row = connection.execute("SELECT count(*) FROM numbers").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_data_and_urls_outlive_an_orderly_stop(
+    data_dir: Path, count_in_valkey: Callable[[str], int]
+) -> None:
+    urls = set()
+    for expected in (1, 2):
+        with embedded.start(data_dir / "with space", redis_url=None, postgres_url=None) as servers:
+            assert count_in_valkey(servers.redis_url) == expected
+            assert count_in_postgres(servers.postgres_url) == expected
+            urls.add((servers.redis_url, servers.postgres_url))
+    assert len(urls) == 1
+
+
+def test_postgres_comes_back_after_a_kill(data_dir: Path) -> None:
+    first = embedded.start_postgres(data_dir)
+    count_in_postgres(first.url)
+    first.kill()
+    with embedded.start_postgres(data_dir) as second:
+        assert count_in_postgres(second.url) == 2
+
+
+def test_valkey_takes_options_and_comes_back_after_a_kill(
+    data_dir: Path, count_in_valkey: Callable[[str], int]
+) -> None:
+    always = ("--appendfsync", "always")
+    first = embedded.start_valkey(data_dir, extra_args=always)
+    count_in_valkey(first.url)
+    first.kill()
+    with embedded.start_valkey(data_dir, port=first.port, extra_args=always) as second:
+        assert second.url == first.url
+        assert count_in_valkey(second.url) == 2
+
+
+def test_known_urls_start_nothing(data_dir: Path) -> None:
+    with embedded.start(
+        data_dir / "none", redis_url="redis://r", postgres_url="postgresql://p"
+    ) as s:
+        assert (s.redis_url, s.postgres_url) == ("redis://r", "postgresql://p")
+    assert not (data_dir / "none").exists()
+
+
+def test_stop_and_kill_can_be_repeated(data_dir: Path) -> None:
+    server = embedded.start_valkey(data_dir)
+    for end in (server.stop, server.stop, server.kill):
+        end()
+    assert not server.running
+
+
+def test_a_server_that_cannot_start_shows_the_end_of_its_log(data_dir: Path) -> None:
+    with pytest.raises(embedded.EmbeddedError, match="no-such-option"):
+        embedded.start_valkey(data_dir, extra_args=("--no-such-option", "1"))
+
+
+def test_secrets_are_private(data_dir: Path) -> None:
+    with embedded.start_valkey(data_dir):
+        for name in ("password", "valkey.conf"):
+            assert (data_dir / name).stat().st_mode & 0o077 == 0
+
+
+def test_servers_end_when_their_parent_is_killed(data_dir: Path) -> None:
+    command = [sys.executable, "-c", START_TWO_AND_HANG, str(data_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.send_signal(signal.SIGKILL)
+    assert len(pids) == 2
+    deadline = time.monotonic() + ORPHAN_TIMEOUT_S
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs; one that ended but was not waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z" and os.path.exists(f"/proc/{pid}")

@@ -1,0 +1,262 @@
+"""Random operations on the real engine and on the plain Python twin: every answer and bucket agrees.
+
+After each step all balances are compared; at the end every entry of every outbox. This is the test
+of I1 to I6 and I27: the twin asserts conservation and bounds in each posting, and the engine must
+agree with it to the unit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from holdfast_server.domain import operation as op
+from holdfast_server.domain import reply as rp
+from holdfast_server.domain.bounds import AMOUNT_MAX
+from tests.support.pair import Pair, Real, build
+
+TENANT = "t"
+#: account: parent. Five levels below `org`, and a second tree.
+TREE = {"org": "", "team": "org", "user": "team", "key": "user", "task": "key", "pair": "org", "solo": ""}
+ACCOUNTS = list(TREE)
+CREDIT_TYPES = ("ai", "video")
+FEATURES = ("", "chat", "image")
+
+accounts = st.sampled_from(ACCOUNTS)
+features = st.sampled_from(FEATURES)
+amounts = st.one_of(st.integers(1, 60), st.integers(1, 400), st.sampled_from([1, AMOUNT_MAX]))
+small = st.integers(1, 120)
+ttls = st.sampled_from([1_000, 2_000, 5_000, 60_000, 86_400_000])
+modes = st.sampled_from([op.Mode.ENFORCE, op.Mode.ENFORCE, op.Mode.SHADOW])
+overages = st.sampled_from(list(op.Overage))
+fits = st.sampled_from(list(op.Fit))
+statuses = st.sampled_from([op.AccountStatus.ACTIVE] * 4 + [op.AccountStatus.FROZEN, op.AccountStatus.CLOSED])
+
+
+@st.composite
+def spending_lines(draw: st.DrawFn) -> tuple[op.Line, ...]:
+    names = draw(st.lists(st.sampled_from(CREDIT_TYPES), min_size=1, max_size=2, unique=True))
+    lines = []
+    for name in names:
+        amount = draw(amounts)
+        lines.append(op.Line(name, amount, draw(st.integers(1, min(amount, 50)))))
+    return tuple(lines)
+
+
+@st.composite
+def actual_lines(draw: st.DrawFn) -> tuple[op.CommitLine, ...]:
+    names = draw(st.lists(st.sampled_from(CREDIT_TYPES), max_size=2, unique=True))
+    return tuple(op.CommitLine(name, draw(st.one_of(st.none(), st.integers(0, 150)))) for name in names)
+
+
+@st.composite
+def account_limits(draw: st.DrawFn) -> tuple[op.Limit, ...]:
+    return tuple(_limit(draw, index) for index in range(draw(st.integers(0, 2))))
+
+
+def _limit(draw: st.DrawFn, index: int) -> op.Limit:
+    unit = draw(st.sampled_from(list(op.LimitUnit)))
+    window = draw(st.sampled_from(list(op.LimitWindow)))
+    counted = window in (op.LimitWindow.SLIDING, op.LimitWindow.BURST)
+    return op.Limit(
+        f"limit{index}",
+        unit,
+        window,
+        draw(st.integers(1, 300)),
+        draw(st.sampled_from(list(op.LimitEnforcement))),
+        draw(st.sampled_from([1_000, 7_777, 60_000])) if counted else 0,
+        "ai" if unit is op.LimitUnit.AMOUNT else "",
+        draw(features),
+    )
+
+
+@st.composite
+def account_terms(draw: st.DrawFn, parent: str) -> op.AccountTerms:
+    overdraft = draw(st.dictionaries(st.sampled_from(CREDIT_TYPES), st.integers(1, 50), max_size=1))
+    zone = draw(st.sampled_from(["", "", "Europe/Berlin", "Pacific/Apia"]))
+    return op.AccountTerms(parent, "", op.AccountStatus.ACTIVE, overdraft, draw(account_limits()), zone)
+
+
+class Oracle(RuleBasedStateMachine):
+    """Holds the engine against the twin."""
+
+    real: Real
+    loop: asyncio.AbstractEventLoop
+    url: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        with redis.Redis.from_url(self.url) as client:
+            client.flushdb()
+        self.real = build(self.url, partitions=3)
+        self.pair = Pair(self.real)
+        self.holds: list[str] = []
+        self.grants: list[tuple[str, str]] = []
+        self.waiting: list[op.Operation] = []
+        self.past: list[op.Operation] = []
+        self.keys = 0
+
+    def key(self) -> str:
+        self.keys += 1
+        return f"key-{self.keys}"
+
+    def run(self, *operations: op.Operation) -> list[Any]:
+        answers = self.loop.run_until_complete(self.pair.submit(operations))
+        for operation, answer in zip(operations, answers, strict=True):
+            self.past.append(operation)
+            if isinstance(answer, rp.ReserveReply) and answer.hold:
+                self.holds.append(answer.hold)
+            if isinstance(answer, rp.GrantReply) and isinstance(operation, op.Grant):
+                self.grants.append((operation.account, answer.grant_id))
+        return answers
+
+    @initialize(data=st.data())
+    def create_accounts(self, data: st.DataObject) -> None:
+        for account, parent in TREE.items():
+            terms = data.draw(account_terms(parent))
+            self.run_with_offsets(op.CreateAccount(TENANT, account, terms, self.key()))
+
+    def run_with_offsets(self, operation: op.CreateAccount) -> None:
+        """The twin is told the offsets that the engine computes from the zone."""
+        self.pair.zones[operation.account] = operation.terms.zone
+        self.run(operation)
+
+    @rule(ms=st.sampled_from([1, 300, 999, 1_000, 2_500, 61_000, 3_600_000, 90_000_000]))
+    def time_passes(self, ms: int) -> None:
+        self.real.clock.now_ms += ms
+
+    @rule(mode=modes)
+    def mode_changes(self, mode: op.Mode) -> None:
+        self.real.mode.now = mode
+
+    @rule(account=accounts, amount=amounts, data=st.data())
+    def grant(self, account: str, amount: int, data: st.DataObject) -> None:
+        now_ms = self.real.clock.now_ms
+        terms = op.GrantTerms(
+            data.draw(st.sampled_from(CREDIT_TYPES)),
+            amount,
+            op.GrantSource.PURCHASE,
+            data.draw(st.integers(-1, 1)),
+            now_ms + data.draw(st.sampled_from([0, 0, 0, 1_500, 5_000])),
+            data.draw(st.sampled_from([0, 0, now_ms + 1_500, now_ms + 3_000, now_ms + 100_000])),
+            data.draw(st.integers(0, 1)),
+            "EUR",
+            repay_debt=data.draw(st.booleans()),
+        )
+        self.run(op.Grant(TENANT, account, terms, self.key()))
+
+    @rule(account=accounts, lines=spending_lines(), ttl_ms=ttls, feature=features, fit=fits)
+    def reserve(
+        self, account: str, lines: tuple[op.Line, ...], ttl_ms: int, feature: str, fit: op.Fit
+    ) -> None:
+        self.run(op.Reserve(TENANT, account, lines, ttl_ms, self.key(), feature, {}, fit))
+
+    @rule(account=accounts, lines=spending_lines(), feature=features, fit=fits)
+    def burn(self, account: str, lines: tuple[op.Line, ...], feature: str, fit: op.Fit) -> None:
+        self.run(op.Burn(TENANT, account, lines, self.key(), feature, {}, fit))
+
+    @rule(data=st.data(), lines=actual_lines(), final=st.booleans(), overage=overages)
+    def commit(
+        self, data: st.DataObject, lines: tuple[op.CommitLine, ...], final: bool, overage: op.Overage
+    ) -> None:
+        if self.holds:
+            hold = data.draw(st.sampled_from(self.holds))
+            ttl_ms = data.draw(st.sampled_from([0, 1_000, 60_000]))
+            self.run(op.Commit(TENANT, hold, self.key(), lines, final, ttl_ms, overage))
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        if self.holds:
+            hold = data.draw(st.sampled_from(self.holds))
+            self.run(op.Release(TENANT, hold, self.key()))
+
+    @rule(data=st.data(), ttl_ms=ttls)
+    def extend(self, data: st.DataObject, ttl_ms: int) -> None:
+        if self.holds:
+            hold = data.draw(st.sampled_from(self.holds))
+            self.run(op.Extend(TENANT, hold, ttl_ms, self.key()))
+
+    @rule(data=st.data())
+    def revoke(self, data: st.DataObject) -> None:
+        if self.grants:
+            account, grant_id = data.draw(st.sampled_from(self.grants))
+            self.run(op.Revoke(TENANT, account, grant_id, self.key()))
+
+    @rule(account=accounts, amount=small)
+    def book_unenforced(self, account: str, amount: int) -> None:
+        self.run(op.BookUnenforced(TENANT, account, (op.Line("ai", amount),), self.key()))
+
+    @rule(account=accounts, status=statuses, limits=account_limits())
+    def update(self, account: str, status: op.AccountStatus, limits: tuple[op.Limit, ...]) -> None:
+        root = self.pair.world.root_of[TENANT, account]
+        now = self.pair.world.trees[TENANT, root].accounts[account].terms
+        terms = replace(now, status=status, limits=limits)
+        fields = frozenset({"status", "limits"})
+        self.run(op.UpdateAccount(TENANT, account, terms, fields, self.key()))
+
+    @rule(account=st.sampled_from(["pair", "task", "key", "user"]), parent=accounts)
+    def move(self, account: str, parent: str) -> None:
+        now = self.pair.world.trees[TENANT, "org"].accounts[account].terms
+        terms = replace(now, parent=parent)
+        self.run(op.UpdateAccount(TENANT, account, terms, frozenset({"parent"}), self.key()))
+
+    @rule(root=st.sampled_from(["org", "solo"]))
+    def expire(self, root: str) -> None:
+        self.run(op.ExpireDue(TENANT, root))
+
+    @rule(data=st.data())
+    def replay(self, data: st.DataObject) -> None:
+        """I7: the same key with the same content gets the same answer, denials included."""
+        keyed = [each for each in self.past if getattr(each, "key", "")]
+        if keyed:
+            self.run(data.draw(st.sampled_from(keyed)))
+
+    @rule(data=st.data(), amount=small)
+    def reuse_key(self, data: st.DataObject, amount: int) -> None:
+        """I8: the same key with other content is refused."""
+        burns = [each for each in self.past if isinstance(each, op.Burn)]
+        if burns:
+            burn = data.draw(st.sampled_from(burns))
+            self.run(replace(burn, lines=(op.Line("ai", amount + 500),)))
+
+    @rule(data=st.data(), size=st.integers(2, 8))
+    def batch(self, data: st.DataObject, size: int) -> None:
+        """Several callers' operations in one script call are decided as if one after the other."""
+        chosen: list[op.Operation] = []
+        for _ in range(size):
+            account = data.draw(accounts)
+            lines = (op.Line(data.draw(st.sampled_from(CREDIT_TYPES)), data.draw(small)),)
+            if self.holds and data.draw(st.booleans()):
+                hold = data.draw(st.sampled_from(self.holds))
+                chosen.append(op.Commit(TENANT, hold, self.key(), final=data.draw(st.booleans())))
+            elif data.draw(st.booleans()):
+                chosen.append(op.Reserve(TENANT, account, lines, data.draw(ttls), self.key()))
+            else:
+                chosen.append(op.Burn(TENANT, account, lines, self.key()))
+        self.run(*chosen)
+
+    @invariant()
+    def balances_agree(self) -> None:
+        self.loop.run_until_complete(self.pair.check_balances())
+
+    def teardown(self) -> None:
+        self.loop.run_until_complete(self.pair.check_entries())
+        self.loop.run_until_complete(self.real.store.close())
+
+
+def test_the_engine_agrees_with_the_twin(valkey_url: str) -> None:
+    """At least 200 random histories; `--hypothesis-profile=long` runs thousands."""
+    with asyncio.Runner() as runner:
+        machine = type("Machine", (Oracle,), {"url": valkey_url, "loop": runner.get_loop()})
+        checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+        chosen = settings(deadline=None, suppress_health_check=checks)
+        if settings.default is settings.get_profile("default"):
+            chosen = settings(chosen, max_examples=200, stateful_step_count=25)
+        machine.TestCase.settings = chosen  # type: ignore[attr-defined]
+        machine.TestCase().runTest()  # type: ignore[attr-defined]

@@ -1,0 +1,237 @@
+"""The engine on a real Valkey and the plain Python twin, given the same operations.
+
+`Pair.submit` sends a list of operations to both, compares every answer, and keeps what later
+operations need. The store's clock is the test's: the scripts are the build that takes the time as an
+argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from holdfast_server.domain import operation as op
+from holdfast_server.domain import reply as rp
+from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.operation import Caller, Mode, Operation
+from holdfast_server.domain.token import TokenSigner
+from holdfast_server.domain.twin.world import Facts, World
+from holdfast_server.domain.zones import offsets_of
+from holdfast_server.engine.accounts import AccountReader
+from holdfast_server.engine.batcher import Batcher, Limits
+from holdfast_server.engine.directory import Directory
+from holdfast_server.engine.engine import Engine, Parts, Request
+from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.outbox import OutboxEntry, decode
+from holdfast_server.engine.scripts import Clock, load
+from holdfast_server.engine.store import Store
+from holdfast_server.errors import HoldfastError
+
+START_MS = 1_800_000_000_000
+GENERATION_MS = 900_000
+SIGNER = TokenSigner({1: b"k" * 32}, 1)
+CALLER = Caller("tester", "0" * 31 + "1", "0" * 15 + "1")
+
+
+class OneMode:
+    """An `Enforcement` that answers the mode it was last told."""
+
+    def __init__(self) -> None:
+        self.now = Mode.ENFORCE
+
+    def mode(
+        self, tenant: str, account: str, root: str, credit_types: Sequence[str], feature: str
+    ) -> Mode:
+        return self.now
+
+    def idempotency_window_ms(self, tenant: str) -> int:
+        return GENERATION_MS
+
+    def longest_idempotency_window_ms(self) -> int:
+        return GENERATION_MS
+
+    def knows_credit_type(self, tenant: str, credit_type: str) -> bool:
+        return True
+
+
+class NoRecorder:
+    """Takes figures and forgets them."""
+
+    def batch(self, operations: int, seconds: float) -> None:
+        return None
+
+
+class TestClock:
+    """The time that the scripts are told."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.now_ms = START_MS
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    """An engine with everything below it."""
+
+    store: Store
+    keys: Keys
+    engine: Engine
+    mode: OneMode
+    clock: TestClock
+
+    async def decide(
+        self, operations: Sequence[Operation], *, checked: bool = True
+    ) -> list[rp.Reply | HoldfastError | Any]:
+        """Answers operations as if the ledger knew none of their keys."""
+        requests = [Request(operation, checked=checked) for operation in operations]
+        return await self.engine.decide(CALLER, requests)
+
+    async def entries(self) -> list[Entry]:
+        """Everything in the outboxes, partition by partition."""
+        found = []
+        for partition in range(self.keys.partitions):
+            rows = await self.store.client.xrange(self.keys.outbox(partition, 1))
+            for stream_id, fields in rows:
+                epoch, seq = stream_id.decode().split("-")
+                found.append(decode(OutboxEntry(partition, int(epoch), int(seq), fields[b"e"])))
+        return found
+
+
+def build(
+    url: str,
+    *,
+    partitions: int = 8,
+    limits: Limits | None = None,
+    clock: Clock = Clock.ARGUMENT,
+) -> Real:
+    """An engine on the store at `url`."""
+    store, keys, mode, test_clock = Store(url), Keys(partitions), OneMode(), TestClock()
+    script = load("apply", clock)
+    batcher = Batcher(
+        store,
+        keys,
+        script,
+        limits or Limits(),
+        lambda: GENERATION_MS,
+        NoRecorder(),
+        test_clock if clock is Clock.ARGUMENT else None,
+    )
+    parts = Parts(
+        batcher,
+        Directory(store, keys, 1),
+        AccountReader(store, keys, SIGNER, 1),
+        keys,
+        SIGNER,
+        mode,
+    )
+    return Real(store, keys, Engine(parts), mode, test_clock)
+
+
+class Pair:
+    """The engine and its twin."""
+
+    def __init__(self, real: Real) -> None:
+        self.real = real
+        self.world = World(real.keys.partition)
+        #: The zone of each account: the twin is told the offsets that the engine computes.
+        self.zones: dict[str, str] = {}
+
+    async def submit(self, operations: Sequence[Operation]) -> list[rp.Reply | HoldfastError]:
+        """Gives a batch to the engine, then one by one to the twin, and compares the answers."""
+        answers = await self.real.decide(operations)
+        for operation, answer in zip(operations, answers, strict=True):
+            expected = self._twin(operation, answer)
+            assert comparable(answer) == comparable(expected), (operation, answer, expected)
+        return answers
+
+    def _twin(self, operation: Operation, answer: object) -> rp.Reply | HoldfastError:
+        zone = self.zones.get(getattr(operation, "account", ""), "")
+        facts = Facts(
+            self.real.clock.now_ms,
+            self.real.mode.now,
+            new_id=_new_id(answer),
+            offsets=offsets_of(zone),
+        )
+        try:
+            return self.world.submit(_plain(operation), facts)
+        except HoldfastError as error:
+            return error
+
+    async def check_balances(self) -> None:
+        """Every bucket, grant, limit and version of every account is the same in both."""
+        accounts = list(self.world.root_of)
+        await self.submit([op.GetBalance(tenant, account) for tenant, account in accounts])
+
+    async def check_entries(self) -> None:
+        """The outboxes hold exactly the twin's postings, in order."""
+        found = [_posting_of(entry) for entry in await self.real.entries()]
+        expected = sorted(self.world.entries, key=lambda row: (row[0], row[1]))
+        assert found == [
+            (
+                partition,
+                seq,
+                posting.kind,
+                posting.account,
+                posting.credit_type,
+                posting.version,
+                posting.delta_figures(),
+                posting.after,
+                posting.grant_postings(),
+            )
+            for partition, seq, posting in expected
+        ]
+
+
+def hold_id(token: str, tenant: str = "t") -> str:
+    """The id inside a hold's token."""
+    read = SIGNER.read(tenant, token)
+    assert read is not None
+    return read.hold.hex()
+
+
+def comparable(answer: object) -> object:
+    """An answer without what only the engine has: tokens become ids, sentences are left out."""
+    if isinstance(answer, HoldfastError):
+        return answer.reason
+    assert not isinstance(answer, Exception)
+    changed: dict[str, Any] = {}
+    if isinstance(answer, rp.ReserveReply) and len(answer.hold) > 32:
+        changed["hold"] = hold_id(answer.hold)
+    if hasattr(answer, "applied"):
+        changed["applied"] = replace(answer.applied, replayed=False)
+    if isinstance(answer, rp.ExpireReply):
+        # The engine only knows a lower bound of when the next thing is due.
+        changed |= {"holds": 0, "grants": 0, "next_due_ms": 0}
+    return replace(answer, **changed) if changed else answer  # type: ignore[type-var]
+
+
+def _plain(operation: Operation) -> Operation:
+    if isinstance(operation, op.Commit | op.Release | op.Extend):
+        return replace(operation, hold=hold_id(operation.hold, operation.tenant))
+    return operation
+
+
+def _new_id(answer: object) -> str:
+    """The id that the engine drew for a new hold or grant."""
+    if isinstance(answer, rp.ReserveReply) and answer.hold:
+        return hold_id(answer.hold)
+    return answer.grant_id if isinstance(answer, rp.GrantReply) else "0" * 32
+
+
+def _posting_of(entry: Entry) -> tuple[Any, ...]:
+    return (
+        entry.partition,
+        entry.seq,
+        entry.kind,
+        entry.account,
+        entry.credit_type,
+        entry.version,
+        entry.delta,
+        entry.after,
+        entry.grants,
+    )

@@ -1,0 +1,354 @@
+"""Metrics, traces and log lines: closed lists of labels, bounded sizes, no secrets, no forgery."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client.parser import text_string_to_metric_families
+
+from holdfast_server.domain.operation import Mode
+from holdfast_server.domain.reply import Outcome
+from holdfast_server.errors import Reason
+from holdfast_server.telemetry import logs, names
+from holdfast_server.telemetry.logs import current_place
+from holdfast_server.telemetry.metrics import Metrics
+from holdfast_server.telemetry.names import Alert, Attribute, Cause, Kind, Replayed
+from holdfast_server.telemetry.recorder import Recorder
+from holdfast_server.telemetry.tracing import (
+    ATTRIBUTE_BYTES_MAX,
+    LINKS_MAX,
+    NO_TRACE,
+    TraceContext,
+    Tracing,
+    format_traceparent,
+    open_tracing,
+    parse_traceparent,
+)
+
+RESOURCE = {"service.name": "holdfast", "holdfast.role": "worker"}
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SPAN = "00f067aa0ba902b7"
+
+
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    found = Metrics(RESOURCE)
+    yield found
+    found.close()
+
+
+def report_everything(recorder: Recorder) -> None:
+    recorder.decision("Reserve", Outcome.DENIED, Reason.LIMIT_EXCEEDED, Mode.ENFORCE)
+    recorder.refused("Commit", Reason.HOLD_NOT_FOUND)
+    recorder.bypassed("Burn", Cause.KILL)
+    recorder.rpc("Reserve", "OK", 0.003)
+    recorder.batch(12, 0.001)
+    recorder.queued(7)
+    recorder.flushed(100, 0.25)
+    recorder.outbox(5, 1.5)
+    recorder.holds_open(3)
+    recorder.killed(True)
+    recorder.policies({Mode.SHADOW: 2})
+    recorder.config(41)
+    recorder.spool(8, 900)
+    recorder.replayed(Replayed.BOOKED)
+    recorder.alert(Alert.FAIL_OPEN)
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
+    found: dict[tuple[str, str], float] = {}
+    for family in text_string_to_metric_families(metrics.page().decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            found[sample.name, labels] = sample.value
+    return found
+
+
+def test_every_report_is_on_the_page(metrics: Metrics) -> None:
+    report_everything(metrics)
+    metrics.flushed(11, 0.5)
+    found = samples(metrics)
+    denied = "method=Reserve,mode=ENFORCE,outcome=DENIED,reason=LIMIT_EXCEEDED"
+    assert found["holdfast_decisions_total", denied] == 1
+    assert found["holdfast_refusals_total", "method=Commit,reason=HOLD_NOT_FOUND"] == 1
+    assert found["holdfast_bypassed_total", "cause=kill,method=Burn"] == 1
+    assert found["holdfast_rpc_duration_seconds_count", "method=Reserve,status=OK"] == 1
+    assert found["holdfast_batch_operations_sum", ""] == 12
+    assert found["holdfast_batch_duration_seconds_bucket", "le=0.001"] == 1
+    assert found["holdfast_queue_operations", ""] == 7
+    assert found["holdfast_flush_rows_total", ""] == 111
+    assert found["holdfast_flush_lag_seconds", ""] == 0.5
+    assert found["holdfast_outbox_entries", ""] == 5
+    assert found["holdfast_outbox_lag_seconds", ""] == 1.5
+    assert found["holdfast_holds_open", ""] == 3
+    assert found["holdfast_kill", ""] == 1
+    assert found["holdfast_policies", "mode=SHADOW"] == 2
+    assert found["holdfast_config_version", ""] == 41
+    assert 0 <= found["holdfast_config_age_seconds", ""] < 60
+    assert found["holdfast_spool_records", ""] == 8
+    assert found["holdfast_spool_bytes", ""] == 900
+    assert found["holdfast_spool_replayed_total", "result=booked"] == 1
+    assert found["holdfast_alerts_total", "alert=fail_open"] == 1
+
+
+def test_every_metric_that_is_named_can_be_reported(metrics: Metrics) -> None:
+    report_everything(metrics)
+    found = {name for name, _ in samples(metrics)}
+    for metric in names.METRICS:
+        begin = metric.name.replace(".", "_")
+        assert any(name.startswith(begin) for name in found), metric.name
+        assert metric.meaning.endswith("."), metric.name
+        assert bool(metric.bounds) == (metric.kind is Kind.HISTOGRAM), metric.name
+
+
+def test_labels_are_those_that_are_named_and_nothing_else(metrics: Metrics) -> None:
+    report_everything(metrics)
+    allowed = {label for metric in names.METRICS for label in metric.labels} | {"le"}
+    page = metrics.page().decode()
+    assert set(re.findall(r'[{,](\w+)="', page)) <= allowed
+
+
+def test_counts_from_many_threads_are_all_counted(metrics: Metrics) -> None:
+    def count(_: int) -> None:
+        for _ in range(1_000):
+            metrics.bypassed("Burn", Cause.KILL)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count, range(8)))
+    assert samples(metrics)["holdfast_bypassed_total", "cause=kill,method=Burn"] == 8_000
+
+
+def test_the_recorder_without_a_backend_takes_every_report() -> None:
+    report_everything(Recorder())
+    ours = {name for name in vars(Recorder) if not name.startswith("_")}
+    assert ours <= set(vars(Metrics))
+
+
+def test_a_collector_that_never_answers_costs_a_call_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        tracing = open_tracing(RESOURCE, 1.0, endpoint)
+        started = time.perf_counter()
+        for _ in range(5_000):
+            with tracing.rpc(NO_TRACE) as span:
+                span.set(Attribute.METHOD, "Reserve")
+        tracing.close()
+        assert time.perf_counter() - started < 10.0
+
+
+# --- Traces -------------------------------------------------------------------------------------
+
+
+def test_a_traceparent_is_read_and_written() -> None:
+    header = f"00-{TRACE}-{SPAN}-01"
+    place = parse_traceparent(header)
+    assert place == TraceContext(TRACE, SPAN)
+    assert format_traceparent(place, sampled=True) == header
+    assert format_traceparent(NO_TRACE, sampled=True) == ""
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "00",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"ff-{TRACE}-{SPAN}-01",
+        f"00-{TRACE.upper()}-{SPAN}-01",
+        f"00-{TRACE}-{SPAN}-01-more",
+        f"00-{TRACE}-{SPAN}-01" * 200,
+        f"00-{TRACE}-{SPAN}-0\n",
+    ],
+)
+def test_what_is_no_traceparent_is_no_place(header: str | None) -> None:
+    assert parse_traceparent(header) is NO_TRACE
+
+
+@given(st.text(max_size=60))
+def test_no_header_raises(header: str) -> None:
+    parse_traceparent(header)
+
+
+class _Kept(InMemorySpanExporter):
+    """Keeps spans after its tracing is closed."""
+
+    def shutdown(self) -> None:
+        """Nothing is to be stopped."""
+
+
+def recorded(exporter: _Kept, tracing: Tracing) -> dict[str, ReadableSpan]:
+    tracing.close()
+    return {span.name: span for span in exporter.get_finished_spans()}
+
+
+def test_a_request_leads_to_its_batch_and_flush() -> None:
+    exporter = _Kept()
+    tracing = Tracing(RESOURCE, 1.0, exporter)
+    other = TraceContext("f" * 32, "e" * 16)
+    with tracing.rpc(TraceContext(TRACE, SPAN)) as rpc:
+        rpc.set(Attribute.METHOD, "Reserve")
+        with tracing.batch([rpc.place, other]) as batch:
+            batch.set(Attribute.OPERATIONS, 2)
+    with tracing.flush([rpc.place]):
+        pass
+    spans = recorded(exporter, tracing)
+    contexts = {name: span.get_span_context() for name, span in spans.items()}
+    assert all(context is not None for context in contexts.values())
+    assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {TRACE}
+    assert spans["holdfast.rpc"].parent is not None
+    assert f"{spans['holdfast.rpc'].parent.span_id:016x}" == SPAN
+    linked = {f"{link.context.trace_id:032x}" for link in spans["holdfast.batch"].links}
+    assert linked == {TRACE, other.trace_id}
+    assert dict(spans["holdfast.rpc"].attributes or {}) == {"rpc.method": "Reserve"}
+
+
+def test_the_callers_sampled_flag_does_not_count_and_verdicts_agree() -> None:
+    exporter = _Kept()
+    tracing, twin = Tracing(RESOURCE, 0.5, exporter), Tracing(RESOURCE, 0.5, _Kept())
+    kept, dropped = f"{'a' * 16}{'0' * 16}", f"{'a' * 16}{'f' * 16}"
+    for trace_id in (kept, dropped):
+        parent = parse_traceparent(f"00-{trace_id}-{SPAN}-01")
+        with tracing.rpc(parent) as span:
+            # The ledger keeps the caller's trace id whether it is recorded here or not.
+            assert span.place.trace_id == trace_id
+        assert tracing.sampled(trace_id) == twin.sampled(trace_id) == (trace_id == kept)
+    twin.close()
+    tracing.close()
+    assert len(exporter.get_finished_spans()) == 1
+
+
+def test_nothing_is_recorded_when_it_is_off() -> None:
+    tracing = open_tracing(RESOURCE, 1.0, "")
+    place = TraceContext(TRACE, SPAN)
+    with tracing.rpc(place) as rpc, tracing.batch([place]) as batch, tracing.rpc(NO_TRACE) as none:
+        rpc.set(Attribute.METHOD, "Reserve")
+        assert (rpc.place, batch.place, none.place) == (place, NO_TRACE, NO_TRACE)
+    tracing.close()
+
+
+def test_links_attributes_and_errors_are_bounded_and_silent() -> None:
+    exporter = _Kept()
+    tracing = Tracing(RESOURCE, 1.0, exporter)
+    many = [TraceContext(f"{number:032x}", SPAN) for number in range(1, 1_000)]
+
+    def fail() -> None:
+        with tracing.batch(many) as span:
+            span.set(Attribute.METHOD, "x" * 10_000)
+            raise ValueError("password=hunter2")
+
+    with pytest.raises(ValueError, match="hunter2"):
+        fail()
+    batch = recorded(exporter, tracing)["holdfast.batch"]
+    assert len(batch.links) == LINKS_MAX
+    assert len(str((batch.attributes or {})["rpc.method"])) == ATTRIBUTE_BYTES_MAX
+    assert "hunter2" not in batch.to_json()
+
+
+class _Dead(SpanExporter):
+    """A collector that refuses everything."""
+
+    def export(self, spans: object) -> SpanExportResult:
+        return SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        """Nothing is to be stopped."""
+
+
+def test_a_dead_collector_raises_nowhere() -> None:
+    tracing = Tracing(RESOURCE, 1.0, _Dead())
+    for _ in range(5_000):
+        with tracing.rpc(NO_TRACE):
+            pass
+    tracing.close()
+
+
+# --- Log lines ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What goes to the log; the configuration of the test run is put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+log = logging.getLogger("holdfast.test")
+
+
+def json_lines(stream: io.StringIO) -> list[dict[str, str]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_json_line_has_time_severity_message_facts_and_trace(written: io.StringIO) -> None:
+    logs.configure("info", "json", written)
+    token = current_place.set(TraceContext(TRACE, SPAN))
+    log.debug("not shown")
+    log.warning("it is %d", 5, extra={"facts": {"partition": 7}})
+    current_place.reset(token)
+    (line,) = json_lines(written)
+    assert line["message"] == "it is 5"
+    assert (line["level"], line["partition"], line["trace_id"]) == ("warning", "7", TRACE)
+    assert line["time"].endswith("+00:00")
+
+
+FORGED = 'x\n{"level":"info","message":"forged"}\r\x1b[2J\u2028"'
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_no_text_can_forge_a_line(written: io.StringIO, style: str) -> None:
+    logs.configure("info", style, written)
+    log.info("reason: %s", FORGED, extra={"facts": {"reason": FORGED, FORGED: "x"}})
+    text = written.getvalue()
+    assert text.count("\n") == 1
+    assert len(text.splitlines()) == 1
+    assert "\x1b" not in text
+    if style == "json":
+        (line,) = json_lines(written)
+        assert (line["level"], line["reason"]) == ("info", FORGED)
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+@given(text=st.text(max_size=3_000), facts=st.dictionaries(st.text(), st.text(), max_size=20))
+def test_a_line_is_one_line_of_at_most_a_kibibyte(
+    style: str, text: str, facts: dict[str, str]
+) -> None:
+    formatter = logs.JsonFormatter() if style == "json" else logs.TextFormatter()
+    record = logging.LogRecord("n", logging.INFO, "p", 1, "%s", (text,), None)
+    record.facts = facts
+    line = formatter.format(record)
+    assert len(line.encode()) < logs.LINE_BYTES_MAX
+    assert "\n" not in line
+    assert "\r" not in line
+    if style == "json":
+        assert json.loads(line)["level"] == "info"
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_secrets_are_taken_out(written: io.StringIO, style: str) -> None:
+    logs.configure("info", style, written)
+    facts = {"header": "authorization: Bearer hunter2", "other": "token=hunter2"}
+    try:
+        raise ConnectionError("postgresql://user:hunter2@host/db?password=hunter2")
+    except ConnectionError:
+        log.exception("redis://:hunter2@host is away", extra={"facts": facts})
+    assert "hunter2" not in written.getvalue()
+    assert "ConnectionError" in written.getvalue()
