@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -79,7 +80,7 @@ class ApiService:
 
 
 def _newest(client: redis.Redis, stream: str) -> bytes:
-    found = client.execute_command("XINFO", "STREAM", stream) if client.exists(stream) else {}
+    found: dict[str, Any] = client.xinfo_stream(stream) if client.exists(stream) else {}
     return bytes(found.get("last-generated-id", b""))
 
 

@@ -13,7 +13,19 @@ from holdfast_server.errors import HoldfastError, Reason
 MALFORMED = [
     *("", " ", " 12 ", "12 ", "\t12", "12\n", "1 2", "+1", "1_000", "1,000", "1.5", "1.0", ".5"),
     *("1e3", "1E3", "0x10", "0b1", "0o7", "007", "-0x1", "--1", "nan", "NaN", "inf", "-inf"),
-    *("Infinity", "null", "None", "true", "١٢٣", "１２", "²", "1\0", "1\u200b", "12n", "1/2"),
+    *(
+        "Infinity",
+        "null",
+        "None",
+        "true",
+        "١٢٣",
+        "\uff11\uff12",
+        "²",
+        "1\0",
+        "1\u200b",
+        "12n",
+        "1/2",
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -22,9 +23,12 @@ from holdfast_server.api.auth.key_set import (
 from holdfast_server.api.auth.principal import Role
 from holdfast_server.api.auth.signed_tokens import SignedTokens
 from holdfast_server.api.auth.static_tokens import CHECK_INTERVAL_SECONDS, StaticTokens
+from holdfast_server.api.occasional import LINES_PER_SECOND_MAX
 from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.telemetry.logs import LINE_BYTES_MAX, JsonFormatter
 from tests.api.issuer import AUDIENCE, ISSUER, NOW, TokenText, key_set, rsa_key, write_key_set
 from tests.api.recording import Recording, running
+from tests.api.world import eventually
 from tests.support.stubs import Stubs, stubs
 from tests.support.wire import refused
 
@@ -122,6 +126,20 @@ async def test_a34_garbage_token(client: Stubs, recording: Recording, token: str
 
 async def test_a34_credentials_come_before_the_body_is_read(client: Stubs) -> None:
     await refused(client.raw("BalanceService/Reserve", b"\xff\xff"), Reason.TOKEN_MISSING)
+
+
+async def test_a34_a_flood_of_refusals_is_no_flood_of_log_lines(
+    client: Stubs, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5 * LINES_PER_SECOND_MAX):
+        await refused(ask(client, "Bearer guess"), Reason.TOKEN_INVALID)
+    lines = [record for record in caplog.records if record.message == "refused credentials"]
+    assert 0 < len(lines) < 5 * LINES_PER_SECOND_MAX
+    for record in lines:
+        line = JsonFormatter().format(record)
+        assert len(line.encode()) < LINE_BYTES_MAX
+        assert "guess" not in line
+        assert json.loads(line)["reason"] == "TOKEN_INVALID"
 
 
 async def test_a35_expired_with_leeway(client: Stubs, clock: Clock) -> None:
@@ -228,9 +246,20 @@ class Fetches:
     def __init__(self, **keys: object) -> None:
         self.content = json.dumps(key_set(**keys)).encode()  # type: ignore[arg-type]
         self.count = 0
+        self.is_answered = asyncio.Event()
+        self.is_answered.set()
+
+    async def wait_for(self, count: int) -> None:
+        """Returns once it was asked so often."""
+
+        async def is_asked() -> bool:
+            return self.count >= count
+
+        await eventually(is_asked)
 
     async def __call__(self) -> bytes:
         self.count += 1
+        await self.is_answered.wait()
         if not self.content:
             raise OSError("the issuer is away")
         return self.content
@@ -257,9 +286,27 @@ async def test_keys_outlive_their_issuer_for_a_day() -> None:
     fetches.content = b""
     clock.now = FRESH_SECONDS
     assert await keys.find("first") is not None
-    assert fetches.count == 2
+    await fetches.wait_for(2)
     clock.now = STALE_SECONDS_MAX
     assert await keys.find("first") is None
+    assert fetches.count == 3
+
+
+async def test_a_slow_issuer_is_asked_once_and_holds_up_only_unknown_keys() -> None:
+    clock, fetches = Clock(0), Fetches(first=rsa_key())
+    keys = KeySet(fetches, clock)
+    await keys.load()
+    clock.now = FRESH_SECONDS
+    fetches.is_answered.clear()
+    for _ in range(10):
+        assert await keys.find("first") is not None
+    fetches.content = json.dumps(key_set(second=rsa_key(1))).encode()
+    waiting = [asyncio.ensure_future(keys.find("second")) for _ in range(10)]
+    await fetches.wait_for(2)
+    assert not any(each.done() for each in waiting)
+    fetches.is_answered.set()
+    assert all(await asyncio.gather(*waiting))
+    assert fetches.count == 2
 
 
 async def test_a_token_of_a_removed_key_is_refused_although_it_was_known() -> None:

@@ -62,7 +62,7 @@ async def test_a_denial_that_is_raised_is_a_fault_of_ours() -> None:
         await refused(client.balance.Balance(balance_request()), Reason.INTERNAL)
 
 
-async def test_a_slow_store_is_answered_at_the_server_deadline_and_its_work_goes_on() -> None:
+async def test_a72_a_slow_store_is_answered_at_the_server_deadline_and_its_work_goes_on() -> None:
     is_released, is_done = asyncio.Event(), asyncio.Event()
 
     async def wait(operation: Operation) -> Answer:
@@ -72,7 +72,9 @@ async def test_a_slow_store_is_answered_at_the_server_deadline_and_its_work_goes
 
     bounds = Bounds(deadline_ms=50, concurrent_max=10)
     async with running(Recording(wait), bounds=bounds) as served, stubs(served.port) as client:
-        await refused(client.balance.Balance(balance_request()), Reason.DEADLINE_EXCEEDED)
+        for timeout in (None, 100 * 365 * 86_400):
+            call = client.balance.Balance(balance_request(), timeout=timeout)
+            await refused(call, Reason.DEADLINE_EXCEEDED)
         assert not is_done.is_set()
         is_released.set()
         await asyncio.wait_for(is_done.wait(), timeout=5)

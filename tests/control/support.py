@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -241,6 +242,27 @@ def outcome_of(answer: Answer) -> Outcome | Reason:
     decision = getattr(answer, "decision", GRANTED)
     assert isinstance(decision, Decision)
     return decision.outcome
+
+
+async def stop(task: asyncio.Task[None]) -> None:
+    """Ends a background task and waits for its end."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def until_async(
+    look: Callable[[], Coroutine[None, None, None]],
+    condition: Callable[[], bool],
+    seconds: float = 10.0,
+) -> None:
+    """Looks again and again until a condition holds; fails when it does not in time."""
+    deadline = time.monotonic() + seconds
+    await look()
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
+        await look()
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -40,6 +40,7 @@ from tests.control.support import (
     Engine,
     MakeStage,
     burn,
+    stop,
     unavailable,
     until,
 )
@@ -233,7 +234,7 @@ async def test_it_runs_by_itself_and_outlives_every_failure(stage_of: MakeStage)
     await stage.spool.append(CALLER, commit("1"))
     running = asyncio.create_task(stage.replayer.run())
     await until(lambda: stage.reports.results == [Replayed.BOOKED])
-    running.cancel()
+    await stop(running)
 
 
 def test_what_is_booked_instead_has_a_key_of_its_own_that_fits() -> None:

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.bounds import AMOUNT_MAX
+from holdfast_server.domain.twin.grants import RefundPart, RefundPlan
 from tests.support.pair import Pair, Real, build
 
 TENANT = "t"
@@ -30,13 +31,17 @@ FEATURES = ("", "chat", "image")
 
 accounts = st.sampled_from(ACCOUNTS)
 features = st.sampled_from(FEATURES)
-amounts = st.one_of(st.integers(1, 60), st.integers(1, 400), st.sampled_from([1, AMOUNT_MAX]))
+amounts = st.one_of(
+    *[st.integers(1, 40)] * 4, st.integers(1, 400), st.sampled_from([1, AMOUNT_MAX])
+)
 small = st.integers(1, 120)
 ttls = st.sampled_from([1_000, 2_000, 5_000, 60_000, 86_400_000])
 modes = st.sampled_from([op.Mode.ENFORCE, op.Mode.ENFORCE, op.Mode.SHADOW])
 overages = st.sampled_from(list(op.Overage))
 fits = st.sampled_from(list(op.Fit))
-statuses = st.sampled_from([op.AccountStatus.ACTIVE] * 4 + [op.AccountStatus.FROZEN, op.AccountStatus.CLOSED])
+statuses = st.sampled_from(
+    [op.AccountStatus.ACTIVE] * 6 + [op.AccountStatus.FROZEN, op.AccountStatus.CLOSED]
+)
 
 
 @st.composite
@@ -100,11 +105,18 @@ class Oracle(RuleBasedStateMachine):
         self.grants: list[tuple[str, str]] = []
         self.waiting: list[op.Operation] = []
         self.past: list[op.Operation] = []
+        self.terms: dict[str, op.GrantTerms] = {}
+        self.revoked: set[str] = set()
+        self.burns: dict[str, list[RefundPart]] = {}
         self.keys = 0
 
     def key(self) -> str:
         self.keys += 1
         return f"key-{self.keys}"
+
+    def recent_hold(self, data: st.DataObject) -> str:
+        """Mostly one that may still be open."""
+        return data.draw(st.sampled_from([*self.holds, *self.holds[-4:] * 4]))
 
     def run(self, *operations: op.Operation) -> list[Any]:
         answers = self.loop.run_until_complete(self.pair.submit(operations))
@@ -114,6 +126,11 @@ class Oracle(RuleBasedStateMachine):
                 self.holds.append(answer.hold)
             if isinstance(answer, rp.GrantReply) and isinstance(operation, op.Grant):
                 self.grants.append((operation.account, answer.grant_id))
+                self.terms[answer.grant_id] = operation.terms
+            if isinstance(answer, rp.RevokeReply) and isinstance(operation, op.Revoke):
+                self.revoked.add(operation.grant_id)
+            if isinstance(answer, rp.CommitReply | rp.BurnReply) and answer.applied.seq:
+                self.burns[answer.applied.transaction_id] = self.parts_of(answer)
         return answers
 
     @initialize(data=st.data())
@@ -121,6 +138,13 @@ class Oracle(RuleBasedStateMachine):
         for account, parent in TREE.items():
             terms = data.draw(account_terms(parent))
             self.run_with_offsets(op.CreateAccount(TENANT, account, terms, self.key()))
+        for account in ("org", "user", "task", "solo"):
+            for credit_type in CREDIT_TYPES:
+                given = op.GrantTerms(credit_type, 300, op.GrantSource.PLAN, 2)
+                self.give(account, given)
+
+    def give(self, account: str, terms: op.GrantTerms) -> None:
+        self.run(op.Grant(TENANT, account, terms, self.key()))
 
     def run_with_offsets(self, operation: op.CreateAccount) -> None:
         """The twin is told the offsets that the engine computes from the zone."""
@@ -149,7 +173,7 @@ class Oracle(RuleBasedStateMachine):
             "EUR",
             repay_debt=data.draw(st.booleans()),
         )
-        self.run(op.Grant(TENANT, account, terms, self.key()))
+        self.give(account, terms)
 
     @rule(account=accounts, lines=spending_lines(), ttl_ms=ttls, feature=features, fit=fits)
     def reserve(
@@ -166,20 +190,20 @@ class Oracle(RuleBasedStateMachine):
         self, data: st.DataObject, lines: tuple[op.CommitLine, ...], final: bool, overage: op.Overage
     ) -> None:
         if self.holds:
-            hold = data.draw(st.sampled_from(self.holds))
+            hold = self.recent_hold(data)
             ttl_ms = data.draw(st.sampled_from([0, 1_000, 60_000]))
             self.run(op.Commit(TENANT, hold, self.key(), lines, final, ttl_ms, overage))
 
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         if self.holds:
-            hold = data.draw(st.sampled_from(self.holds))
+            hold = self.recent_hold(data)
             self.run(op.Release(TENANT, hold, self.key()))
 
     @rule(data=st.data(), ttl_ms=ttls)
     def extend(self, data: st.DataObject, ttl_ms: int) -> None:
         if self.holds:
-            hold = data.draw(st.sampled_from(self.holds))
+            hold = self.recent_hold(data)
             self.run(op.Extend(TENANT, hold, ttl_ms, self.key()))
 
     @rule(data=st.data())
@@ -187,6 +211,41 @@ class Oracle(RuleBasedStateMachine):
         if self.grants:
             account, grant_id = data.draw(st.sampled_from(self.grants))
             self.run(op.Revoke(TENANT, account, grant_id, self.key()))
+
+    def parts_of(self, answer: rp.CommitReply | rp.BurnReply) -> list[RefundPart]:
+        """What grants paid, newest burn first, as a refund gives it back."""
+        parts = []
+        for line in answer.lines:
+            for share in line.grants:
+                if share.burned and share.grant_id in self.terms:
+                    parts.append(self.part(line.credit_type, share))
+        return parts[::-1]
+
+    def part(self, credit_type: str, share: rp.GrantShare) -> RefundPart:
+        terms = self.terms[share.grant_id]
+        return RefundPart(
+            share.account,
+            credit_type,
+            share.grant_id,
+            share.burned,
+            terms.priority,
+            terms.expires_at_ms,
+            int(terms.cost_amount > 0),
+            terms.effective_at_ms,
+            share.grant_id in self.revoked,
+            f"{len(self.past):032x}",
+        )
+
+    @rule(data=st.data(), goodwill_ttl_ms=st.sampled_from([0, 0, 2_000]))
+    def refund(self, data: st.DataObject, goodwill_ttl_ms: int) -> None:
+        """With the parts that the ledger would have said; `tests/engine/test_refund.py` asks the ledger."""
+        refundable = [name for name, parts in self.burns.items() if parts]
+        if refundable:
+            name = data.draw(st.sampled_from(refundable))
+            parts = self.burns.pop(name)
+            plan = RefundPlan(parts[0].account, tuple(parts), 10**9, name, goodwill_ttl_ms)
+            operation = op.Refund(TENANT, name, self.key(), (), "test", goodwill_ttl_ms)
+            self.loop.run_until_complete(self.pair.refund(operation, plan))
 
     @rule(account=accounts, amount=small)
     def book_unenforced(self, account: str, amount: int) -> None:
@@ -233,7 +292,7 @@ class Oracle(RuleBasedStateMachine):
             account = data.draw(accounts)
             lines = (op.Line(data.draw(st.sampled_from(CREDIT_TYPES)), data.draw(small)),)
             if self.holds and data.draw(st.booleans()):
-                hold = data.draw(st.sampled_from(self.holds))
+                hold = self.recent_hold(data)
                 chosen.append(op.Commit(TENANT, hold, self.key(), final=data.draw(st.booleans())))
             elif data.draw(st.booleans()):
                 chosen.append(op.Reserve(TENANT, account, lines, data.draw(ttls), self.key()))

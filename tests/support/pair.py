@@ -16,17 +16,18 @@ from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.operation import Caller, Mode, Operation
 from holdfast_server.domain.token import TokenSigner
+from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.domain.twin.world import Facts, World
 from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine.accounts import AccountReader
 from holdfast_server.engine.batcher import Batcher, Limits
 from holdfast_server.engine.directory import Directory
-from holdfast_server.engine.engine import Engine, Parts, Request
+from holdfast_server.engine.engine import Engine, NeedsLedger, Parts, Request
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import OutboxEntry, decode
 from holdfast_server.engine.scripts import Clock, load
 from holdfast_server.engine.store import Store
-from holdfast_server.errors import HoldfastError
+from holdfast_server.errors import HoldfastError, Reason
 
 START_MS = 1_800_000_000_000
 GENERATION_MS = 900_000
@@ -162,6 +163,13 @@ class Pair:
         except HoldfastError as error:
             return error
 
+    async def refund(self, operation: op.Refund, plan: RefundPlan) -> None:
+        """A refund whose parts somebody read from the ledger."""
+        request = Request(operation, checked=True, refund=plan)
+        (answer,) = await self.real.engine.decide(CALLER, [request])
+        expected = self.world.refund(plan, operation.tenant, self.real.clock.now_ms)
+        assert comparable(answer) == comparable(expected), (operation, answer, expected)
+
     async def check_balances(self) -> None:
         """Every bucket, grant, limit and version of every account is the same in both."""
         accounts = list(self.world.root_of)
@@ -198,6 +206,9 @@ def comparable(answer: object) -> object:
     """An answer without what only the engine has: tokens become ids, sentences are left out."""
     if isinstance(answer, HoldfastError):
         return answer.reason
+    if isinstance(answer, NeedsLedger):
+        # The twin has no ledger: it does not know the hold either.
+        return Reason.HOLD_NOT_FOUND
     assert not isinstance(answer, Exception)
     changed: dict[str, Any] = {}
     if isinstance(answer, rp.ReserveReply) and len(answer.hold) > 32:

@@ -121,7 +121,7 @@ Response = TypeVar("Response")
 
 
 class Linter(grpc.aio.UnaryUnaryClientInterceptor):
-    """Checks every answer and every error that passes through a channel."""
+    """Checks every answer and every error of our services that passes through a channel."""
 
     async def intercept_unary_unary(
         self,
@@ -133,6 +133,8 @@ class Linter(grpc.aio.UnaryUnaryClientInterceptor):
         request: Request,
     ) -> Response | grpc.aio.UnaryUnaryCall[Request, Response]:
         call = await continuation(client_call_details, request)
+        if "/holdfast." not in str(client_call_details.method):
+            return call
         try:
             answer = await call
             if isinstance(answer, Message):

@@ -33,7 +33,6 @@ from holdfast_server.telemetry.tracing import (
     NO_TRACE,
     TraceContext,
     Tracing,
-    format_traceparent,
     open_tracing,
     parse_traceparent,
 )
@@ -152,12 +151,8 @@ def test_a_collector_that_never_answers_costs_a_call_nothing() -> None:
 # --- Traces -------------------------------------------------------------------------------------
 
 
-def test_a_traceparent_is_read_and_written() -> None:
-    header = f"00-{TRACE}-{SPAN}-01"
-    place = parse_traceparent(header)
-    assert place == TraceContext(TRACE, SPAN)
-    assert format_traceparent(place, sampled=True) == header
-    assert format_traceparent(NO_TRACE, sampled=True) == ""
+def test_a_traceparent_is_read() -> None:
+    assert parse_traceparent(f"00-{TRACE}-{SPAN}-01") == TraceContext(TRACE, SPAN)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from holdfast_server.workload.history import History
 from holdfast_server.workload.report import percentile_ms
 
 PLACE = ("acme", "user", "ai")
+OURS = {"user"}
 HOLD_ID = "00112233445566778899aabbccddeeff"
 
 GRANTED = [100, 0, 0, 100, 0, 0, 0, 0]
@@ -225,20 +226,23 @@ def _stored(fold: Fold) -> Stored:
 
 
 def test_the_hot_store_must_be_the_ledger(fold: Fold) -> None:
-    assert list(compare.compare_store(fold, _stored(fold))) == []
+    assert list(compare.compare_store(fold, _stored(fold), OURS)) == []
     other = _stored(fold)
     other.buckets[PLACE][3] += 1
-    assert len(list(compare.compare_store(fold, other))) == 1
+    assert len(list(compare.compare_store(fold, other, OURS))) == 1
     newer = _stored(fold)
     newer.versions[PLACE] += 1
-    assert len(list(compare.compare_store(fold, newer))) == 1
+    assert len(list(compare.compare_store(fold, newer, OURS))) == 1
     more = _stored(fold)
     more.buckets["acme", "user", "video"] = GRANTED
-    assert len(list(compare.compare_store(fold, more))) == 1
-    assert len(list(compare.compare_store(fold, Stored()))) == 2
+    assert len(list(compare.compare_store(fold, more, OURS))) == 1
+    assert len(list(compare.compare_store(fold, Stored(), OURS))) == 2
     held = _stored(fold)
-    held.open_holds.append(HOLD_ID)
-    assert list(compare.compare_store(fold, held)) == [f"hold {HOLD_ID} is left in the hot store"]
+    held.open_holds[HOLD_ID] = "user"
+    assert list(compare.compare_store(fold, held, {"somebody else"})) == []
+    assert list(compare.compare_store(fold, held, OURS)) == [
+        f"hold {HOLD_ID} is left in the hot store"
+    ]
 
 
 def _balance(available: int, burned: int, **changes: Any) -> BalanceResult:
@@ -310,7 +314,12 @@ def test_an_operation_that_nobody_asked_for_is_found(monkeypatch: pytest.MonkeyP
 
 def test_what_the_service_does_by_itself_needs_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     expired = _row(
-        4, 12, [0, 0, 0, -5, 0, 0, 5, 0], [100, 0, 0, 75, 0, 20, 5, 0], key="abc", method="ExpireGrant"
+        4,
+        12,
+        [0, 0, 0, -5, 0, 0, 5, 0],
+        [100, 0, 0, 75, 0, 20, 5, 0],
+        key="abc",
+        method="ExpireGrant",
     )
     fold = _fold(_chain([*_ledger(), expired]), monkeypatch)
     assert compare.account_for(fold, _acknowledged(), {"user"}).duplicates == ()

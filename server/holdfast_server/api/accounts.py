@@ -43,7 +43,7 @@ class CreditTypes(Protocol):
 
 
 class AccountService:
-    """Creates, changes, reads."""
+    """Creates, changes, reads. Each handler answers the RPC of its name, see the proto."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class HoldReader(Protocol):
 
 
 class BalanceService:
-    """Reserve, settle, look."""
+    """Reserve, settle, look. Each handler answers the RPC of its name, see the proto."""
 
     def __init__(self, submission: Submission, holds: HoldReader, pages: PageTokens) -> None:
         self._submission = submission

@@ -18,7 +18,7 @@ from holdfast_server.ledger.store import Ledger
 
 
 class ControlService:
-    """Sets and shows."""
+    """Sets and shows. Each handler answers the RPC of its name, see the proto."""
 
     def __init__(
         self,

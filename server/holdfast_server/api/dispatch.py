@@ -21,6 +21,7 @@ from holdfast_server.api.auth.authenticator import Authenticator, certificate_na
 from holdfast_server.api.auth.principal import EVERY_TENANT, Principal
 from holdfast_server.api.call import Call
 from holdfast_server.api.methods import Method
+from holdfast_server.api.occasional import OccasionalLog
 from holdfast_server.api.status import code_of, sendable, trailing_metadata
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.logs import current_place
@@ -71,6 +72,7 @@ class Dispatcher:
         #: Strong references: the event loop itself keeps only weak ones to its tasks.
         self._work: set[asyncio.Task[bytes]] = set()
         self._is_leaving = False
+        self._refusals = OccasionalLog(_log, time.monotonic)
 
     def grpc_handlers(self, methods: Iterable[Method]) -> list[grpc.GenericRpcHandler]:
         """What a gRPC server needs to route calls to these methods."""
@@ -197,7 +199,7 @@ class Dispatcher:
                 "reason": error.reason.name,
                 "peer": context.peer()[:PEER_CHARACTERS_MAX],
             }
-            _log.warning("refused credentials", extra={"facts": facts})
+            self._refusals.warn("refused credentials", facts)
             raise
 
     def _finished(self, work: asyncio.Task[bytes]) -> None:

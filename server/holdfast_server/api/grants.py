@@ -20,7 +20,7 @@ from holdfast_server.ledger.records import GrantPlace
 
 
 class GrantService:
-    """Gives, takes back, lists."""
+    """Gives, takes back, lists. Each handler answers the RPC of its name, see the proto."""
 
     def __init__(self, submission: Submission, ledger: Grants, pages: PageTokens) -> None:
         self._submission = submission

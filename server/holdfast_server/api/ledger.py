@@ -29,7 +29,7 @@ VERIFY_RETRY_MS = 10_000
 
 
 class LedgerService:
-    """Reads, explains, verifies."""
+    """Reads, explains, verifies. Each handler answers the RPC of its name, see the proto."""
 
     def __init__(self, ledger: Ledger, pages: PageTokens, partitions: int) -> None:
         """`partitions` is how many the deployment has."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from holdfast_server.engine.outbox import Outbox, Positions
-from holdfast_server.flusher.flusher import FlushedBatch, Halt
-from holdfast_server.ledger.append import Fault
+from holdfast_server.flusher.events import FlushedBatch, Halt
+from holdfast_server.ledger.prepare import Fault
 from holdfast_server.telemetry.names import Alert
 from holdfast_server.telemetry.recorder import Recorder
 
@@ -52,10 +51,3 @@ class Backlog:
             self._moved_at, self._lag_seconds = self._clock(), 0.0
         since = self._clock() - self._moved_at
         self._recorder.outbox(entries, self._lag_seconds + since if entries else 0.0)
-
-
-async def count_waiting(outbox: Outbox, flushed: Positions) -> int:
-    """Entries in the outbox that the ledger does not have. The ledger is not asked."""
-    states = await outbox.states(flushed)
-    newest = {each: state.last for each, state in states.items() if state.last is not None}
-    return sum(max(0, last[1] - flushed[each][1]) for each, last in newest.items())

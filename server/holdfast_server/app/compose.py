@@ -22,10 +22,10 @@ from holdfast_server.api.page_token import PageTokens
 from holdfast_server.api.server import ApiServer
 from holdfast_server.api.submission import Submission
 from holdfast_server.api.transport import Certificates, Endpoint
-from holdfast_server.app.backlog import count_waiting
 from holdfast_server.app.deployment import make_signer, page_key
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.process import Process
+from holdfast_server.app.stores import count_waiting
 from holdfast_server.control.config import ConfigCache
 from holdfast_server.control.gate import Gate
 from holdfast_server.control.operations import Operations

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from holdfast_server.app.backlog import Backlog, count_waiting
+from holdfast_server.app.backlog import Backlog
 from holdfast_server.app.process import Parent, Process, background, run_process
+from holdfast_server.app.stores import count_waiting
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.errors import HoldfastError
-from holdfast_server.flusher.flusher import Flusher, FlusherHooks
+from holdfast_server.flusher.events import FlusherHooks
+from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
 from holdfast_server.settings import Settings
 

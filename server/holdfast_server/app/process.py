@@ -119,6 +119,8 @@ async def _open_process(settings: Settings, role: str) -> AsyncIterator[Process]
         tracing = open_tracing(resource, settings.trace_sample_ratio, settings.otlp_endpoint)
         stack.callback(tracing.close)
         kill = KillSwitch(settings.kill, settings.kill_file, settings.state_dir, metrics)
+        # The switch reports changes; an alert needs a figure before the first one.
+        metrics.killed(kill.on)
         kill.watch()
         stack.callback(kill.close)
         ledger = await stack.enter_async_context(open_ledger(settings))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -21,10 +22,10 @@ INTERRUPTED = 130
 PIPE_CLOSED = 141
 
 
-def main() -> int:
-    """Runs one command and returns its exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command, by default that of the command line, and returns its exit status."""
     try:
-        status = holdfast.main(standalone_mode=False)
+        status = holdfast.main(arguments, prog_name="holdfast", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:

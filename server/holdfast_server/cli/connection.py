@@ -15,6 +15,8 @@ from holdfast_server.cli.options import json_option
 
 #: Where `holdfast up` and `holdfast serve` listen unless they are told otherwise.
 TARGET_DEFAULT = "127.0.0.1:7400"
+#: A person waits no longer than this to hear that nobody answers.
+TIMEOUT_MS = 5_000
 
 _READABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
@@ -59,6 +61,7 @@ class Connection:
             tenant=self.tenant,
             tls=self._tls(),
             insecure=self.insecure,
+            timeout_ms=TIMEOUT_MS,
         )
 
     def _tls(self) -> Tls | None:

@@ -20,7 +20,7 @@ from typing import Protocol
 from holdfast_server.control import config_file
 from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.policy import PolicySet, StoreUnavailable, Subject, check_policy
-from holdfast_server.errors import HoldfastError
+from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.records import Configuration
 from holdfast_server.telemetry.names import Alert
 from holdfast_server.telemetry.recorder import Recorder
@@ -33,6 +33,8 @@ FILE = "config.json"
 STALE_SECONDS_MAX = 30.0
 #: Time for one look at the ledger.
 LOOK_SECONDS_MAX = 5.0
+#: What callers are told to wait while the ledger cannot be asked.
+RETRY_AFTER_MS = 500
 #: Pauses are shortened by up to this share, so that processes do not ask all at once.
 JITTER = 0.5
 
@@ -77,6 +79,8 @@ class ConfigCache:
         self._stale = False
         self._looking = asyncio.Lock()
         self._looks_started = 0
+        #: Whether the last look was answered.
+        self._told = False
         self._restore()
 
     @property
@@ -115,7 +119,7 @@ class ConfigCache:
         """Whether a credit type is defined, after a look at the ledger if it is not known here.
 
         Any number of callers share one look, which begins after the last of them asked; so what was
-        created before the call is always found. False also when the ledger cannot be asked.
+        created before the call is always found. Raises LEDGER_UNAVAILABLE when there is no telling.
         """
         if self.knows_credit_type(tenant, credit_type):
             return True
@@ -123,7 +127,12 @@ class ConfigCache:
         async with self._looking:
             if self._looks_started == started:
                 await self._look()
-        return self.knows_credit_type(tenant, credit_type)
+            told = self._told
+        known = self.knows_credit_type(tenant, credit_type)
+        if not known and not told:
+            message = "the ledger cannot be asked for the credit type; retry later"
+            raise HoldfastError(Reason.LEDGER_UNAVAILABLE, message, retry_after_ms=RETRY_AFTER_MS)
+        return known
 
     async def refresh(self) -> bool:
         """Takes over what changed; False when the ledger's word could not be had or was refused."""
@@ -138,17 +147,21 @@ class ConfigCache:
 
     async def _look(self) -> bool:
         self._looks_started += 1
+        self._told = await self._looked()
+        return self._told
+
+    async def _looked(self) -> bool:
         try:
             async with asyncio.timeout(LOOK_SECONDS_MAX):
                 version = await self._source.config_version()
                 if version != self.version:
                     await self._take_over(await self._source.load_configuration())
-        except (HoldfastError, TimeoutError):
-            self._note_silence()
-            return False
         except Exception as error:
             # Whatever it is, a process must outlive it.
-            self._refuse(error)
+            if _is_silence(error):
+                self._note_silence()
+            else:
+                self._refuse(error)
             return False
         self._confirm()
         return True
@@ -172,7 +185,7 @@ class ConfigCache:
             if configuration is not None:
                 check_successor(_NOTHING, configuration)
                 self._apply(configuration)
-        except (OSError, ValueError, HoldfastError) as error:
+        except (OSError, ValueError) as error:
             self._refuse(error)
 
     def _confirm(self) -> None:
@@ -195,7 +208,7 @@ class ConfigCache:
 
 
 def check_successor(before: Configuration, after: Configuration) -> None:
-    """Raises ValueError or `HoldfastError` for a configuration that must not replace another.
+    """Raises ValueError for a configuration that must not replace another.
 
     Versions never fall and credit types never vanish: a ledger that says so was restored or
     emptied, and a person must decide. Whoever removes the file and restarts the process accepts it.
@@ -205,7 +218,17 @@ def check_successor(before: Configuration, after: Configuration) -> None:
     if not credit_types_of(before) <= credit_types_of(after):
         raise ValueError("it lacks credit types that there were before")
     for policy in after.policies:
-        check_policy(policy)
+        try:
+            check_policy(policy)
+        except HoldfastError as error:
+            raise ValueError(f"a policy of {policy.scope} breaks a rule: {error}") from error
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether the ledger said nothing, rather than something that makes no sense."""
+    if isinstance(error, HoldfastError):
+        return error.reason is Reason.LEDGER_UNAVAILABLE
+    return isinstance(error, TimeoutError)
 
 
 def credit_types_of(configuration: Configuration) -> frozenset[tuple[str, str]]:

@@ -14,7 +14,6 @@ from holdfast_server.domain.policy import (
     Policy,
     PolicySet,
     Scope,
-    ScopeKind,
     check_policy,
     check_step,
 )
@@ -133,11 +132,6 @@ def fingerprint(request: SetPolicy) -> bytes:
     content = asdict(request)
     del content["key"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
-
-
-def in_tenant(scope: Scope, tenant: str) -> Scope:
-    """A scope as a request of a tenant names it."""
-    return replace(scope, tenant="" if scope.kind is ScopeKind.GLOBAL else tenant)
 
 
 def _check_request(request: SetPolicy) -> None:

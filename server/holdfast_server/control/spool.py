@@ -237,7 +237,7 @@ class _DeadLetters:
 
 def _new_folder(root: Path) -> tuple[Path, int]:
     """A folder and its lock. It gets its name once it is locked, so that nobody adopts it."""
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = uuid.uuid4().hex
     hidden = root / f".{name}"
     hidden.mkdir()

@@ -131,7 +131,7 @@ class Flusher:
         return work
 
     async def _written(self) -> bool:
-        """Waits for the batch being written. False where what was read behind it does not follow."""
+        """Waits for the batch being written. False where what was read behind it is void."""
         writing, self._writing = self._writing, None
         if writing is None or await writing:
             return True

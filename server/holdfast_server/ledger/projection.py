@@ -58,36 +58,37 @@ def _grants_of(entry: Entry) -> Iterable[Mapping[str, Any]]:
         yield from _goodwill(entry, goodwill)
 
 
-def _goodwill(entry: Entry, candidates: Any) -> Iterable[Mapping[str, Any]]:
-    """The detail lists every grant that the refund might make; those made have a posting."""
-    if not isinstance(candidates, list) or not all(isinstance(one, Mapping) for one in candidates):
-        raise DetailError("goodwill is no list of maps")
+def _goodwill(entry: Entry, made: Any) -> Iterable[Mapping[str, Any]]:
+    """Every entry of a refund names all grants that it may make; the one that posts to a grant gave it."""
+    if not isinstance(made, list | tuple):
+        raise DetailError("goodwill is no list")
     given = {posting.grant_id: posting.remaining for posting in entry.grants}
-    for candidate in candidates:
-        amount = given.get(candidate.get("grant_id", ""), 0)
-        if amount:
-            yield _refunded_terms(entry, candidate, amount)
+    for each in made:
+        if (amount := given.get(each.get("grant_id"), 0)) > 0:
+            yield _goodwill_terms(entry, each, amount)
 
 
-def _refunded_terms(entry: Entry, candidate: Mapping[str, Any], amount: int) -> Mapping[str, Any]:
-    """A grant made by a refund: what was not said about it is as a gift's would be."""
+def _goodwill_terms(entry: Entry, made: Mapping[str, Any], amount: int) -> Mapping[str, Any]:
+    """What a refund gave anew: it burns like a promotion, and lives as long as the refund said."""
     try:
-        ttl_ms = candidate["ttl_ms"]
-        expires_at_ms = entry.event_ms + ttl_ms if ttl_ms else 0
+        ttl_ms = made["ttl_ms"]
+        return {
+            "grant_id": made["grant_id"],
+            "credit_type": entry.credit_type,
+            "amount": amount,
+            "source": int(GrantSource.REFUND),
+            "priority": 0,
+            "effective_at_ms": entry.event_ms,
+            "expires_at_ms": entry.event_ms + ttl_ms if ttl_ms else 0,
+            "cost_amount": 0,
+            "cost_currency": "",
+            "reason_code": entry.context.reason,
+            "repay_debt": True,
+            "labels": {},
+            "issuer": made["issuer"],
+        }
     except (KeyError, TypeError) as error:
-        raise DetailError(f"a refund's grant lacks {error}") from error
-    return dict(candidate) | {
-        "amount": amount,
-        "source": GrantSource.REFUND,
-        "priority": 0,
-        "effective_at_ms": 0,
-        "expires_at_ms": expires_at_ms,
-        "cost_amount": 0,
-        "cost_currency": "",
-        "reason_code": entry.context.reason,
-        "repay_debt": True,
-        "labels": {},
-    }
+        raise DetailError(f"a refund's new grant lacks {error}") from error
 
 
 def _grant(entry: Entry, terms: Mapping[str, Any]) -> dict[str, object]:
@@ -123,7 +124,8 @@ def _account(entry: Entry) -> dict[str, object]:
     detail: dict[str, Any] = dict(entry.context.detail)
     try:
         rows.account_terms(detail)
-        rows.instant(detail["created_at_ms"])
+        # Only the store's clock counts, so the request that creates an account cannot say when.
+        detail["created_at_ms"] = detail["created_at_ms"] or entry.event_ms
         return {
             "tenant": entry.tenant,
             "account": entry.account,

@@ -13,7 +13,7 @@ from typing import Final
 from holdfast_server.domain.entry import GENESIS_HASH, Entry, EntryKind, chain_hash
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.ledger import rows
-from holdfast_server.ledger.database import EVERY_TENANT, Cursor, Database, fetch_one
+from holdfast_server.ledger.database import EVERY_TENANT, Cursor, Database, fetch_all, fetch_one
 from holdfast_server.ledger.records import RecordedEntry, VerifyReport, Violation
 from holdfast_server.ledger.sql import QUERIES
 
@@ -131,7 +131,7 @@ class Verification(Database):
         credit type of it in memory. Entries that are recorded meanwhile do no harm.
         """
         entries, violations = 0, list[Violation]()
-        for partition in partitions or sorted(await self._partitions()):
+        for partition in partitions or sorted(await self.tips()):
             check = await self._verify_partition(partition)
             entries += check.entries
             violations += check.violations
@@ -139,16 +139,17 @@ class Verification(Database):
                 on_progress(partition, entries)
         return VerifyReport(entries, tuple(violations[:VIOLATIONS_MAX]))
 
+    async def tips(self) -> dict[int, Tip]:
+        """Where every partition ends now: a checkpoint, to be kept outside of this database."""
+        async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
+            found = await fetch_all(cursor, QUERIES["tips"])
+        return {row.pop("partition"): Tip(**row) for row in found}
+
     async def stream_entries(self, partition: int) -> AsyncIterator[RecordedEntry]:
         """Every entry of a partition in order, as of one instant: what an export consists of."""
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             async for recorded in _stream(cursor, partition):
                 yield recorded
-
-    async def _partitions(self) -> list[int]:
-        async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
-            await cursor.execute(QUERIES["flushed"], {"partitions": None})
-            return [row["partition"] async for row in cursor]
 
     async def _verify_partition(self, partition: int) -> PartitionCheck:
         check = PartitionCheck(partition)
@@ -181,8 +182,8 @@ def verify_entries(
 
 
 async def _tip(cursor: Cursor, partition: int) -> Tip | None:
-    row = await fetch_one(cursor, QUERIES["cursor_of"], partition=partition)
-    return Tip(row["epoch"], row["last_seq"], row["last_hash"]) if row else None
+    row = await fetch_one(cursor, QUERIES["tip"], partition=partition)
+    return Tip(**row) if row else None
 
 
 async def _stream(cursor: Cursor, partition: int) -> AsyncIterator[RecordedEntry]:

@@ -56,20 +56,15 @@ class Replayed(StrEnum):
 
 
 class Alert(StrEnum):
-    """What a person must look at. Each raises `holdfast.alerts` and is logged as an error."""
+    """What a person must look at. Each is counted and logged."""
 
-    FENCED = "fenced"
     LOSS_REPORT = "loss_report"
     QUARANTINE = "quarantine"
     FLUSH_LAG = "flush_lag"
-    LEDGER_REGRESSED = "ledger_regressed"
-    CHAIN_BROKEN = "chain_broken"
-    CLOCK_SUSPECT = "clock_suspect"
     CONFIG_STALE = "config_stale"
     CONFIG_REFUSED = "config_refused"
     FAIL_OPEN = "fail_open"
     KILL_SWITCH = "kill_switch"
-    HOLD_LEAK = "hold_leak"
     SPOOL_FULL = "spool_full"
     SPOOL_DEAD = "spool_dead"
     SPOOL_DAMAGED = "spool_damaged"

@@ -1,4 +1,4 @@
-"""Traces by hand: W3C context in and out, sampled by trace id, next to free when off.
+"""Traces by hand: W3C context in, sampled by trace id, next to free when off.
 
 Whether a trace is kept is a function of its id and our own ratio alone. A caller's `sampled` flag
 is not followed, since callers could force any cost on us; and because every process comes to the
@@ -64,13 +64,6 @@ def parse_traceparent(header: str | None) -> TraceContext:
     if match is None or match[1] == "ff" or not int(match[2], 16) or not int(match[3], 16):
         return NO_TRACE
     return TraceContext(match[2], match[3])
-
-
-def format_traceparent(place: TraceContext, sampled: bool) -> str:
-    """The W3C `traceparent` header for what we call next; empty where there is no trace."""
-    if not place.trace_id:
-        return ""
-    return f"00-{place.trace_id}-{place.span_id}-{'01' if sampled else '00'}"
 
 
 class Span:

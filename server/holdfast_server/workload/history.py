@@ -25,6 +25,7 @@ class Acknowledged:
     method: str
     key: str
     transaction_id: str
+    partition: int
     seq: int
     #: What it moved: granted, held, burned, given back or refunded, over all credit types.
     amount: int
@@ -50,7 +51,9 @@ class History:
     def kept(self, method: str, key: str, answer: Answer, amount: int) -> None:
         """An operation was written to the ledger, as part of the traffic or of what it needs."""
         applied = answer.applied
-        one = Acknowledged(method, key, applied.transaction_id, applied.seq, amount)
+        one = Acknowledged(
+            method, key, applied.transaction_id, applied.partition, applied.seq, amount
+        )
         self.acknowledged.append(one)
 
     def answered(self, method: str, key: str, answer: Answer, amount: int) -> None:

@@ -34,7 +34,7 @@ Fetch = Callable[[], Awaitable[bytes]]
 
 
 class KeySet:
-    """Keys by id, renewed in the background of calls; at most one renewal runs at a time."""
+    """Keys by id, renewed when calls need it; at most one renewal runs at a time."""
 
     def __init__(self, fetch: Fetch, clock: Callable[[], float]) -> None:
         """`clock` counts seconds and is not set back."""
@@ -53,22 +53,31 @@ class KeySet:
         self._take(await self._fetch())
 
     async def find(self, key_id: str) -> jwt.PyJWK | None:
-        """The key of that id. An unknown id causes one renewal, a known one in an aged set too."""
-        if not self._is_younger_than(FRESH_SECONDS) or key_id not in self._keys:
-            await self._renew()
+        """The key of that id, or None.
+
+        An unknown id waits for one renewal. A known one does not, while the set is not too old: an
+        issuer that is slow must not slow down every call.
+        """
+        if key_id not in self._keys or not self._is_younger_than(STALE_SECONDS_MAX):
+            renewal = self._begin_renewal()
+            if renewal is not None:
+                # A caller that gives up must not take the renewal from the others.
+                await asyncio.shield(renewal)
+        elif not self._is_younger_than(FRESH_SECONDS):
+            self._begin_renewal()
         return self._keys.get(key_id) if self._is_younger_than(STALE_SECONDS_MAX) else None
 
     def _is_younger_than(self, seconds: float) -> bool:
         return self._renewed_at is not None and self._clock() - self._renewed_at < seconds
 
-    async def _renew(self) -> None:
+    def _begin_renewal(self) -> asyncio.Task[None] | None:
+        """The renewal that runs, perhaps since now; None when the last one was a moment ago."""
         if self._renewal is None:
             if self._tried_at is not None and self._clock() - self._tried_at < RETRY_SECONDS:
-                return
+                return None
             self._tried_at = self._clock()
             self._renewal = asyncio.create_task(self._fetch_and_take())
-        # A caller that gives up must not take the renewal from the others.
-        await asyncio.shield(self._renewal)
+        return self._renewal
 
     async def _fetch_and_take(self) -> None:
         try:

@@ -248,8 +248,8 @@ class World:
 
     def _commit_late(self, tree: Tree, operation: op.Commit, facts: Facts) -> rp.Reply:
         late = self.late.get((tree.tenant, operation.hold))
-        if late is None:
-            raise self._gone(tree, operation.hold, committing=True)
+        if late is None or late.until_ms <= facts.now_ms:
+            raise self._gone(tree, operation.hold, facts.now_ms, committing=True)
         amounts = _actual_late(late, operation)
         if operation.overage is op.Overage.REJECT and any(
             amount > line.requested for amount, line in zip(amounts, late.lines, strict=True)
@@ -300,7 +300,7 @@ class World:
         """See `op.Release`."""
         hold = tree.holds.get(operation.hold)
         if hold is None:
-            raise self._gone(tree, operation.hold, committing=False)
+            raise self._gone(tree, operation.hold, facts.now_ms, committing=False)
         plans = [
             settle.plan_line(tree, hold.account, line, 0, False, hold.mode, op.Overage.CHARGE)
             for line in hold.lines
@@ -321,7 +321,7 @@ class World:
         """See `op.Extend`."""
         hold = tree.holds.get(operation.hold)
         if hold is None:
-            raise self._gone(tree, operation.hold, committing=False)
+            raise self._gone(tree, operation.hold, facts.now_ms, committing=False)
         hold.expires_ms = _extended(hold, operation.ttl_ms, facts.now_ms)
         journal = Journal()
         journal.posting(EntryKind.EXTEND, hold.account, hold.lines[0].credit_type)
@@ -334,10 +334,11 @@ class World:
         committed = ",".join(f"{line.credit_type}={line.captured}" for line in lines)
         self.ended[tree.tenant, hold] = Ended(state, committed, applied.transaction_id)
 
-    def _gone(self, tree: Tree, hold: str, *, committing: bool) -> HoldfastError:
+    def _gone(self, tree: Tree, hold: str, now_ms: int, *, committing: bool) -> HoldfastError:
         """Why a hold cannot be settled or extended."""
         ended = self.ended.get((tree.tenant, hold))
-        if ended is None and (tree.tenant, hold) in self.late:
+        late = self.late.get((tree.tenant, hold))
+        if ended is None and late is not None and late.until_ms > now_ms:
             return HoldfastError(Reason.HOLD_EXPIRED, "the hold expired and gave its credits back")
         if ended is None:
             return HoldfastError(Reason.HOLD_NOT_FOUND, "no such hold")

@@ -324,9 +324,14 @@ ORDER BY process, role;
 -- A partition from its first entry on, as the chain runs.
 SELECT * FROM holdfast.entry WHERE partition = %(partition)s ORDER BY seq;
 
--- cursor_of --
--- What the flusher says it has recorded of a partition.
-SELECT epoch, last_seq, last_hash FROM holdfast.flush_cursor WHERE partition = %(partition)s;
+-- tip --
+-- Where a partition ends, by what the flusher says.
+SELECT epoch, last_seq AS seq, last_hash AS hash FROM holdfast.flush_cursor
+WHERE partition = %(partition)s;
+
+-- tips --
+-- The same for every partition.
+SELECT partition, epoch, last_seq AS seq, last_hash AS hash FROM holdfast.flush_cursor;
 
 -- try_to_lead --
 -- True for the one session that may flush. Held until the session ends.
@@ -398,9 +403,3 @@ FROM generate_series(0, %(months_ahead)s) AS ahead;
 INSERT INTO holdfast.quarantine (partition, epoch, seq, raw, fault, explanation)
 VALUES (%(partition)s, %(epoch)s, %(seq)s, %(raw)s, %(fault)s, %(explanation)s)
 ON CONFLICT DO NOTHING;
-
--- quarantined --
--- Entries that could not be recorded, newest first.
-SELECT partition, epoch, seq, raw, fault, explanation, found_at FROM holdfast.quarantine
-ORDER BY found_at DESC, partition, seq
-LIMIT %(limit)s;

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from holdfast import AsyncClient, BalanceResult, HoldfastError, operations
 from holdfast_server.workload.checks import compare
@@ -13,17 +14,16 @@ from holdfast_server.workload.checks.ledger import Cursor, Fold, fold_ledger, re
 from holdfast_server.workload.checks.store import Stored, read_positions, read_trees
 from holdfast_server.workload.history import History
 
-#: How long holds may take to expire, and entries to reach the ledger, after the traffic has ended.
+#: How long holds may take to expire, and the ledger to catch up, after the traffic.
 REST_TIMEOUT_S = 60.0
 POLL_S = 0.2
-#: How often to read everything anew because something has changed meanwhile.
-READINGS_MAX = 5
 #: Balances asked for in one call.
 BALANCES_PER_CALL = 250
 #: Violations that are kept of each kind.
 VIOLATIONS_MAX = 20
 
-Positions = dict[int, tuple[int, int]]
+HotReading = tuple[dict[int, Cursor], list[BalanceResult], Stored]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,29 +75,34 @@ class Auditor:
     async def audit(self, history: History) -> Audit:
         """Raises TimeoutError when the service does not come to rest."""
         await _until("all holds have ended", self._no_open_holds)
-        reading = await self._read_at_rest()
+        reading = await self._read_at_rest({one.partition for one in history.acknowledged})
         return await asyncio.to_thread(self._compare, reading, history)
 
-    async def _read_at_rest(self) -> Reading:
-        """Everything, read while nothing changed."""
-        for _ in range(READINGS_MAX):
-            await _until("the ledger has caught up", self._drained)
-            before = await asyncio.to_thread(self._positions)
-            balances = await self._balances()
-            fold, stored = await asyncio.to_thread(self._read, before[0])
-            if before == await asyncio.to_thread(self._positions):
-                return Reading(fold, stored, balances)
-        raise TimeoutError("the service kept changing while it was audited")
+    async def _read_at_rest(self, partitions: set[int]) -> Reading:
+        """The hot store as it was while nothing changed, and the ledger up to there.
 
-    def _read(self, cursors: dict[int, Cursor]) -> tuple[Fold, Stored]:
-        return fold_ledger(self._postgres_url, cursors), read_trees(self._redis_url, cursors)
+        Only the run's partitions need to rest. The ledger comes last: its rows never change.
+        """
+        reading = await _until("the ledger has caught up", lambda: self._read_hot(partitions))
+        cursors, balances, stored = reading
+        fold = await asyncio.to_thread(fold_ledger, self._postgres_url, cursors)
+        return Reading(fold, stored, balances)
 
-    def _positions(self) -> tuple[dict[int, Cursor], Positions]:
-        cursors = read_cursors(self._postgres_url)
-        return cursors, read_positions(self._redis_url, cursors)
+    async def _read_hot(self, partitions: set[int]) -> HotReading | None:
+        """None when the ledger is behind, or when something has changed while this was read."""
+        cursors = await asyncio.to_thread(read_cursors, self._postgres_url)
+        resting = {number: one for number, one in cursors.items() if number in partitions}
+        if not await asyncio.to_thread(self._is_drained, resting):
+            return None
+        balances = await self._balances()
+        stored = await asyncio.to_thread(read_trees, self._redis_url, resting)
+        if not await asyncio.to_thread(self._is_drained, resting):
+            return None
+        return cursors, balances, stored
 
-    async def _drained(self) -> bool:
-        cursors, positions = await asyncio.to_thread(self._positions)
+    def _is_drained(self, cursors: dict[int, Cursor]) -> bool:
+        """Whether the hot store is where the ledger is: sequence number and watermark."""
+        positions = read_positions(self._redis_url, cursors)
         return all(positions[number] == (one.seq, one.seq) for number, one in cursors.items())
 
     async def _no_open_holds(self) -> bool:
@@ -118,7 +123,7 @@ class Auditor:
         accounted = compare.account_for(fold, history, accounts)
         conservation = (
             *fold.conservation,
-            *compare.compare_store(fold, reading.stored),
+            *compare.compare_store(fold, reading.stored, accounts),
             *compare.compare_balances(fold, reading.balances),
         )
         return Audit(
@@ -133,9 +138,11 @@ class Auditor:
         )
 
 
-async def _until(what: str, reached: Callable[[], Awaitable[bool]]) -> None:
+async def _until(what: str, look: Callable[[], Awaitable[Found | None]]) -> Found:
+    """What `look` finds, asked again and again until it is something that counts as true."""
     deadline_s = time.monotonic() + REST_TIMEOUT_S
-    while not await reached():
+    while not (found := await look()):
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"after {REST_TIMEOUT_S:.0f} s it is not so that {what}")
         await asyncio.sleep(POLL_S)
+    return found

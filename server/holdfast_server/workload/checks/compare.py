@@ -39,17 +39,20 @@ class Accounted:
     duplicates: tuple[str, ...]
 
 
-def compare_store(fold: Fold, stored: Stored) -> Iterator[str]:
+def compare_store(fold: Fold, stored: Stored, accounts: set[str]) -> Iterator[str]:
     """The hot store's buckets and versions are the sums of the ledger's rows; no hold is left."""
     for place in fold.sums.keys() | stored.buckets.keys():
+        if place[1] not in accounts:
+            continue
         ledger, hot = fold.sums.get(place, NOTHING), stored.buckets.get(place, NOTHING)
         if ledger != hot:
             yield f"{place}: the ledger says {ledger}, the hot store {hot}"
         versions = fold.versions.get(place, 0), stored.versions.get(place, 0)
         if versions[0] != versions[1]:
             yield f"{place}: the ledger has version {versions[0]}, the hot store {versions[1]}"
-    for hold in stored.open_holds:
-        yield f"hold {hold} is left in the hot store"
+    for hold, account in stored.open_holds.items():
+        if account in accounts:
+            yield f"hold {hold} is left in the hot store"
 
 
 def compare_balances(fold: Fold, balances: Iterable[BalanceResult]) -> Iterator[str]:

@@ -93,10 +93,12 @@ def read_cursors(url: str) -> dict[int, Cursor]:
 
 
 def fold_ledger(url: str, cursors: dict[int, Cursor]) -> Fold:
-    """Reads every row once, in order, and checks each against those before it."""
+    """Reads every row up to the cursors once, in order, and checks each against those before it."""
     fold = Fold()
     heads: dict[int, tuple[int, bytes]] = {}
     for row in _rows(url):
+        if row.partition not in cursors or row.seq > cursors[row.partition].seq:
+            continue
         fold.rows += 1
         heads[row.partition] = _check_chain(fold, row, heads.get(row.partition, (0, GENESIS)))
         _check_conservation(fold, row)

@@ -23,6 +23,8 @@ SCAN_KEYS = 1_000
 #: Where an account's array has its credit types; where each of those has its version, then buckets.
 ACCOUNT_CREDITS = 7
 CREDIT_VERSION = 0
+#: Where a hold's array has the account that placed it.
+HOLD_ACCOUNT = 0
 
 _TREE_KEY = re.compile(rb"\{p(\d+)\}:e(\d+):t:([^/]+)/(.+)", re.DOTALL)
 
@@ -33,11 +35,12 @@ class Stored:
 
     buckets: dict[Place, list[int]] = field(default_factory=dict)
     versions: dict[Place, int] = field(default_factory=dict)
-    open_holds: list[str] = field(default_factory=list)
+    #: The account that placed each open hold.
+    open_holds: dict[str, str] = field(default_factory=dict)
 
 
 def read_positions(url: str, cursors: dict[int, Cursor]) -> dict[int, tuple[int, int]]:
-    """The sequence number and the watermark of every partition that the ledger knows."""
+    """The sequence number and the watermark of each of these partitions."""
     with redis.Redis.from_url(url) as client:
         pipeline = client.pipeline(transaction=False)
         for partition, cursor in cursors.items():
@@ -53,7 +56,7 @@ def read_positions(url: str, cursors: dict[int, Cursor]) -> dict[int, tuple[int,
 
 
 def read_trees(url: str, cursors: dict[int, Cursor]) -> Stored:
-    """Every account and open hold."""
+    """Every account and open hold in these partitions."""
     stored = Stored()
     with redis.Redis.from_url(url) as client:
         keys = [key for key in _tree_keys(client) if _is_current(key, cursors)]
@@ -84,7 +87,7 @@ def _read_tree(stored: Stored, key: bytes, fields: dict[bytes, bytes]) -> None:
     tenant = match[3].decode()
     for name, value in fields.items():
         if name.startswith(b"h"):
-            stored.open_holds.append(name[1:].hex())
+            stored.open_holds[name[1:].hex()] = _unpack(value)[HOLD_ACCOUNT].decode()
         elif name.startswith(b"a"):
             _read_account(stored, tenant, name[1:].decode(), _unpack(value))
 

@@ -43,8 +43,8 @@ local H_ACCOUNT, H_FEATURE, H_MODE, H_PLACED, H_EXPIRES, H_LINES, H_COUNTS = 1, 
 local N_CREDIT_TYPE, N_REQUESTED, N_CAPTURED, N_DRAWS = 1, 2, 3, 4
 local SOURCE_DEBT, SOURCE_UNENFORCED = "D", "U"
 
--- An expired hold that can still be committed; its lines are [credit type, held, captured].
-local T_ACCOUNT, T_FEATURE, T_MODE, T_LINES = 1, 2, 3, 4
+-- An expired hold that can still be committed until then; its lines are [credit type, held, captured].
+local T_ACCOUNT, T_FEATURE, T_MODE, T_LINES, T_UNTIL = 1, 2, 3, 4, 5
 
 -- The state of a partition.
 local M_SEQ, M_LAST_MS, M_GENERATION_MS, M_PARITY, M_GENERATION_SEQ = 1, 2, 3, 4, 5

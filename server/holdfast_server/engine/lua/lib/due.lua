@@ -31,7 +31,8 @@ local function expire_hold(tree, hold_id, now)
     return 0
   end
   local account, expires_ms = hold[H_ACCOUNT], hold[H_EXPIRES]
-  local late = { account, hold[H_FEATURE], hold[H_MODE], late_lines(hold) }
+  local until_ms = expires_ms + LATE_COMMIT_WINDOW_MS
+  local late = { account, hold[H_FEATURE], hold[H_MODE], late_lines(hold), until_ms }
   local journal = journals.new(tree)
   for _, line in ipairs(hold[H_LINES]) do
     local held = draws.total(line[N_DRAWS])
@@ -43,7 +44,7 @@ local function expire_hold(tree, hold_id, now)
     limits.give_back(tree, hold[H_COUNTS], "", 1, now)
   end
   settle.close(journal, tree, hold_id, hold, KIND_HOLD_EXPIRED)
-  partitions.set_late(tree.partition, hold_id, late, expires_ms + LATE_COMMIT_WINDOW_MS)
+  partitions.set_late(tree.partition, hold_id, late)
   journals.write(journal, {
     hold = hold_id,
     actor = account,

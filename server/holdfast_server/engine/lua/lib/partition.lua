@@ -84,12 +84,12 @@ function partitions.late_hold(partition, hold)
     known = packed and unpack_message(packed) or false
     partition.late[hold] = known
   end
-  return known
+  return known and known[T_UNTIL] > partition.now and known
 end
 
-function partitions.set_late(partition, hold, value, until_ms)
+function partitions.set_late(partition, hold, value)
   partition.late[hold] = value
-  insert(partition.late_changes, { hold, value, until_ms })
+  insert(partition.late_changes, { hold, value })
 end
 
 -- Touches what will be written, and was not read, with a command of its type: a key of a wrong type
@@ -126,16 +126,14 @@ function partitions.write_rest(partition)
     partitions.write_pairs(partition.record_keys[meta[M_PARITY]], partition.record_pairs)
   end
   for _, change in ipairs(partition.late_changes) do
-    partitions.write_late(partition, change[1], change[2], change[3])
+    partitions.write_late(partition, change[1], change[2])
   end
 end
 
-function partitions.write_late(partition, hold, value, until_ms)
+function partitions.write_late(partition, hold, value)
   if value then
     call("HSET", partition.late_key, hold, pack(value))
-    if until_ms then
-      call("ZADD", partition.lated_key, text(until_ms), hold)
-    end
+    call("ZADD", partition.lated_key, text(value[T_UNTIL]), hold)
   else
     call("HDEL", partition.late_key, hold)
     call("ZREM", partition.lated_key, hold)

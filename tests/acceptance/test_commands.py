@@ -1,0 +1,254 @@
+"""The commands that talk to a service, run as people and scripts run them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast import new_key
+from tests.support.server import RunningService, call, call_json, eventually
+
+CREDITS = "credits"
+
+
+@pytest.fixture
+def account(holdfast_server: RunningService) -> str:
+    """A new account with 1,000 credits."""
+    name = f"cli-{new_key()}"
+    call_json(["credit-type", "create", CREDITS], holdfast_server.environment)
+    call_json(["account", "create", name], holdfast_server.environment)
+    call_json(["grant", "give", name, "1000", "--source", "purchase"], holdfast_server.environment)
+    return name
+
+
+def one(arguments: list[str], service: RunningService) -> Any:
+    """The one object that a command prints."""
+    (found,) = call_json(arguments, service.environment)
+    return found
+
+
+def credit(account: str, service: RunningService) -> Any:
+    """What an account has of its one credit type."""
+    (found,) = one(["balance", account], service)["credits"]
+    return found
+
+
+def test_account_with_every_term(holdfast_server: RunningService, account: str) -> None:
+    below = f"{account}-below"
+    limit = "id=daily,maximum=5,credit-type=credits,window=day,enforcement=soft,warn=50/90"
+    terms = ["--parent", account, "--name", "Below", "--zone", "Europe/Berlin", "--limit", limit]
+    terms += ["--overdraft", "credits=7", "--label", "plan=pro"]
+    created = one(["account", "create", below, *terms], holdfast_server)
+    assert created["root"] == account
+    assert created["overdraft_limits"] == {CREDITS: 7}
+    assert created["labels"] == {"plan": "pro"}
+    (found,) = created["limits"]
+    assert (found["maximum"], found["enforcement"], found["warn_percents"]) == (5, "SOFT", [50, 90])
+    assert one(["account", "get", below], holdfast_server) == created
+    listed = call_json(["account", "list", "--parent", account], holdfast_server.environment)
+    assert [each["account"] for each in listed] == [below]
+    renamed = one(["account", "update", below, "--name", "Other"], holdfast_server)
+    assert (renamed["display_name"], renamed["zone"]) == ("Other", "Europe/Berlin")
+
+
+def test_frozen_account_denies_until_unfrozen(
+    holdfast_server: RunningService, account: str
+) -> None:
+    assert one(["account", "freeze", account], holdfast_server)["status"] == "FROZEN"
+    denied = call(["burn", account, "1"], holdfast_server.environment)
+    assert denied.returncode == 1
+    assert denied.stdout.startswith("DENIED ACCOUNT_FROZEN")
+    one(["account", "unfreeze", account], holdfast_server)
+    assert one(["burn", account, "1"], holdfast_server)["decision"]["outcome"] == "GRANTED"
+    assert one(["account", "close", account], holdfast_server)["status"] == "CLOSED"
+
+
+def test_grant_is_listed_and_revoked(holdfast_server: RunningService, account: str) -> None:
+    given = one(["grant", "give", account, "credits=50", "--expires-in", "30d"], holdfast_server)
+    listed = call_json(["grant", "list", account], holdfast_server.environment)
+    assert [each["terms"]["amount"] for each in listed] == [50, 1000]
+    assert listed[0]["terms"]["expires_at_ms"] > listed[0]["granted_at_ms"]
+    revoked = one(["grant", "revoke", account, given["grant_id"]], holdfast_server)
+    assert (revoked["revoked"], revoked["buckets"]["available"]) == (50, 1000)
+
+
+def test_hold_from_place_to_refund(holdfast_server: RunningService, account: str) -> None:
+    placed = one(["hold", "place", account, "100", "--ttl", "10m"], holdfast_server)
+    hold = placed["hold_id"]
+    assert credit(account, holdfast_server)["buckets"]["held"] == 100
+    listed = call_json(["hold", "list", account], holdfast_server.environment)
+    assert [each["hold_id"] for each in listed] == [hold]
+    one(["hold", "extend", hold, "--ttl", "20m"], holdfast_server)
+    part = one(["hold", "commit", hold, "30", "--keep-open"], holdfast_server)
+    assert (part["state"], part["lines"][0]["burned"]) == ("OPEN", 30)
+    rest = one(["hold", "commit", hold, "20"], holdfast_server)
+    assert (rest["state"], rest["lines"][0]["returned"]) == ("COMMITTED", 50)
+    again = call(["hold", "release", hold], holdfast_server.environment)
+    assert again.returncode == 1
+    assert again.stderr.startswith("holdfast: HOLD_ALREADY_SETTLED")
+    transaction = rest["applied"]["transaction_id"]
+    refund = ["refund", transaction, "15", "--reason", "quality"]
+    assert one(refund, holdfast_server)["lines"][0]["refunded"] == 15
+    assert credit(account, holdfast_server)["buckets"]["burned"] == 35
+
+
+def test_release_gives_back(holdfast_server: RunningService, account: str) -> None:
+    placed = one(["hold", "place", account, "100"], holdfast_server)
+    released = one(["hold", "release", placed["hold_id"], "--reason", "gone"], holdfast_server)
+    assert released["lines"][0]["returned"] == 100
+
+
+def test_denial_says_what_would_help(holdfast_server: RunningService, account: str) -> None:
+    denied = call(["hold", "place", account, "1001"], holdfast_server.environment)
+    assert denied.returncode == 1
+    assert denied.stdout.startswith("DENIED INSUFFICIENT_CREDITS")
+    assert len(denied.stderr.splitlines()) == 1
+
+
+def test_mode_is_set_and_reaches_every_worker(
+    holdfast_server: RunningService, account: str
+) -> None:
+    scope = ["--account", account]
+    setting = [*scope, "--reason", "test", "--expires-in", "1h"]
+    changed = one(["mode", "set", "shadow", *setting], holdfast_server)
+    assert (changed["mode"], changed["version"], changed["reason"]) == ("SHADOW", 1, "test")
+    assert changed["expires_at_ms"] > changed["changed_at_ms"]
+    assert one(["mode", "get", *scope], holdfast_server) == changed
+
+    def shadow_answers() -> bool:
+        holds = [call(["burn", account, "2000"], holdfast_server.environment) for _ in range(8)]
+        return all(done.stdout.startswith("GRANTED_SHADOW") for done in holds)
+
+    eventually(shadow_answers, "whichever worker answers has applied it")
+    listed = call_json(["mode", "list"], holdfast_server.environment)
+    assert {"kind": "ACCOUNT", "value": account} in [each["scope"] for each in listed]
+    stale = call(
+        ["mode", "set", "enforce", *scope, "--reason", "x", "--expected-version", "7"],
+        holdfast_server.environment,
+    )
+    assert stale.returncode == 1
+    assert stale.stderr.startswith("holdfast: CONFIG_VERSION_CONFLICT")
+
+
+def test_fleet_shows_every_process(holdfast_server: RunningService) -> None:
+    def roles() -> list[str] | None:
+        found = one(["fleet"], holdfast_server)["processes"]
+        roles = sorted(each["role"] for each in found)
+        return roles if len(roles) == len(holdfast_server.processes) else None
+
+    expected = ["flusher", "sweeper", "worker", "worker"]
+    assert eventually(roles, "every process has reported") == expected
+
+
+def test_ledger_lists_explains_and_looks_back(
+    holdfast_server: RunningService, account: str
+) -> None:
+    burned = one(["burn", account, "40", "--feature", "chat"], holdfast_server)
+    transaction = burned["applied"]["transaction_id"]
+
+    def newest() -> Any:
+        listed = call_json(["ledger", "list", account, "--limit", "1"], holdfast_server.environment)
+        return listed[0] if listed and listed[0]["kind"] == "BURN" else None
+
+    entry = eventually(newest, "the ledger has the burn")
+    assert (entry["transaction_id"], entry["delta"]["burned"]) == (transaction, 40)
+    explained = one(["ledger", "explain", transaction], holdfast_server)
+    assert [each["feature"] for each in explained["entries"]] == ["chat"]
+    balance = one(["ledger", "explain", account], holdfast_server)
+    assert balance["closing"]["available"] == 960
+    assert one(["ledger", "at", account, "2000-01-01"], holdfast_server)["credits"] == []
+    text = call(["ledger", "explain", account], holdfast_server.environment).stdout
+    assert "after:  960 available" in text
+
+
+def test_ledger_is_verified_three_ways(
+    holdfast_server: RunningService, account: str, tmp_path: Path
+) -> None:
+    assert one(["ledger", "verify"], holdfast_server)["ok"]
+    offline = one(["ledger", "verify", "--offline"], holdfast_server)
+    assert offline["ok"]
+    assert offline["entries"] > 0
+    file = tmp_path / "export.jsonl"
+    exported = call(
+        ["ledger", "export", "jsonl", "--output", str(file)], holdfast_server.environment
+    )
+    assert exported.returncode == 0, exported.stderr
+    assert one(["ledger", "verify", "--file", str(file)], holdfast_server)["ok"]
+
+    lines = file.read_text().splitlines()
+    last = json.loads(lines[-1])
+    last["account"] = "somebody-else"
+    file.write_text("\n".join([*lines[:-1], json.dumps(last)]) + "\n")
+    broken = call(["ledger", "verify", "--file", str(file)], holdfast_server.environment)
+    assert broken.returncode == 1
+    assert "chain: partition" in broken.stdout
+    assert "look who changed it" in broken.stderr
+
+
+def test_export_as_csv_adds_up(holdfast_server: RunningService, account: str) -> None:
+    done = call(["ledger", "export", "csv"], holdfast_server.environment)
+    rows = [row for row in csv.DictReader(io.StringIO(done.stdout)) if row["account"] == account]
+    assert [row["kind"] for row in rows] == ["ACCOUNT", "GRANT"]
+    assert sum(int(row["delta_available"]) for row in rows) == 1000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["balance"],
+        ["hold", "place", "somebody", "1.5"],
+        ["hold", "place", "somebody", "1", "credits=2"],
+        ["hold", "extend", "some-hold", "--ttl", "soon"],
+        ["ledger", "at", "somebody", "yesterday"],
+        ["account", "create", "somebody", "--limit", "maximum=1"],
+        ["mode", "set", "off", "--reason", "x", "--account", "a", "--feature", "b"],
+        ["no-such-command"],
+    ],
+)
+def test_wrong_use_ends_with_2(arguments: list[str]) -> None:
+    done = call(arguments, os.environ)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("Usage: ")
+
+
+def test_error_is_one_line_with_status_1(holdfast_server: RunningService) -> None:
+    done = call(["balance", "nobody", "--json"], holdfast_server.environment)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("holdfast: ACCOUNT_NOT_FOUND")
+
+
+def test_no_service_says_how_to_start_one() -> None:
+    done = call(["balance", "demo"], {**os.environ, "HOLDFAST_TARGET": "127.0.0.1:1"})
+    assert done.returncode == 1
+    assert done.stderr.startswith("holdfast: no service answers; start one with `holdfast up`")
+
+
+def test_settings_say_where_they_come_from() -> None:
+    variables = {**os.environ, "HOLDFAST_WORKERS": "3", "HOLDFAST_POSTGRES_URL": "postgres://u:p@h"}
+    rows = call_json(["settings", "--port", "7555"], variables)
+    found = {str(row["name"]): row for row in rows}
+    assert (found["port"]["value"], found["port"]["origin"]) == ("7555", "flag")
+    assert (found["workers"]["value"], found["workers"]["origin"]) == ("3", "environment")
+    assert found["log_level"]["origin"] == "default"
+    assert "u:p" not in str(found["postgres_url"])
+    assert all(row["meaning"] and row["allowed"] for row in rows)
+    wrong = call(["settings", "--port", "70000"], os.environ)
+    assert (wrong.returncode, wrong.stderr) == (
+        1,
+        "holdfast: HOLDFAST_PORT is '70000'; allowed is 0 to 65535\n",
+    )
+
+
+def test_tables_are_not_cut(holdfast_server: RunningService, account: str) -> None:
+    """An id that was shortened cannot be given to the next command."""
+    placed = one(["hold", "place", account, "1"], holdfast_server)
+    assert placed["hold_id"] in call(["hold", "list", account], holdfast_server.environment).stdout

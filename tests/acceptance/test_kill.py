@@ -1,0 +1,123 @@
+"""The kill switch where it matters: every process, no stores, across restarts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from holdfast import Client, GrantSource, Outcome
+from holdfast_server import embedded
+from holdfast_server.embedded import Server
+from tests.support.server import (
+    RunningService,
+    call,
+    call_json,
+    children,
+    environment,
+    eventually,
+    free_port,
+    serving,
+)
+
+#: What is promised: so long after `kill on` no process denies anything.
+EFFECT_SECONDS_MAX = 5.0
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[tuple[Server, Server]]:
+    """A Valkey and a Postgres that only this test uses and may stop."""
+    with (
+        embedded.start_valkey(tmp_path / "valkey") as valkey,
+        embedded.start_postgres(tmp_path / "postgres") as postgres,
+    ):
+        yield valkey, postgres
+
+
+@contextmanager
+def stopped(*servers: Server) -> Iterator[None]:
+    """Servers that do not answer while the block lasts, as if the network swallowed everything."""
+    processes = [each for server in servers for each in (server.pid, *children(server.pid))]
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+
+def states(service: RunningService) -> list[bool]:
+    """What each process of the host has applied."""
+    return [bool(each["on"]) for each in call_json(["kill", "status"], service.environment)]
+
+
+@pytest.mark.slow
+def test_kill_needs_no_store_and_survives_restarts(
+    stores: tuple[Server, Server], tmp_path: Path
+) -> None:
+    valkey, postgres = stores
+    variables = environment(valkey.url, postgres.url, tmp_path / "state")
+    variables["HOLDFAST_PORT"] = str(free_port())
+    with serving(variables) as service, Client(service.target) as client:
+        client.create_credit_type("credits")
+        client.create_account("a")
+        client.grant("a", 10, source=GrantSource.SUPPORT)
+        assert client.burn("a", 11).decision.outcome is Outcome.DENIED
+        with stopped(valkey, postgres):
+            asked_at = time.monotonic()
+            done = call(["kill", "on", "--reason", "stores are away"], service.environment)
+            assert done.returncode == 0, done.stderr
+            assert states(service) == [True] * len(service.processes)
+            passed = client.reserve("a", 11)
+            assert passed.decision.outcome is Outcome.BYPASSED
+            assert time.monotonic() - asked_at < EFFECT_SECONDS_MAX
+            assert client.commit(passed.hold_id, 11).decision.outcome is Outcome.BYPASSED
+            # A worker that is killed comes back with the switch on, although no store answers.
+            os.kill(service.processes["worker-0"], signal.SIGKILL)
+            eventually(
+                lambda: states(service) == [True] * len(service.processes), "the worker is back"
+            )
+            assert client.burn("a", 12).decision.outcome is Outcome.BYPASSED
+        assert service.stop() == 0
+    with serving(variables) as service, Client(service.target) as client:
+        assert all(states(service))
+        assert client.burn("a", 13).decision.outcome is Outcome.BYPASSED
+        done = call(["kill", "off"], service.environment)
+        assert done.returncode == 0, done.stderr
+        assert not any(states(service))
+        assert client.burn("a", 11).decision.outcome is Outcome.DENIED
+
+        def booked() -> bool:
+            (credit,) = client.balance("a").credits
+            return credit.buckets.unenforced == 11 + 12 + 13
+
+        eventually(booked, "what passed is booked")
+        assert service.stop() == 0
+
+
+def test_environment_cannot_be_turned_off_by_command(
+    holdfast_server: RunningService, tmp_path: Path
+) -> None:
+    """`kill off` must not claim more than it did."""
+    variables = {**holdfast_server.environment, "HOLDFAST_KILL": "1"}
+    variables |= {"HOLDFAST_PORT": "0", "HOLDFAST_STATE_DIR": str(tmp_path / "state")}
+    with serving(variables) as service:
+        done = call(["kill", "off"], service.environment)
+        assert done.returncode == 1
+        assert "unset that" in done.stderr
+        assert all(states(service))
+
+
+def test_kill_without_any_process_is_found_by_the_next_one(tmp_path: Path) -> None:
+    variables = {"HOLDFAST_STATE_DIR": str(tmp_path), "HOLDFAST_POSTGRES_URL": "not a URL"}
+    done = call(["kill", "on", "--reason", "nothing runs"], variables)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "KILL").exists()
+    assert call(["kill", "off"], variables).returncode == 0
+    assert not (tmp_path / "KILL").exists()

@@ -1,0 +1,83 @@
+"""Certificates for servers and clients on loopback, made for one test."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+VALID_FOR = datetime.timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A certificate and its key, as PEM."""
+
+    certificate: bytes
+    key: bytes
+
+    def write(self, folder: Path, name: str) -> tuple[Path, Path]:
+        """Both as files."""
+        paths = folder / f"{name}.crt", folder / f"{name}.key"
+        paths[0].write_bytes(self.certificate)
+        paths[1].write_bytes(self.key)
+        return paths
+
+
+class Authority:
+    """Signs certificates."""
+
+    def __init__(self, name: str = "authority") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _named(name)
+        basic = x509.BasicConstraints(ca=True, path_length=0)
+        builder = _builder(self._name, self._name, self._key).add_extension(basic, critical=True)
+        self.certificate = _pem(builder.sign(self._key, hashes.SHA256()))
+
+    def sign(self, name: str, *, uri: str = "") -> Signed:
+        """A certificate for loopback addresses; with `uri`, it names a client, too."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = [
+            x509.DNSName("localhost"),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        ]
+        if uri:
+            names.append(x509.UniformResourceIdentifier(uri))
+        builder = _builder(_named(name), self._name, key).add_extension(
+            x509.SubjectAlternativeName(names), critical=False
+        )
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        return Signed(_pem(builder.sign(self._key, hashes.SHA256())), private)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - VALID_FOR)
+        .not_valid_after(now + VALID_FOR)
+    )
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)

@@ -1,0 +1,230 @@
+"""What goes wrong in the store leaves no trace in the money: all or nothing, or an honest unknown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from holdfast_server.domain import operation as op
+from holdfast_server.engine.batcher import Limits
+from holdfast_server.errors import HoldfastError, Reason
+from tests.support.pair import Real, build
+
+
+def reserve(key: str, amount: int = 10, account: str = "a") -> op.Reserve:
+    return op.Reserve("t", account, (op.Line("ai", amount),), 1_000, key)
+
+
+async def prepare(real: Real) -> str:
+    """An account with credits, an open hold and a grant that expires; answers the hold."""
+    now_ms = real.clock.now_ms
+    expiring = op.GrantTerms("ai", 50, op.GrantSource.PLAN, expires_at_ms=now_ms + 3_600_000)
+    answers = await real.decide(
+        [
+            op.CreateAccount("t", "a", op.AccountTerms(), "1"),
+            op.Grant("t", "a", op.GrantTerms("ai", 100, op.GrantSource.PURCHASE), "2"),
+            op.Grant("t", "a", expiring, "3"),
+            reserve("4"),
+        ]
+    )
+    return str(answers[-1].hold)
+
+
+async def dump(real: Real) -> dict[bytes, bytes]:
+    """Everything in the store."""
+    client = real.store.client
+    return {key: await client.dump(key) async for key in client.scan_iter()}
+
+
+async def test_a_key_of_a_wrong_type_leaves_no_partial_write(valkey_url: str) -> None:
+    """F22: every key in turn, for an operation that would write most of them."""
+    real = build(valkey_url, partitions=1)
+    hold = await prepare(real)
+    real.clock.now_ms += 1_500
+    names = [*real.keys.partition_keys(0, 1), *real.keys.tree_keys(0, 1, "t", "a")]
+    client = real.store.client
+    refused = 0
+    for name in names:
+        saved = await client.dump(name)
+        await client.delete(name)
+        await client.execute_command("PFADD" if name.endswith("hash") else "SADD", name, "x")
+        before = await dump(real)
+        answers = await real.decide([reserve(f"wrong-{name}"), op.Commit("t", hold, f"c-{name}")])
+        after = await dump(real)
+        if all(isinstance(answer, HoldfastError) for answer in answers):
+            refused += 1
+            assert before == after, name
+            assert {answer.reason for answer in answers} == {Reason.INTERNAL}
+        await client.delete(name)
+        if saved:
+            await client.restore(name, 0, saved)
+    assert refused == len(names)
+    await real.store.close()
+
+
+async def test_a_faulty_operation_does_not_take_others_with_it(real: Real) -> None:
+    """A batch with a fault is taken apart: only the faulty operation fails."""
+    await prepare(real)
+    await real.decide([op.CreateAccount("t", "b", op.AccountTerms(), "b1")])
+    tree = real.keys.tree_keys(real.keys.partition("t", "b"), 1, "t", "b")[0]
+    await real.store.client.hset(tree, "ab", b"not msgpack at all \xc1")
+
+    answers = await real.decide(
+        [reserve("x1"), reserve("x2", account="b"), reserve("x3"), op.GetBalance("t", "a")]
+    )
+
+    assert [getattr(answer, "reason", None) for answer in answers] == [
+        None,
+        Reason.INTERNAL,
+        None,
+        None,
+    ]
+    assert answers[3].credits[0].buckets.held == 30
+
+
+async def test_a_forgotten_script_is_loaded_again(real: Real) -> None:
+    """F19: SCRIPT FLUSH costs one more round trip and nothing else."""
+    await prepare(real)
+    for number in range(5):
+        await real.store.client.script_flush()
+        (answer,) = await real.decide([reserve(f"after-flush-{number}", 1)])
+        assert answer.applied.seq
+
+
+async def test_a_store_out_of_memory_refuses_and_changes_nothing(real: Real) -> None:
+    """F20, for new holds."""
+    await prepare(real)
+    client = real.store.client
+    before = await dump(real)
+    await client.config_set("maxmemory", 1)
+    try:
+        (answer,) = await real.decide([reserve("full")])
+    finally:
+        await client.config_set("maxmemory", 0)
+    assert answer.reason is Reason.STORE_OUT_OF_MEMORY
+    assert await dump(real) == before
+    (again,) = await real.decide([reserve("full")])
+    assert again.applied.seq
+
+
+async def test_a_read_only_store_refuses_and_changes_nothing(real: Real) -> None:
+    """F18."""
+    await prepare(real)
+    client = real.store.client
+    await client.replicaof("127.0.0.1", 1)
+    try:
+        (answer,) = await real.decide([reserve("demoted")])
+    finally:
+        await client.replicaof("NO", "ONE")
+    assert answer.reason is Reason.STORE_WRITE_BLOCKED
+
+
+@asynccontextmanager
+async def proxied(url: str, drop_replies: int) -> AsyncIterator[str]:
+    """A proxy before the store that breaks the connection in place of the first replies to scripts."""
+    parts = urlsplit(url)
+    left = [drop_replies]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream = await asyncio.open_connection(parts.hostname, parts.port)
+        await asyncio.gather(
+            _pipe(reader, upstream[1], None, asked := [False]),
+            _pipe(upstream[0], writer, left, asked),
+            return_exceptions=True,
+        )
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    credentials = parts.netloc.rpartition("@")[0]
+    netloc = f"{credentials}@127.0.0.1:{port}" if credentials else f"127.0.0.1:{port}"
+    async with server:
+        yield urlunsplit(parts._replace(netloc=netloc))
+
+
+async def _pipe(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    drops: list[int] | None,
+    asked: list[bool],
+) -> None:
+    try:
+        while data := await reader.read(65_536):
+            if drops is None:
+                asked[0] = asked[0] or b"EVALSHA" in data
+            elif asked[0] and drops[0] > 0:
+                drops[0] -= 1
+                return
+            writer.write(data)
+            await writer.drain()
+    finally:
+        writer.close()
+
+
+async def test_a_lost_reply_is_unknown_and_a_retry_applies_once(valkey_url: str) -> None:
+    """F2, F25, F26: the script ran, the answer was lost; the same key finds it."""
+    direct = build(valkey_url)
+    await prepare(direct)
+    async with proxied(valkey_url, drop_replies=1) as url:
+        through = build(url)
+        (lost,) = await through.decide([reserve("unsure", 7)])
+        (retried,) = await through.decide([reserve("unsure", 7)])
+        await through.store.close()
+    (balance,) = await direct.decide([op.GetBalance("t", "a")])
+    await direct.store.close()
+    assert lost.reason is Reason.RESULT_UNKNOWN
+    assert retried.applied.replayed
+    assert balance.credits[0].buckets.held == 17
+
+
+async def test_a_store_that_is_not_there_is_unavailable() -> None:
+    real = build("redis://127.0.0.1:1")
+    (answer,) = await real.decide([reserve("nobody")])
+    await real.store.close()
+    assert answer.reason is Reason.STORE_UNAVAILABLE
+    assert answer.metadata["retry_after_ms"]
+
+
+async def test_a_full_queue_refuses_before_anything_is_sent(valkey_url: str) -> None:
+    """I21: the queue is bounded."""
+    real = build(valkey_url, limits=Limits(queue_operations=5))
+    await prepare(real)
+    answers = await asyncio.gather(*(real.decide([reserve(f"q{n}", 1)]) for n in range(20)))
+    refused = [found for (found,) in answers if isinstance(found, HoldfastError)]
+    (balance,) = await real.decide([op.GetBalance("t", "a")])
+    await real.store.close()
+    assert {error.reason for error in refused} == {Reason.OVERLOADED}
+    assert balance.credits[0].buckets.held == 10 + 20 - len(refused)
+
+
+async def test_a_backlog_stops_new_holds_but_not_settlements(valkey_url: str) -> None:
+    """F31 at its hard limit: what waits for the ledger is bounded, work that was done is settled."""
+    real = build(valkey_url, partitions=1, limits=Limits(outbox_entries=4))
+    hold = await prepare(real)
+    (refused,) = await real.decide([reserve("more")])
+    (settled,) = await real.decide([op.Commit("t", hold, "settle")])
+    await real.store.close()
+    assert refused.reason is Reason.LEDGER_BACKLOG
+    assert settled.applied.seq
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_cancelled_caller_does_not_cancel_the_decision(real: Real, cancelled: bool) -> None:
+    """F46: what was sent is finished; the result waits under its key."""
+    await prepare(real)
+    task = asyncio.create_task(real.decide([reserve("gone", 3)]))
+    await asyncio.sleep(0)
+    if cancelled:
+        task.cancel()
+    results: list[Any] = await asyncio.gather(task, return_exceptions=True)
+    (again,) = await real.decide([reserve("gone", 3)])
+    (balance,) = await real.decide([op.GetBalance("t", "a")])
+    assert isinstance(results[0], asyncio.CancelledError) is cancelled
+    assert again.applied.seq
+    assert balance.credits[0].buckets.held == 13
+
+

@@ -1,0 +1,170 @@
+"""What only the ledger can answer: keys older than what is remembered, and holds long gone."""
+
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from holdfast_server.domain import operation as op
+from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
+from holdfast_server.domain.reply import Buckets, HoldState
+from holdfast_server.engine.fingerprint import key_time_ms
+from holdfast_server.errors import HoldfastError, Reason
+from tests.support.both import Both
+from tests.support.pair import GENERATION_MS, comparable
+
+HOUR_MS = 3_600_000
+
+
+def uuid7(time_ms: int) -> str:
+    """A UUIDv7 of that instant."""
+    value = time_ms << 80 | 0x7 << 76 | 0b10 << 62 | uuid.uuid4().int & (1 << 62) - 1
+    return str(uuid.UUID(int=value))
+
+
+def _at_memory(answer: Any) -> object:
+    """An answer without what was waited for."""
+    applied = replace(answer.applied, durability=op.Durability.MEMORY)
+    return comparable(replace(answer, applied=applied))
+
+
+async def forget(both: Both) -> None:
+    """Lets time pass until the store has forgotten every key, and proves that it has."""
+    await both.flushed()
+    for _ in range(3):
+        both.real.clock.now_ms += GENERATION_MS + 1
+        for account in ("a", "x1", "x2", "x3", "x4", "x5"):
+            burn = op.Burn("t", account, (op.Line("none", 1),), both.key())
+            await both.do(burn)
+        await both.flushed()
+
+
+async def test_the_ledger_answers_an_old_key_as_the_store_did(both: Both) -> None:
+    """I7 after the window: a Burn, a Grant, a Commit and an account are applied once, for ever."""
+    await both.account("a")
+    grant = op.Grant("t", "a", op.GrantTerms("ai", 100, op.GrantSource.PURCHASE), both.key())
+    burn = op.Burn("t", "a", (op.Line("ai", 10),), both.key())
+    given, burned = await both.do(grant), await both.do(burn)
+    held = await both.reserve("a", 20)
+    commit = op.Commit("t", held.hold, both.key(), (op.CommitLine("ai", 15),))
+    committed = await both.do(commit)
+    await forget(both)
+
+    again = [await both.do(each) for each in (grant, burn, commit)]
+
+    assert [_at_memory(each) for each in again] == [
+        _at_memory(each) for each in (given, burned, committed)
+    ]
+    assert all(each.applied.replayed for each in again)
+    assert await both.buckets("a") == Buckets(granted=100, available=75, burned=25)
+
+
+async def test_an_old_key_with_other_content_is_refused(both: Both) -> None:
+    """I8 after the window."""
+    await both.account("a")
+    await both.grant("a", 100)
+    burn = op.Burn("t", "a", (op.Line("ai", 10),), both.key())
+    await both.do(burn)
+    await forget(both)
+
+    answer = await both.do(replace(burn, feature="other"))
+
+    assert isinstance(answer, HoldfastError)
+    assert (answer.reason, answer.metadata["field"]) == (Reason.IDEMPOTENCY_KEY_REUSED, "feature")
+
+
+async def test_a_late_replay_of_reserve_makes_a_new_hold(both: Both) -> None:
+    await both.account("a")
+    await both.grant("a", 100)
+    reserve = op.Reserve("t", "a", (op.Line("ai", 10),), 1_000, both.key())
+    first = await both.do(reserve)
+    await forget(both)
+
+    second = await both.do(reserve)
+
+    assert second.hold != first.hold
+    assert not second.applied.replayed
+
+
+async def test_a_fresh_time_ordered_key_needs_no_ledger(both: Both) -> None:
+    """With a young UUIDv7 the engine alone decides; with any other key it asks to look first."""
+    await both.account("a")
+    await both.grant("a", 100)
+    now_ms = both.real.clock.now_ms
+    burns = [
+        op.Burn("t", "a", (op.Line("ai", 1),), key)
+        for key in (uuid7(now_ms), uuid7(now_ms - GENERATION_MS), uuid7(now_ms + HOUR_MS), "plain")
+    ]
+
+    answers = await both.real.decide(burns, checked=False)
+
+    assert [type(answer).__name__ for answer in answers] == ["BurnReply"] + ["NeedsLedger"] * 3
+    assert key_time_ms(uuid7(now_ms)) == now_ms
+
+
+async def test_a_settled_hold_that_was_forgotten_is_still_settled(both: Both) -> None:
+    """A27 and A28 for ever."""
+    await both.account("a")
+    await both.grant("a", 100)
+    one, two = await both.reserve("a", 10), await both.reserve("a", 10)
+    committed = await both.commit(one.hold, 7)
+    await both.do(op.Release("t", two.hold, both.key()))
+    await forget(both)
+
+    again = await both.commit(one.hold, 8)
+    released = await both.do(op.Release("t", one.hold, both.key()))
+    late = await both.commit(two.hold, 8)
+
+    assert again.reason is Reason.HOLD_ALREADY_COMMITTED
+    assert again.metadata["committed"] == "ai=7"
+    assert again.metadata["transaction_id"] == committed.applied.transaction_id
+    assert {released.reason, late.reason} == {Reason.HOLD_ALREADY_SETTLED}
+
+
+async def test_a_commit_within_the_late_window_is_booked_once(both: Both) -> None:
+    """A30: available first, then debt, marked late."""
+    await both.account("a")
+    await both.grant("a", 100)
+    held = await both.reserve("a", 60, ttl_ms=1_000)
+    both.real.clock.now_ms += HOUR_MS
+    await both.do(op.Burn("t", "a", (op.Line("ai", 70),), both.key()))
+
+    late = await both.commit(held.hold, 50)
+    again = await both.commit(held.hold, 50)
+
+    assert (late.late, late.state, late.lines[0].debt) == (True, HoldState.COMMITTED, 20)
+    assert again.reason is Reason.HOLD_ALREADY_COMMITTED
+    assert await both.buckets("a") == Buckets(granted=100, debt=20, burned=120)
+
+
+async def test_a_commit_after_the_late_window_is_refused_visibly(both: Both) -> None:
+    """A30: nothing is booked, and the caller is told so."""
+    await both.account("a")
+    await both.grant("a", 100)
+    held = await both.reserve("a", 60, ttl_ms=1_000)
+    both.real.clock.now_ms += 2_000
+    await both.do(op.ExpireDue("t", "a"))
+    await forget(both)
+    both.real.clock.now_ms += LATE_COMMIT_WINDOW_MS
+    await both.do(op.ExpireDue("t", "a"))
+    await both.do(op.GetBalance("t", "a"))
+    await both.do(op.Burn("t", "a", (op.Line("ai", 1),), both.key()))
+
+    answer = await both.commit(held.hold, 50)
+
+    assert answer.reason is Reason.HOLD_EXPIRED
+    assert answer.metadata == {"usage_recorded": "false"}
+
+
+async def test_an_invented_hold_is_not_found(both: Both) -> None:
+    """A24 and A25: random, malformed and other tenants' tokens get one answer."""
+    await both.account("a")
+    await both.grant("a", 100)
+    held = await both.reserve("a", 10)
+    changed = held.hold[:-1] + ("A" if held.hold[-1] != "A" else "B")
+
+    answers = [await both.commit(token) for token in ("x", changed, "A" * 60)]
+    answers.append(await both.do(op.Commit("other", held.hold, both.key())))
+
+    assert {answer.reason for answer in answers} == {Reason.HOLD_NOT_FOUND}
+    assert len({answer.message for answer in answers}) == 1
+    assert (await both.buckets("a")).held == 10

@@ -1,0 +1,171 @@
+"""Refund: burned credits go back to the grants they came from, newest burn first, never more."""
+
+import asyncio
+
+from holdfast_server.domain import operation as op
+from holdfast_server.domain.operation import Mode
+from holdfast_server.domain.reply import Buckets
+from holdfast_server.errors import HoldfastError, Reason
+from tests.support.both import Both
+from tests.support.pair import START_MS
+
+
+async def burned(both: Both, account: str, amount: int) -> str:
+    """Burns credits; answers the transaction."""
+    answer = await both.do(op.Burn("t", account, (op.Line("ai", amount),), both.key()))
+    return str(answer.applied.transaction_id)
+
+
+def refund(both: Both, transaction: str, amount: int = 0, goodwill_ttl_ms: int = 0) -> op.Refund:
+    lines = (op.RefundLine("ai", amount),) if amount else ()
+    return op.Refund("t", transaction, both.key(), lines, "quality", goodwill_ttl_ms)
+
+
+async def test_parts_go_back_in_reverse_burn_order(both: Both) -> None:
+    await both.account("a")
+    first = await both.grant("a", 30, priority=1)
+    second = await both.grant("a", 70, priority=2)
+    transaction = await burned(both, "a", 80)
+
+    answer = await both.do(refund(both, transaction, 60))
+
+    shares = [(share.grant_id, share.returned) for share in answer.lines[0].grants]
+    assert shares == [(second, 50), (first, 10)]
+    assert await both.buckets("a") == Buckets(granted=100, available=80, burned=20)
+
+
+async def test_several_refunds_never_give_back_more_than_was_burned(both: Both) -> None:
+    await both.account("a")
+    await both.grant("a", 100)
+    transaction = await burned(both, "a", 50)
+
+    first = await both.do(refund(both, transaction, 30))
+    second = await both.do(refund(both, transaction, 30))
+    rest = await both.do(refund(both, transaction))
+    nothing = await both.do(refund(both, transaction))
+
+    assert first.lines[0].refunded == 30
+    assert second.reason is Reason.REFUND_EXCEEDS_BURNED
+    assert second.metadata == {"refundable": "20"}
+    assert rest.lines[0].refunded == 20
+    assert nothing.reason is Reason.REFUND_EXCEEDS_BURNED
+    assert await both.buckets("a") == Buckets(granted=100, available=100)
+
+
+async def test_concurrent_refunds_share_what_was_burned(both: Both) -> None:
+    """Each reads the ledger as it was before the others; the store refuses what it read too early."""
+    await both.account("a")
+    await both.grant("a", 100)
+    transaction = await burned(both, "a", 50)
+
+    answers = await asyncio.gather(*(both.do(refund(both, transaction, 20)) for _ in range(4)))
+
+    done = [answer for answer in answers if not isinstance(answer, HoldfastError)]
+    refused = [answer.reason for answer in answers if isinstance(answer, HoldfastError)]
+    assert [answer.lines[0].refunded for answer in done] == [20, 20]
+    assert refused == [Reason.REFUND_EXCEEDS_BURNED] * 2
+
+
+async def test_a_grant_that_was_spent_and_forgotten_comes_back(both: Both) -> None:
+    await both.account("a")
+    grant = await both.grant("a", 40, priority=3)
+    transaction = await burned(both, "a", 40)
+
+    await both.do(refund(both, transaction, 15))
+
+    balance = await both.do(op.GetBalance("t", "a"))
+    (line,) = balance.credits[0].grants
+    assert (line.grant_id, line.remaining, line.priority) == (grant, 15, 3)
+
+
+async def test_what_belonged_to_an_expired_grant_expires(both: Both) -> None:
+    await both.account("a")
+    await both.grant("a", 40, expires_at_ms=START_MS + 5_000)
+    transaction = await burned(both, "a", 40)
+    both.real.clock.now_ms += 10_000
+
+    answer = await both.do(refund(both, transaction, 25))
+
+    assert answer.lines[0].grants[0].expired == 25
+    assert await both.buckets("a") == Buckets(granted=40, burned=15, expired=25)
+
+
+async def test_goodwill_makes_a_new_grant_of_what_expired(both: Both) -> None:
+    await both.account("a")
+    await both.grant("a", 40, expires_at_ms=START_MS + 5_000)
+    transaction = await burned(both, "a", 40)
+    both.real.clock.now_ms += 10_000
+
+    answer = await both.do(refund(both, transaction, 25, goodwill_ttl_ms=60_000))
+
+    (share,) = answer.lines[0].grants
+    assert share.returned == 25
+    assert await both.buckets("a") == Buckets(granted=40, available=25, burned=15)
+    await both.flushed()
+    grants = await both.ledger.list_grants("t", "a", limit=10)
+    new = next(grant for grant in grants if grant.grant_id == share.grant_id)
+    assert (new.remaining, new.terms.source) == (25, op.GrantSource.REFUND)
+    assert new.terms.expires_at_ms == both.real.clock.now_ms + 60_000
+
+
+async def test_debt_shrinks_before_grants_get_anything(both: Both) -> None:
+    await both.account("a")
+    await both.grant("a", 40)
+    held = await both.reserve("a", 40)
+    committed = await both.commit(held.hold, 55)
+
+    answer = await both.do(refund(both, committed.applied.transaction_id, 25))
+
+    assert (answer.lines[0].debt, answer.lines[0].grants[0].returned) == (15, 10)
+    assert await both.buckets("a") == Buckets(granted=40, available=10, burned=30)
+
+
+async def test_debt_that_was_repaid_comes_back_as_credits(both: Both) -> None:
+    await both.account("a")
+    await both.grant("a", 10)
+    hold = await both.reserve("a", 10)
+    committed = await both.commit(hold.hold, 30)
+    await both.grant("a", 20)
+    assert await both.buckets("a") == Buckets(granted=30, burned=30)
+
+    answer = await both.do(refund(both, committed.applied.transaction_id, 20))
+
+    assert answer.lines[0].debt == 0
+    assert await both.buckets("a") == Buckets(granted=30, available=20, burned=10)
+
+
+async def test_unenforced_use_is_taken_back(both: Both) -> None:
+    await both.account("a")
+    both.real.mode.now = Mode.SHADOW
+    transaction = await burned(both, "a", 30)
+
+    answer = await both.do(refund(both, transaction, 10))
+
+    assert answer.lines[0].unenforced == 10
+    assert await both.buckets("a") == Buckets(unenforced=20, burned=20)
+
+
+async def test_pool_credits_go_back_to_the_pool(both: Both) -> None:
+    await both.account("org")
+    await both.account("user", parent="org")
+    await both.grant("org", 50)
+    await both.grant("user", 10)
+    transaction = await burned(both, "user", 40)
+
+    await both.do(refund(both, transaction, 35))
+
+    assert (await both.buckets("org")).available == 50
+    assert (await both.buckets("user")).available == 5
+
+
+async def test_unknown_transactions_and_credit_types_are_refused(both: Both) -> None:
+    await both.account("a")
+    await both.grant("a", 50)
+    transaction = await burned(both, "a", 40)
+    other = op.Refund("t", transaction, both.key(), (op.RefundLine("video", 1),))
+
+    unknown = [await both.do(refund(both, name)) for name in ("0-1-999", "99-1-1", "x", "0-1-1")]
+    foreign = await both.do(op.Refund("u", transaction, both.key()))
+
+    assert {answer.reason for answer in [*unknown, foreign]} == {Reason.TRANSACTION_NOT_FOUND}
+    assert (await both.do(other)).reason is Reason.LINE_UNKNOWN

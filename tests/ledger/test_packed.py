@@ -1,0 +1,128 @@
+"""The flusher's fast way with entries gives what the plain one gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast_server.domain import entry as plain
+from holdfast_server.domain import packed as fast
+from holdfast_server.domain.bounds import AMOUNT_MAX
+from holdfast_server.domain.entry import Context, Entry, EntryKind, GrantPosting
+from holdfast_server.domain.operation import Mode
+from holdfast_server.domain.reply import Buckets, HoldState
+from holdfast_server.engine.outbox import OutboxEntry, OutboxEntryError, decode, unpack
+from tests.support.entries import Story, pack
+from tests.support.ledger import packed
+
+amounts = st.integers(-AMOUNT_MAX, AMOUNT_MAX)
+counts = st.integers(1, AMOUNT_MAX)
+texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.just("long" * 200)
+ids = st.binary(min_size=16, max_size=16).map(bytes.hex)
+nested = st.recursive(
+    texts | amounts | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def buckets() -> st.SearchStrategy[Buckets]:
+    return st.builds(Buckets, *[amounts] * 8)
+
+
+entries: st.SearchStrategy[Entry] = st.builds(
+    Entry,
+    partition=st.integers(0, 4095),
+    epoch=counts,
+    seq=counts,
+    kind=st.sampled_from(EntryKind),
+    tenant=texts,
+    account=texts,
+    credit_type=texts,
+    version=counts,
+    event_ms=st.integers(0, AMOUNT_MAX),
+    delta=buckets(),
+    after=buckets(),
+    grants=st.lists(st.builds(GrantPosting, ids, *[amounts] * 5), max_size=3).map(tuple),
+    first_seq=counts,
+    mode=st.none() | st.sampled_from(Mode),
+    hold=st.just("") | ids,
+    actor=texts,
+    ends_hold=st.none() | st.sampled_from(HoldState),
+    context=st.builds(
+        Context,
+        method=texts,
+        key=texts,
+        fingerprint=st.binary(max_size=32),
+        feature=texts,
+        labels=st.dictionaries(texts, texts, max_size=4),
+        caller=texts,
+        trace_id=texts,
+        span_id=texts,
+        reason=texts,
+        detail=st.dictionaries(texts, nested, max_size=4),
+    ),
+    answer=st.binary(max_size=32),
+    refund_of=texts,
+)
+
+
+@given(entry=entries)
+@settings(deadline=None)
+def test_packed_entries_have_the_same_bytes_and_hash(entry: Entry) -> None:
+    """I11: whichever way recorded an entry, anybody can recompute its hash from the columns."""
+    assert fast.canonical(packed(entry)) == plain.canonical(entry)
+    assert fast.chain_hash(bytes(32), packed(entry)) == plain.chain_hash(bytes(32), entry)
+
+
+@given(entry=entries)
+@settings(deadline=None)
+def test_packed_entries_unpack_to_what_they_were(entry: Entry) -> None:
+    assert fast.to_entry(packed(entry)) == entry
+
+
+def test_empty_tables_of_lua_may_be_maps() -> None:
+    sound = packed(Story().hold("ada", 1))
+    fields = [*sound.fields]
+    fields[plain.FIELDS.index("grants")] = {}
+
+    assert fast.to_entry(fast.PackedEntry(0, 1, 1, b"", fields, sound.context)).grants == ()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\xc1",
+        b"\x93\x01\x02",
+        b"\x80",
+        pack(Story().hold("ada", 1))[:-1],
+        pack(Story().hold("ada", 1)) + b"\x00",
+        pack(Story().hold("ada", 1)).replace(b"\xdc\x00\x12\x01", b"\xdc\x00\x12\x02", 1),
+    ],
+)
+def test_other_bytes_are_refused_with_what_was_found(raw: bytes) -> None:
+    found = OutboxEntry(3, 1, 7, raw)
+
+    with pytest.raises(OutboxEntryError) as caught:
+        unpack(found)
+
+    assert caught.value.found is found
+    assert str(caught.value).startswith("3-1-7: ")
+
+
+def test_arrays_that_hold_no_entry_are_refused_when_they_are_decoded() -> None:
+    def with_field(name: str, value: Any) -> bytes:
+        import msgpack
+
+        fields = msgpack.unpackb(pack(Story().hold("ada", 1)), raw=True)
+        fields[plain.FIELDS.index(name)] = value
+        raw: bytes = msgpack.packb(fields)
+        return raw
+
+    for name, value in (("kind", 99), ("tenant", b"\xff"), ("delta", [1]), ("hold", 7)):
+        with pytest.raises(OutboxEntryError):
+            decode(OutboxEntry(0, 1, 1, with_field(name, value)))

@@ -1,0 +1,80 @@
+"""A ledger for tests, filled without a hot store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from itertools import groupby
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.packed import PackedEntry
+from holdfast_server.engine.outbox import OutboxEntry, unpack
+from holdfast_server.ledger.append import Appender
+from holdfast_server.ledger.prepare import Prepared, prepare
+from holdfast_server.ledger.store import Ledger
+from tests.support.entries import pack
+
+#: Partitions of the deployments of these tests.
+PARTITIONS = 4
+
+
+@asynccontextmanager
+async def open_ledger(postgres_url: str, partitions: int = PARTITIONS) -> AsyncIterator[Ledger]:
+    """A ledger whose deployment has started."""
+    ledger = await Ledger.open(postgres_url, pool_size=4)
+    try:
+        await ledger.start_deployment(partitions)
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+@asynccontextmanager
+async def open_appender(postgres_url: str) -> AsyncIterator[Appender]:
+    """An appender of its own connection."""
+    appender = Appender(postgres_url)
+    try:
+        yield appender
+    finally:
+        await appender.close()
+
+
+def packed(entry: Entry) -> PackedEntry:
+    """The entry as the flusher finds it."""
+    return unpack(OutboxEntry(entry.partition, entry.epoch, entry.seq, pack(entry)))
+
+
+async def prepared(appender: Appender, entries: Iterable[Entry]) -> list[Prepared]:
+    """Entries made ready behind the cursors of today, grouped by partition."""
+    cursors = await appender.cursors()
+    ordered = sorted(entries, key=lambda entry: (entry.partition, entry.seq))
+    return [
+        prepare(cursors[partition], [packed(entry) for entry in group])
+        for partition, group in groupby(ordered, key=lambda entry: entry.partition)
+    ]
+
+
+async def record(postgres_url: str, *entries: Entry) -> None:
+    """Appends entries to the ledger, as the flusher would."""
+    async with open_appender(postgres_url) as appender:
+        await appender.append(await prepared(appender, entries))
+
+
+def query(postgres_url: str, statement: str, *parameters: object) -> list[dict[str, Any]]:
+    """Rows, read as the superuser of the test server."""
+    with psycopg.connect(postgres_url, row_factory=dict_row) as connection:
+        cursor = connection.execute(statement.encode(), parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def tamper(postgres_url: str, *statements: str) -> None:
+    """What somebody with all privileges can do who switches the triggers off."""
+    with psycopg.connect(postgres_url) as connection:
+        for trigger in ("refuse_row_change", "refuse_truncate"):
+            connection.execute(f"ALTER TABLE holdfast.entry DISABLE TRIGGER {trigger}".encode())
+        for statement in statements:
+            connection.execute(statement.encode())
