@@ -1,6 +1,7 @@
 """The invariants that the script keeps by itself, each in a test that names it.
 
-I1, I2, I3 and I5 are asserted in every step of `tests/property`; I9, I11 and I12 in `tests/flusher` and
+I1, I2, I3 and I5 are asserted in every step of `tests/property`; I9, I11 and I12 in `tests/flusher`
+and
 `tests/ledger`; I20 and I22 in `tests/api`; the others here.
 """
 
@@ -95,7 +96,11 @@ async def test_i10_sequences_and_versions_have_no_gaps(real: Real) -> None:
     given = op.GrantTerms("ai", 50, op.GrantSource.PURCHASE)
     await real.decide([op.Grant("t", name, given, f"g{name}") for name in accounts])
     await asyncio.gather(
-        *(real.decide([reserve(f"{name}-{n}", 1, account=name)]) for name in accounts for n in range(9))
+        *(
+            real.decide([reserve(f"{name}-{n}", 1, account=name)])
+            for name in accounts
+            for n in range(9)
+        )
     )
     seqs, versions = defaultdict(list), defaultdict(list)
     for entry in await real.entries():
@@ -282,7 +287,9 @@ async def test_i8_a_reused_key_names_the_first_field_that_differs(
     await start(real)
     partition = real.keys.partition("t", "a")
     other = next(
-        name for name in map("b{}".format, range(999)) if real.keys.partition("t", name) == partition
+        name
+        for name in map("b{}".format, range(999))
+        if real.keys.partition("t", name) == partition
     )
     await real.decide([op.CreateAccount("t", other, op.AccountTerms(), "other")])
     if "account" in change:

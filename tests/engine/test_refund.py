@@ -53,7 +53,7 @@ async def test_several_refunds_never_give_back_more_than_was_burned(both: Both) 
 
 
 async def test_concurrent_refunds_share_what_was_burned(both: Both) -> None:
-    """Each reads the ledger as it was before the others; the store refuses what it read too early."""
+    """Each reads the ledger before the others are done; the store refuses what is stale."""
     await both.account("a")
     await both.grant("a", 100)
     transaction = await burned(both, "a", 50)

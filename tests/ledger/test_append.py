@@ -128,7 +128,7 @@ async def test_a_sequence_number_that_is_there_already_is_a_fork(
 async def test_a_key_is_used_once_per_tenant_and_method(
     ledger: Ledger, migrated_postgres_url: str
 ) -> None:
-    """I7: what the ledger protects is applied once, for ever; other tenants and methods are free."""
+    """I7: what the ledger protects is applied once; other tenants and methods are free."""
     story = Story()
     first = story.grant("ada", 100)
     await record(migrated_postgres_url, first)

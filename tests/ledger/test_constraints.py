@@ -30,6 +30,13 @@ def with_fields(**fields: object) -> Change:
     return lambda entry: replace(entry, **fields)  # type: ignore[arg-type]
 
 
+def nested(depth: int) -> object:
+    return [nested(depth - 1)] if depth else 0
+
+
+#: More levels than anything may have that is walked recursively.
+DEEP = nested(400)
+
 #: Each constraint, and a change of a sound GRANT of 100 that only it refuses.
 BROKEN: list[tuple[str, Change]] = [
     ("entry_zero_sum", with_delta(available=99)),
@@ -149,6 +156,7 @@ async def test_what_has_no_row_is_refused_before_the_database(
         with_fields(hold="0c" * 15),
         with_fields(refund_of=7),
         with_delta(available=2**64 - 1),
+        with_fields(context=replace(Story().grant("ada", 1).context, detail={"deep": DEEP})),
     ]
     for change in changes:
         with pytest.raises(EntriesRefused, match="has no row"):

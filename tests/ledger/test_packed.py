@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,13 +117,11 @@ def test_other_bytes_are_refused_with_what_was_found(raw: bytes) -> None:
 
 def test_arrays_that_hold_no_entry_are_refused_when_they_are_decoded() -> None:
     def with_field(name: str, value: Any) -> bytes:
-        import msgpack
-
         fields = msgpack.unpackb(pack(Story().hold("ada", 1)), raw=True)
         fields[plain.FIELDS.index(name)] = value
         raw: bytes = msgpack.packb(fields)
         return raw
 
-    for name, value in (("kind", 99), ("tenant", b"\xff"), ("delta", [1]), ("hold", 7)):
+    for name, value in (("kind", 99), ("tenant", b"\xff"), ("delta", [1] * 9), ("hold", 7)):
         with pytest.raises(OutboxEntryError):
             decode(OutboxEntry(0, 1, 1, with_field(name, value)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -29,7 +28,7 @@ class Past:
 
 
 @pytest.fixture
-async def past(ledger: Ledger, migrated_postgres_url: str) -> AsyncIterator[Past]:
+async def past(ledger: Ledger, migrated_postgres_url: str) -> Past:
     """Ada has 100 ai and 40 video; holds 30 and commits them; somebody else has the same names."""
     story, other = Story(0), Story(1, "other")
     entries = [
@@ -41,7 +40,7 @@ async def past(ledger: Ledger, migrated_postgres_url: str) -> AsyncIterator[Past
         story.hold("ada", 20, "0c" * 16),
     ]
     await record(migrated_postgres_url, *entries, other.account("ada"), other.grant("ada", 7))
-    yield Past(ledger, entries)
+    return Past(ledger, entries)
 
 
 async def test_pages_run_from_newest_to_oldest_over_all_credit_types(past: Past) -> None:

@@ -1,4 +1,5 @@
-"""Random operations on the real engine and on the plain Python twin: every answer and bucket agrees.
+"""Random operations on the real engine and on the plain Python twin: every answer and bucket
+agrees.
 
 After each step all balances are compared; at the end every entry of every outbox. This is the test
 of I1 to I6 and I27: the twin asserts conservation and bounds in each posting, and the engine must
@@ -24,7 +25,15 @@ from tests.support.pair import Pair, Real, build
 
 TENANT = "t"
 #: account: parent. Five levels below `org`, and a second tree.
-TREE = {"org": "", "team": "org", "user": "team", "key": "user", "task": "key", "pair": "org", "solo": ""}
+TREE = {
+    "org": "",
+    "team": "org",
+    "user": "team",
+    "key": "user",
+    "task": "key",
+    "pair": "org",
+    "solo": "",
+}
 ACCOUNTS = list(TREE)
 CREDIT_TYPES = ("ai", "video")
 FEATURES = ("", "chat", "image")
@@ -57,7 +66,9 @@ def spending_lines(draw: st.DrawFn) -> tuple[op.Line, ...]:
 @st.composite
 def actual_lines(draw: st.DrawFn) -> tuple[op.CommitLine, ...]:
     names = draw(st.lists(st.sampled_from(CREDIT_TYPES), max_size=2, unique=True))
-    return tuple(op.CommitLine(name, draw(st.one_of(st.none(), st.integers(0, 150)))) for name in names)
+    return tuple(
+        op.CommitLine(name, draw(st.one_of(st.none(), st.integers(0, 150)))) for name in names
+    )
 
 
 @st.composite
@@ -85,7 +96,9 @@ def _limit(draw: st.DrawFn, index: int) -> op.Limit:
 def account_terms(draw: st.DrawFn, parent: str) -> op.AccountTerms:
     overdraft = draw(st.dictionaries(st.sampled_from(CREDIT_TYPES), st.integers(1, 50), max_size=1))
     zone = draw(st.sampled_from(["", "", "Europe/Berlin", "Pacific/Apia"]))
-    return op.AccountTerms(parent, "", op.AccountStatus.ACTIVE, overdraft, draw(account_limits()), zone)
+    return op.AccountTerms(
+        parent, "", op.AccountStatus.ACTIVE, overdraft, draw(account_limits()), zone
+    )
 
 
 class Oracle(RuleBasedStateMachine):
@@ -187,7 +200,11 @@ class Oracle(RuleBasedStateMachine):
 
     @rule(data=st.data(), lines=actual_lines(), final=st.booleans(), overage=overages)
     def commit(
-        self, data: st.DataObject, lines: tuple[op.CommitLine, ...], final: bool, overage: op.Overage
+        self,
+        data: st.DataObject,
+        lines: tuple[op.CommitLine, ...],
+        final: bool,
+        overage: op.Overage,
     ) -> None:
         if self.holds:
             hold = self.recent_hold(data)
@@ -238,7 +255,9 @@ class Oracle(RuleBasedStateMachine):
 
     @rule(data=st.data(), goodwill_ttl_ms=st.sampled_from([0, 0, 2_000]))
     def refund(self, data: st.DataObject, goodwill_ttl_ms: int) -> None:
-        """With the parts that the ledger would have said; `tests/engine/test_refund.py` asks the ledger."""
+        """With the parts that the ledger would have said; `tests/engine/test_refund.py` asks the
+        ledger.
+        """
         refundable = [name for name, parts in self.burns.items() if parts]
         if refundable:
             name = data.draw(st.sampled_from(refundable))
@@ -293,7 +312,8 @@ class Oracle(RuleBasedStateMachine):
             lines = (op.Line(data.draw(st.sampled_from(CREDIT_TYPES)), data.draw(small)),)
             if self.holds and data.draw(st.booleans()):
                 hold = self.recent_hold(data)
-                chosen.append(op.Commit(TENANT, hold, self.key(), final=data.draw(st.booleans())))
+                final: bool = data.draw(st.booleans())
+                chosen.append(op.Commit(TENANT, hold, self.key(), final=final))
             elif data.draw(st.booleans()):
                 chosen.append(op.Reserve(TENANT, account, lines, data.draw(ttls), self.key()))
             else:

@@ -55,9 +55,7 @@ class Both:
 
     async def account(self, name: str, **terms: Any) -> None:
         """Creates an account."""
-        answer = await self.do(
-            op.CreateAccount("t", name, op.AccountTerms(**terms), self.key())
-        )
+        answer = await self.do(op.CreateAccount("t", name, op.AccountTerms(**terms), self.key()))
         assert answer.applied.seq
 
     async def grant(self, account: str, amount: int, **terms: Any) -> str:

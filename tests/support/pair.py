@@ -1,7 +1,8 @@
 """The engine on a real Valkey and the plain Python twin, given the same operations.
 
 `Pair.submit` sends a list of operations to both, compares every answer, and keeps what later
-operations need. The store's clock is the test's: the scripts are the build that takes the time as an
+operations need. The store's clock is the test's: the scripts are the build that takes the time as
+an
 argument.
 """
 
@@ -20,7 +21,7 @@ from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.domain.twin.world import Facts, World
 from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine.accounts import AccountReader
-from holdfast_server.engine.batcher import Batcher, Limits
+from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.engine import Engine, NeedsLedger, Parts, Request
 from holdfast_server.engine.keys import Keys
@@ -85,9 +86,7 @@ class Real:
     mode: OneMode
     clock: TestClock
 
-    async def decide(
-        self, operations: Sequence[Operation], *, checked: bool = True
-    ) -> list[rp.Reply | HoldfastError | Any]:
+    async def decide(self, operations: Sequence[Operation], *, checked: bool = True) -> list[Any]:
         """Answers operations as if the ledger knew none of their keys."""
         requests = [Request(operation, checked=checked) for operation in operations]
         return await self.engine.decide(CALLER, requests)
@@ -96,7 +95,8 @@ class Real:
         """Everything in the outboxes, partition by partition."""
         found = []
         for partition in range(self.keys.partitions):
-            rows = await self.store.client.xrange(self.keys.outbox(partition, 1))
+            name = self.keys.outbox(partition, 1)
+            rows: Any = await self.store.client.xrange(name)
             for stream_id, fields in rows:
                 epoch, seq = stream_id.decode().split("-")
                 found.append(decode(OutboxEntry(partition, int(epoch), int(seq), fields[b"e"])))
@@ -113,15 +113,8 @@ def build(
     """An engine on the store at `url`."""
     store, keys, mode, test_clock = Store(url), Keys(partitions), OneMode(), TestClock()
     script = load("apply", clock)
-    batcher = Batcher(
-        store,
-        keys,
-        script,
-        limits or Limits(),
-        lambda: GENERATION_MS,
-        NoRecorder(),
-        test_clock if clock is Clock.ARGUMENT else None,
-    )
+    calls = Calls(store, keys, script, lambda: GENERATION_MS, test_clock)
+    batcher = Batcher(calls, limits or Limits(), NoRecorder())
     parts = Parts(
         batcher,
         Directory(store, keys, 1),

@@ -35,7 +35,7 @@ from holdfast_server.control.spool import Spool
 from holdfast_server.domain.submit import Submitter
 from holdfast_server.domain.token import TokenSigner
 from holdfast_server.engine.accounts import AccountReader
-from holdfast_server.engine.batcher import Batcher, Limits
+from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.engine import Engine, Parts
 from holdfast_server.engine.outbox import Outbox
@@ -70,9 +70,8 @@ def build_decider(process: Process) -> Decider:
         outbox_entries=settings.outbox_entries_hard,
     )
     signer = make_signer(process.facts)
-    batcher = Batcher(
-        store, keys, load("apply"), limits, longest_window_ms(process.config), process.metrics
-    )
+    calls = Calls(store, keys, load("apply"), longest_window_ms(process.config))
+    batcher = Batcher(calls, limits, process.metrics)
     directory = Directory(store, keys, FIRST_EPOCH)
     accounts = AccountReader(store, keys, signer, FIRST_EPOCH)
     engine = Engine(Parts(batcher, directory, accounts, keys, signer, process.config))

@@ -30,8 +30,8 @@ from holdfast_server.workload.report import Report
 from holdfast_server.workload.run import CONCURRENCY_DEFAULT, Options, run
 from holdfast_server.workload.trace import TraceError, TraceRow, generate_trace, read_trace
 
-#: Requests of a demo: enough for every kind of answer, in well under a minute on two cores.
-DEMO_REQUESTS = 2_000
+#: Requests of a demo: enough for every kind of answer, in about a minute on two cores.
+DEMO_REQUESTS = 20_000
 #: What `holdfast up` gives its account, once.
 UP_ACCOUNT = "demo"
 UP_CREDIT_TYPE = "credits"

@@ -1,6 +1,7 @@
 """Decides operations with both stores: the engine first, the ledger where the engine alone cannot.
 
-The ledger is asked for idempotency keys that are too old to prove themselves, for holds that the hot
+The ledger is asked for idempotency keys that are too old to prove themselves, for holds that the
+hot
 store no longer knows, for what a Refund may give back, and for the wait of Durability.LEDGER.
 """
 
@@ -31,7 +32,8 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.records import RecordedHold
 from holdfast_server.ledger.store import Ledger
 
-#: How long a caller waits for the ledger before it is told that the hot store alone has its operation.
+#: How long a caller waits for the ledger before it is told that the hot store alone has its
+#: operation.
 LEDGER_WAIT_S = 3.0
 #: How long to wait for an entry that the ledger does not have yet, before looking for it there.
 CATCH_UP_WAIT_S = 2.0
@@ -173,7 +175,7 @@ class Operations:
                 burned = await self.ledger.burned_by(operation.tenant, operation.transaction_id)
                 if burned is not None:
                     return plan_refund(operation, burned)
-        message = "there is no such transaction that burned credits; use the id that Commit or Burn answered"
+        message = "no such transaction burned credits; use the id that Commit or Burn answered"
         name = operation.transaction_id
         raise HoldfastError(Reason.TRANSACTION_NOT_FOUND, message, transaction_id=name)
 

@@ -96,7 +96,9 @@ def _entry_parts(entry: Entry, burned: BurnedTransaction) -> Iterator[RefundPart
 
 
 def _ungranted(entry: Entry, amount: int) -> Iterator[tuple[str, int]]:
-    """A COMMIT burns what its hold had booked: unenforced in shadow, else debt. Others book it themselves."""
+    """A COMMIT burns what its hold had booked: unenforced in shadow, else debt. Others book it
+    themselves.
+    """
     if entry.kind is EntryKind.COMMIT:
         yield (UNENFORCED if entry.mode is Mode.SHADOW else DEBT), amount
     else:

@@ -1,7 +1,8 @@
 """Ends what is due where nobody looks: expired holds and grants, grants that become effective.
 
 Time counts lazily on every access to a tree, so the sweeper is only needed for trees that nobody
-touches. It finds them in each partition's index and sends ExpireDue through the engine, like everybody.
+touches. It finds them in each partition's index and sends ExpireDue through the engine, like
+everybody.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Sweeper:
             await self._pause()
 
     async def sweep(self) -> tuple[int, int]:
-        """Ends all that is due now; answers how many holds and grants that were. Raises STORE_UNAVAILABLE."""
+        """Ends all that is due now; answers how many holds and grants that were. Raises
+        STORE_UNAVAILABLE.
+        """
         holds = grants = 0
         for _ in range(ROUNDS_MAX):
             trees = await self._index.due(TREES_AT_ONCE)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-#: Largest amount and largest bucket: the integers that a double holds exactly, since Lua and JSON use doubles.
+#: Largest amount and largest bucket: the integers that a double holds exactly, since Lua and JSON
+#: use doubles.
 AMOUNT_MAX = 2**53 - 1
 
-#: Bytes of an account, feature or other id: long enough for a prefixed UUID, short enough for a key.
+#: Bytes of an account, feature or other id: long enough for a prefixed UUID, short enough for a
+#: key.
 ID_BYTES_MAX = 128
 #: Bytes of a credit type's code: it is repeated in every hold and entry.
 CREDIT_TYPE_BYTES_MAX = 32
@@ -29,7 +31,8 @@ BATCH_ITEMS_MAX = 1_000
 #: Levels of an account tree, root included.
 TREE_LEVELS_MAX = 5
 
-#: Grants with something left in one account and credit type. More must wait or be merged by the caller.
+#: Grants with something left in one account and credit type. More must wait or be merged by the
+#: caller.
 GRANTS_MAX = 256
 #: Limits on one account.
 LIMITS_MAX = 16

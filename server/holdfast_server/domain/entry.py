@@ -1,7 +1,8 @@
 """The ledger entry: one immutable record of one state change, and the bytes its hash is over.
 
 The scripts write each entry once, as the msgpack array that `FIELDS` lists, to the outbox stream of
-its partition under the explicit id `<epoch>-<seq>`. The flusher decodes it and the ledger stores it.
+its partition under the explicit id `<epoch>-<seq>`. The flusher decodes it and the ledger stores
+it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from holdfast_server.domain.reply import Buckets, HoldState
 
 #: The layout below. A flusher refuses entries of a version it does not know.
 ENTRY_LAYOUT = 1
+
+#: Digits of a number in a transaction's name: as many as 2^53-1 has.
+NUMBER_DIGITS_MAX = 16
 
 #: The hash before the first entry of a partition.
 GENESIS_HASH = bytes(32)
@@ -65,7 +69,7 @@ class EntryKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class GrantPosting:
-    """How one grant changed: signed changes of its five parts. `grant_id` is 32 hexadecimal digits."""
+    """How one grant changed: signed changes of its parts. `grant_id` is 32 hexadecimal digits."""
 
     grant_id: str
     remaining: int = 0
@@ -142,11 +146,15 @@ def transaction_id(partition: int, epoch: int, first_seq: int) -> str:
 def parse_transaction_id(text: str) -> tuple[int, int, int] | None:
     """Partition, epoch and first sequence number; None when `text` is no such name."""
     parts = text.split("-")
-    if len(parts) != 3 or not all(
-        part.isascii() and part.isdigit() and len(part) <= 16 for part in parts
+    if not all(
+        part.isascii() and part.isdigit() and len(part) <= NUMBER_DIGITS_MAX for part in parts
     ):
         return None
-    return int(parts[0]), int(parts[1]), int(parts[2])
+    try:
+        partition, epoch, first_seq = map(int, parts)
+    except ValueError:
+        return None
+    return partition, epoch, first_seq
 
 
 def canonical(entry: Entry) -> bytes:
@@ -214,7 +222,9 @@ def _context(context: Context) -> list[str]:
 
 
 def canonical_value(value: object) -> str:
-    """A nested value of strings, integers, booleans, lists and string-keyed maps as unambiguous text."""
+    """A nested value of strings, integers, booleans, lists and string-keyed maps as unambiguous
+    text.
+    """
     if isinstance(value, Mapping):
         inner = "".join(canonical_value(part) for pair in sorted(value.items()) for part in pair)
         return f"m{len(inner)}:{inner}"

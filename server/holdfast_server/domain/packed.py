@@ -25,6 +25,16 @@ from holdfast_server.domain.entry import (
 from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.reply import Buckets, HoldState
 
+#: What working with a packed entry raises that is not a sound one.
+MALFORMED: Final = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
 #: Lengths that are kept ready: those of nearly all texts in entries.
 LENGTHS_AT_HAND: Final = 512
 
@@ -56,7 +66,7 @@ class PackedEntry:
 
 
 def to_entry(packed: PackedEntry) -> Entry:
-    """The entry in full. Raises ValueError, TypeError, KeyError or AttributeError for none."""
+    """The entry in full. Raises one of MALFORMED for what is none."""
     _, kind, tenant, account, credit_type, version, event_ms, delta, after = packed.fields[:9]
     grants, first_seq, mode, hold, actor, ends_hold, _, answer, refund_of = packed.fields[9:]
     return Entry(
@@ -89,7 +99,7 @@ def chain_hash(previous: bytes, packed: PackedEntry) -> bytes:
 
 
 def canonical(packed: PackedEntry) -> bytes:
-    """The bytes that stand for the entry in the hash chain."""
+    """The bytes that stand for the entry in the hash chain. Raises one of MALFORMED."""
     _, kind, tenant, account, credit_type, version, event_ms, delta, after = packed.fields[:9]
     grants, first_seq, mode, hold, actor, ends_hold, _, _, refund_of = packed.fields[9:]
     method, key, fingerprint, feature, labels, caller, trace, span, reason, detail = packed.context

@@ -74,7 +74,7 @@ class Warning:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer to a question that may be denied. `reason` is set for DENIED and GRANTED_SHADOW."""
+    """The answer to what may be denied. `reason` is set for DENIED and GRANTED_SHADOW."""
 
     outcome: Outcome
     mode: Mode

@@ -1,7 +1,9 @@
 """Hold tokens: what Reserve answers and Commit, Release and Extend bring back.
 
-A token names the hold's tree and account, so that a settlement finds its partition without a look-up,
-and is signed (HMAC-SHA256, truncated to 128 bits) over the tenant and all it says. A forged token and
+A token names the hold's tree and account, so that a settlement finds its partition without a
+look-up,
+and is signed (HMAC-SHA256, truncated to 128 bits) over the tenant and all it says. A forged token
+and
 another tenant's token fail the same check and get the same answer: HOLD_NOT_FOUND.
 
 A token of kind BYPASSED stands for work that was let through without a hold (mode OFF, kill switch,
@@ -23,9 +25,12 @@ from holdfast_server.domain.operation import Line
 
 #: Bytes of the truncated signature: 128 bits cannot be guessed.
 SIGNATURE_BYTES = 16
+#: Bytes of a signing key: as many as SHA-256 gives.
+KEY_BYTES_MIN = 32
 #: Bytes of a hold id.
 HOLD_ID_BYTES = 16
-#: Characters of a token: two ids of 128 bytes, a feature and 8 lines, in base64, with room to spare.
+#: Characters of a token: two ids of 128 bytes, a feature and 8 lines, in base64, with room to
+#: spare.
 TOKEN_CHARACTERS_MAX = 1_200
 
 
@@ -34,7 +39,8 @@ class TokenKind(IntEnum):
 
     #: A hold in the hot store.
     HELD = 1
-    #: Work let through while the kill switch was on or the store away; its Commit is booked as unenforced.
+    #: Work let through while the kill switch was on or the store away; its Commit is booked as
+    #: unenforced.
     BYPASSED = 2
     #: Work let through in mode OFF; its Commit books nothing.
     OFF = 3
@@ -57,7 +63,7 @@ class TokenSigner:
 
     def __init__(self, keys: Mapping[int, bytes], active: int) -> None:
         """`keys` maps key ids (0 to 255) to secrets of at least 32 bytes; `active` signs."""
-        if active not in keys or any(len(key) < 32 for key in keys.values()):
+        if active not in keys or any(len(key) < KEY_BYTES_MIN for key in keys.values()):
             raise ValueError(
                 "a token key must have at least 32 bytes, and the active one must exist"
             )

@@ -66,7 +66,9 @@ class AccountReader:
         start_ms, offset, more = (page.after.expires_ms if page.after else 0), 0, True
         while more:
             rows = await self._due_rows(tenant, root, start_ms, offset)
-            for hold, fields in await self._read_holds(tenant, root, _holds_after(rows, page.after)):
+            for hold, fields in await self._read_holds(
+                tenant, root, _holds_after(rows, page.after)
+            ):
                 if await self._is_wanted(tenant, root, fields[0].decode(), account, page):
                     found.append(self._open_hold(tenant, root, hold, fields))
                 if len(found) == page.limit:

@@ -1,7 +1,9 @@
 """Natural batching: while one script call runs, the next batch gathers. There is no timer.
 
-A submission is a list of operations that stay together and in order. One call takes whole submissions
-until the batch is full. If the script finds a fault, nothing of the batch was written, so the batch is
+A submission is a list of operations that stay together and in order. One call takes whole
+submissions
+until the batch is full. If the script finds a fault, nothing of the batch was written, so the batch
+is
 taken apart and each submission, then each operation, is tried alone: only the faulty one fails.
 """
 
@@ -80,22 +82,24 @@ class Limits:
     outbox_entries: int = 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What every script call is made of."""
+
+    store: Store
+    keys: Keys
+    script: Script
+    #: How long idempotency keys are remembered, in milliseconds.
+    generation_ms: Callable[[], int]
+    #: Only for the test build of the script, which takes the time as an argument.
+    clock_ms: Callable[[], int] = int
+
+
 class Batcher:
     """Gathers submissions and runs them."""
 
-    def __init__(
-        self,
-        store: Store,
-        keys: Keys,
-        script: Script,
-        limits: Limits,
-        generation_ms: Callable[[], int],
-        recorder: BatchRecorder,
-        clock_ms: Callable[[], int] | None = None,
-    ) -> None:
-        """`clock_ms` is only for the test build of the script; `generation_ms` says how long keys are remembered."""
-        self._store, self._keys, self._script, self._limits = store, keys, script, limits
-        self._generation_ms, self._recorder, self._clock_ms = generation_ms, recorder, clock_ms
+    def __init__(self, calls: Calls, limits: Limits, recorder: BatchRecorder) -> None:
+        self._calls, self._limits, self._recorder = calls, limits, recorder
         self._waiting: deque[Submission] = deque()
         self._waiting_operations = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -168,24 +172,18 @@ class Batcher:
     async def _call(self, items: Sequence[Item]) -> Sequence[Raw]:
         keys, packed = self._pack(items)
         started = time.perf_counter()
-        raw = await self._store.run(self._script, keys, [self._header(keys), packed])
+        raw = await self._calls.store.run(self._calls.script, keys, [self._header(keys), packed])
         self._recorder.batch(len(items), time.perf_counter() - started)
         flat = msgpack.unpackb(raw, raw=True)
         return [Raw(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
 
     def _header(self, keys: _CallKeys) -> bytes:
-        clock = self._clock_ms() if self._clock_ms else 0
-        fields = [
-            self.epoch,
-            self._generation_ms(),
-            self._limits.outbox_entries,
-            clock,
-            keys.partitions,
-        ]
-        return _packed(fields)
+        calls, waiting = self._calls, self._limits.outbox_entries
+        clock_ms, partitions = calls.clock_ms(), keys.partitions
+        return _packed([self.epoch, calls.generation_ms(), waiting, clock_ms, partitions])
 
     def _pack(self, items: Sequence[Item]) -> tuple[_CallKeys, bytes]:
-        keys = _CallKeys(self._keys, self.epoch)
+        keys = _CallKeys(self._calls.keys, self.epoch)
         places = [keys.place(item) for item in items]
         keys.finish()
         operations = [

@@ -1,4 +1,7 @@
-"""Which tree an account belongs to. An account never changes its root, so what is known stays true."""
+"""Which tree an account belongs to.
+
+An account never changes its root, so what is known stays true.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,9 @@ class Directory:
         return found
 
     async def claim(self, tenant: str, account: str, root: str) -> None:
-        """Claims a name for a tree. Raises ACCOUNT_ALREADY_EXISTS when it stands for another account."""
+        """Claims a name for a tree. Raises ACCOUNT_ALREADY_EXISTS when it stands for another
+        account.
+        """
         holder = await self._claim(tenant, account, root, "")
         if holder not in (root, account) and not await self._exists(tenant, account, holder):
             holder = await self._claim(tenant, account, root, holder)

@@ -1,4 +1,5 @@
-"""The front of the hot path: finds the tree, resolves the mode, hands over to the batcher, reads answers.
+"""The front of the hot path: finds the tree, resolves the mode, hands over to the batcher, reads
+answers.
 
 Single is a batch of one. What the hot store alone cannot answer comes back as a `NeedsLedger`, for
 whoever can ask the ledger (control/operations.py).
@@ -171,7 +172,7 @@ class Engine:
         return self._place(operation, dataclasses.replace(facts, mode=mode), root)
 
     def _bypassed(self, operation: op.Reserve | op.Burn, root: str) -> Answer:
-        """Mode OFF: nothing is evaluated or booked; a hold's settlement will book nothing either."""
+        """Mode OFF: nothing is evaluated or booked, nor will a settlement book anything."""
         decision = rp.Decision(rp.Outcome.BYPASSED, Mode.OFF)
         if isinstance(operation, op.Burn):
             return rp.BurnReply(decision, rp.Applied())
@@ -267,7 +268,12 @@ class Engine:
         return await self._parts.accounts.get(tenant, account, await self.root_of(tenant, account))
 
     async def list_holds(
-        self, tenant: str, account: str, include_descendants: bool, limit: int, after: HoldCursor | None
+        self,
+        tenant: str,
+        account: str,
+        include_descendants: bool,
+        limit: int,
+        after: HoldCursor | None,
     ) -> tuple[list[rp.OpenHold], HoldCursor | None]:
         """Open holds by expiry, and where the next page begins. Raises ACCOUNT_NOT_FOUND."""
         root = await self.root_of(tenant, account)
@@ -286,7 +292,9 @@ class Engine:
 
 
 def _asked_account(operation: Operation) -> str:
-    """The account by which an operation's tree is found; empty where the operation names the tree itself."""
+    """The account by which an operation's tree is found; empty where the operation names the tree
+    itself.
+    """
     if isinstance(operation, op.CreateAccount):
         return operation.terms.parent
     return getattr(operation, "account", "")

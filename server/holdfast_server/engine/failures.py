@@ -7,21 +7,44 @@ from collections.abc import Mapping
 from holdfast_server.errors import HoldfastError, Reason
 
 _SENTENCES: Mapping[Reason, str] = {
-    Reason.FIELD_INVALID: "the value of {field} is not possible now; a grant must expire after it becomes effective",
-    Reason.LEDGER_BACKLOG: "too many entries wait for the ledger, so no new holds are placed; retry in a moment",
+    Reason.FIELD_INVALID: (
+        "the value of {field} is not possible now; a grant must expire after it becomes effective"
+    ),
+    Reason.LEDGER_BACKLOG: (
+        "too many entries wait for the ledger, so no new holds are placed; retry in a moment"
+    ),
     Reason.ACCOUNT_NOT_FOUND: "the account {account} does not exist; create it first",
-    Reason.GRANT_NOT_FOUND: "the account has no grant {grant_id} with anything left; list its grants",
-    Reason.ACCOUNT_ALREADY_EXISTS: "the name {account} is taken; read that account or choose another name",
+    Reason.GRANT_NOT_FOUND: (
+        "the account has no grant {grant_id} with anything left; list its grants"
+    ),
+    Reason.ACCOUNT_ALREADY_EXISTS: (
+        "the name {account} is taken; read that account or choose another name"
+    ),
     Reason.ACCOUNT_TREE_INVALID: "the account {account} cannot stand there: {rule}",
-    Reason.HOLD_ALREADY_COMMITTED: "the hold was committed before ({committed}); refund that transaction to correct it",
+    Reason.HOLD_ALREADY_COMMITTED: (
+        "the hold was committed before ({committed}); refund that transaction to correct it"
+    ),
     Reason.HOLD_ALREADY_SETTLED: "the hold was settled before and is {state}; place a new one",
-    Reason.HOLD_EXPIRED: "the hold expired and gave its credits back; commit it to book what was used, or place a new one",
+    Reason.HOLD_EXPIRED: (
+        "the hold expired and gave its credits back; commit it to book what was used, "
+        "or place a new one"
+    ),
     Reason.HOLD_NOT_FOUND: "there is no such hold; use the id that Reserve answered",
-    Reason.HOLD_MAXIMUM_AGE: "a hold lives at most {maximum_age_ms} ms; settle it and place a new one",
-    Reason.LINE_UNKNOWN: "the hold has no credit type {credit_type}; name only those it was placed with",
-    Reason.BALANCE_LIMIT_EXCEEDED: "the figures for {credit_type} would pass 2^53-1; use a smaller amount",
-    Reason.ACCOUNT_FULL: "the account has its {maximum} {field}; let some be spent or revoke them",
-    Reason.VERSION_CONFLICT: "the account is at version {version} now; read it again and repeat the change",
+    Reason.HOLD_MAXIMUM_AGE: (
+        "a hold lives at most {maximum_age_ms} ms; settle it and place a new one"
+    ),
+    Reason.LINE_UNKNOWN: (
+        "the hold has no credit type {credit_type}; name only those it was placed with"
+    ),
+    Reason.BALANCE_LIMIT_EXCEEDED: (
+        "the figures for {credit_type} would pass 2^53-1; use a smaller amount"
+    ),
+    Reason.ACCOUNT_FULL: (
+        "the account has its {maximum} {field}; let some be spent or revoke them"
+    ),
+    Reason.VERSION_CONFLICT: (
+        "the account is at version {version} now; read it again and repeat the change"
+    ),
     Reason.ACCOUNT_CLOSED: "the account {account} or one above it is closed; reopen it first",
 }
 

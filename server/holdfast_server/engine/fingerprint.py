@@ -9,8 +9,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import cache
 from hashlib import blake2b
+from typing import get_args
 
 import msgpack
 
@@ -18,12 +18,19 @@ from holdfast_server.domain.operation import Operation
 
 _WHOLE_BYTES = 16
 _FIELD_BYTES = 2
+_UUID_DIGITS = 32
 
 #: Not content: the scope and the key itself, and how long the caller wants to wait.
 _SCOPE = frozenset({"tenant", "key", "durability"})
 
 #: Where a field is called otherwise in the proto.
 _PROTO_NAMES = {"hold": "hold_id", "fields": "update_mask"}
+
+#: The fields of each operation that are its content.
+_CONTENT: Mapping[type, tuple[str, ...]] = {
+    kind: tuple(field.name for field in fields(kind) if field.name not in _SCOPE)
+    for kind in get_args(Operation)
+}
 
 
 def key_digest(tenant: str, method: str, key: str) -> bytes:
@@ -35,7 +42,7 @@ def key_digest(tenant: str, method: str, key: str) -> bytes:
 def key_time_ms(key: str) -> int:
     """The Unix time inside a UUIDv7, in milliseconds; 0 for any other key."""
     digits = key.replace("-", "")
-    if len(digits) != 32 or digits[12] != "7" or digits[16] not in "89abAB":
+    if len(digits) != _UUID_DIGITS or digits[12] != "7" or digits[16] not in "89abAB":
         return 0
     try:
         return int(digits[:12], 16) if int(digits, 16) else 0
@@ -45,7 +52,7 @@ def key_time_ms(key: str) -> int:
 
 def fingerprint(operation: Operation) -> bytes:
     """The content of an operation, as described above."""
-    parts = [_packed(getattr(operation, name)) for name in _content_fields(type(operation))]
+    parts = [_packed(getattr(operation, name)) for name in _CONTENT[type(operation)]]
     whole = blake2b(b"".join(parts), digest_size=_WHOLE_BYTES).digest()
     return whole + b"".join(zlib.crc32(part).to_bytes(4, "big")[:_FIELD_BYTES] for part in parts)
 
@@ -53,16 +60,11 @@ def fingerprint(operation: Operation) -> bytes:
 def first_difference(operation: Operation, stored: bytes) -> str:
     """The proto name of the first field in which a stored fingerprint differs."""
     mine = fingerprint(operation)
-    for index, name in enumerate(_content_fields(type(operation))):
+    for index, name in enumerate(_CONTENT[type(operation)]):
         start = _WHOLE_BYTES + index * _FIELD_BYTES
         if mine[start : start + _FIELD_BYTES] != stored[start : start + _FIELD_BYTES]:
             return _PROTO_NAMES.get(name, name)
     return "content"
-
-
-@cache
-def _content_fields(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind) if field.name not in _SCOPE)
 
 
 def _packed(value: object) -> bytes:

@@ -1,6 +1,7 @@
 """Every key that Holdfast uses in the hot store. Nothing else builds one.
 
-All keys of a partition begin with `{pNNN}:eE:`: the braces put a partition into one cluster slot, and
+All keys of a partition begin with `{pNNN}:eE:`: the braces put a partition into one cluster slot,
+and
 the epoch makes all older state unreachable at once. Ids are checked against `A-Za-z0-9._~-` before
 they get here, so `/` separates tenant from account without ambiguity.
 
@@ -57,7 +58,9 @@ class Keys:
         return self.prefix(partition, epoch) + "due"
 
     def partition_keys(self, partition: int, epoch: int) -> list[str]:
-        """The keys that every script call on a partition declares, in the order of `lib/partition.lua`."""
+        """The keys that every script call on a partition declares, in the order of
+        `lib/partition.lua`.
+        """
         prefix = self.prefix(partition, epoch)
         return [
             prefix + name for name in ("meta", "out", "flushed", "due", "i0", "i1", "late", "lated")

@@ -19,7 +19,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from holdfast_server.domain.entry import ENTRY_LAYOUT, FIELDS, Entry
-from holdfast_server.domain.packed import PackedEntry, to_entry
+from holdfast_server.domain.packed import MALFORMED, PackedEntry, to_entry
 from holdfast_server.engine.keys import Keys
 from holdfast_server.errors import HoldfastError, Reason
 
@@ -171,7 +171,7 @@ def unpack(found: OutboxEntry) -> PackedEntry:
         context = msgpack.unpackb(fields[_CONTEXT], raw=True)
         if len(context) != CONTEXT_FIELDS:
             raise ValueError("not the context that this version knows")
-    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+    except (*MALFORMED, msgpack.UnpackException) as error:
         raise OutboxEntryError(found, f"{type(error).__name__}: {error}"[:200]) from error
     return PackedEntry(found.partition, found.epoch, found.seq, found.raw, fields, context)
 
@@ -180,7 +180,7 @@ def decode(found: OutboxEntry) -> Entry:
     """The entry that the bytes stand for. Raises OutboxEntryError."""
     try:
         return to_entry(unpack(found))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except MALFORMED as error:
         raise OutboxEntryError(found, f"{type(error).__name__}: {error}"[:200]) from error
 
 

@@ -38,7 +38,8 @@ CODES: Mapping[type[Operation], int] = {
     op.ExpireDue: 13,
 }
 
-#: Methods whose keys the ledger remembers for ever. A late replay of Reserve makes a new hold, which expires.
+#: Methods whose keys the ledger remembers for ever. A late replay of Reserve makes a new hold,
+#: which expires.
 PROTECTED = frozenset(CODES) - {op.Reserve, op.GetBalance, op.ExpireDue}
 
 _SOURCES = {"debt": "D", "unenforced": "U"}
@@ -70,7 +71,9 @@ def method_of(operation: Operation) -> str:
 def pack_operation(
     operation: Operation, facts: Facts, partition: int, tree: int, whereabouts: int
 ) -> list[Any]:
-    """The list for one operation. `partition`, `tree` and `whereabouts` are indexes into the call's keys."""
+    """The list for one operation. `partition`, `tree` and `whereabouts` are indexes into the call's
+    keys.
+    """
     key = getattr(operation, "key", "")
     own = _PACKERS[type(operation)](operation, facts)
     if isinstance(operation, op.CreateAccount):
@@ -147,7 +150,9 @@ def _detail(operation: Operation, facts: Facts, own: list[Any]) -> dict[str, Any
 
 
 def _new_grants(plan: RefundPlan, issuer: str) -> list[dict[str, Any]]:
-    """Every grant that a refund may make: what stands for an expired one lives for the goodwill's time."""
+    """Every grant that a refund may make: what stands for an expired one lives for the goodwill's
+    time.
+    """
     made = {}
     for part in plan.parts:
         ttl_ms = 0 if part.source in _SOURCES else plan.goodwill_ttl_ms

@@ -1,6 +1,7 @@
 """The Lua scripts: read from package data, flattened, named by their SHA-1.
 
-A line `--- @include name` is replaced by `lua/lib/name.lua` or `lua/operations/name.lua`. Each included
+A line `--- @include name` is replaced by `lua/lib/name.lua` or `lua/operations/name.lua`. Each
+included
 file becomes a block of its own, so that its locals stay its own, except `layout` and `clock`, whose
 names all others use. `clock` stands for the store's own clock; only a test build takes the time as
 an argument.

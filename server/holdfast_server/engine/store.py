@@ -1,6 +1,7 @@
 """The connection to Redis or Valkey: runs scripts, reads, and says what a failure means.
 
-The driver's own retries are off: it would execute a script again after a lost reply. An error before
+The driver's own retries are off: it would execute a script again after a lost reply. An error
+before
 anything was sent means that nothing was decided (STORE_UNAVAILABLE); an error after that means that
 nobody knows (RESULT_UNKNOWN), and the caller retries with the same key.
 """
@@ -54,10 +55,12 @@ _REFUSAL_CLASSES = {
     "OutOfMemoryError": Reason.STORE_OUT_OF_MEMORY,
 }
 _MESSAGES = {
-    Reason.STORE_UNAVAILABLE: "the hot store does not answer; nothing was decided, retry with the same key",
-    Reason.STORE_WRITE_BLOCKED: "the hot store refuses writes; nothing was decided, retry with the same key",
-    Reason.STORE_OUT_OF_MEMORY: "the hot store is out of memory; nothing was decided, retry with the same key",
-    Reason.RESULT_UNKNOWN: "the connection to the hot store broke; retry with the same key to learn the outcome",
+    Reason.STORE_UNAVAILABLE: "the hot store does not answer; nothing was decided, retry",
+    Reason.STORE_WRITE_BLOCKED: "the hot store refuses writes; nothing was decided, retry",
+    Reason.STORE_OUT_OF_MEMORY: "the hot store is out of memory; nothing was decided, retry",
+    Reason.RESULT_UNKNOWN: (
+        "the connection to the hot store broke; retry with the same key to learn the outcome"
+    ),
 }
 
 
@@ -149,7 +152,9 @@ async def _call(connection: Connection, command: Sequence[Argument]) -> Any:
 
 
 def _refused(error: ResponseError) -> Exception:
-    """What an error answer of the store means: it says that nothing was executed, or a script's fault."""
+    """What an error answer of the store means: it says that nothing was executed, or a script's
+    fault.
+    """
     text = str(error)
     if reason := _REFUSAL_CLASSES.get(type(error).__name__):
         return _error(reason, error)

@@ -91,7 +91,8 @@ def _settled(rows: list[Any]) -> tuple[rp.SettledLine, ...]:
 
 def _settled_line(credit_type: bytes, *rest: Any) -> rp.SettledLine:
     *figures, shares = rest
-    return rp.SettledLine(credit_type.decode(), *figures, grants=_shares(shares))
+    fields = (credit_type.decode(), *figures, _shares(shares))
+    return rp.SettledLine(*fields)
 
 
 def held_lines(rows: list[Any]) -> tuple[rp.HeldLine, ...]:
@@ -157,7 +158,8 @@ def _refund(
 
 def _refunded_line(credit_type: bytes, *rest: Any) -> rp.RefundedLine:
     *figures, shares = rest
-    return rp.RefundedLine(credit_type.decode(), *figures, grants=_shares(shares))
+    fields = (credit_type.decode(), *figures, _shares(shares))
+    return rp.RefundedLine(*fields)
 
 
 def _balance(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from holdfast_server.domain.packed import PackedEntry, chain_hash, to_entry
+from holdfast_server.domain.packed import MALFORMED, PackedEntry, chain_hash, to_entry
 from holdfast_server.ledger import encoding
 from holdfast_server.ledger.projection import KINDS, Projection, project
 
@@ -116,6 +116,6 @@ def _after(
 def _refused() -> Iterator[None]:
     try:
         yield
-    except (struct.error, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (*MALFORMED, struct.error) as error:
         explanation = f"has no row: {error}"[:EXPLANATION_CHARACTERS_MAX]
         raise EntriesRefused(Fault.INVALID, explanation) from error

@@ -59,7 +59,9 @@ def _grants_of(entry: Entry) -> Iterable[Mapping[str, Any]]:
 
 
 def _goodwill(entry: Entry, made: Any) -> Iterable[Mapping[str, Any]]:
-    """Every entry of a refund names all grants that it may make; the one that posts to a grant gave it."""
+    """Every entry of a refund names all grants that it may make; the one that posts to a grant gave
+    it.
+    """
     if not isinstance(made, list | tuple):
         raise DetailError("goodwill is no list")
     given = {posting.grant_id: posting.remaining for posting in entry.grants}

@@ -24,7 +24,9 @@ def available(state: AccountState, credit_type: str) -> int:
 def draw_from_grants(
     path: list[AccountState], credit_type: str, amount: int
 ) -> tuple[list[Draw], int]:
-    """Takes from the own grants first, then from those above; answers the draws and what is missing."""
+    """Takes from the own grants first, then from those above; answers the draws and what is
+    missing.
+    """
     draws = []
     for state in path:
         for grant in state.credits[credit_type].grants if credit_type in state.credits else ():

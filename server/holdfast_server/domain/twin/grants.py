@@ -16,9 +16,11 @@ from holdfast_server.errors import HoldfastError, Reason
 
 @dataclass(frozen=True, slots=True)
 class RefundPart:
-    """One step of a refund, newest burn first: so much back to a grant, or off debt or unenforced use.
+    """One step of a refund, newest burn first: so much back to a grant, or off debt or unenforced
+    use.
 
-    `priority`, `expires_ms`, `paid`, `effective_ms` and `revoked` repeat the grant's terms, so that a
+    `priority`, `expires_ms`, `paid`, `effective_ms` and `revoked` repeat the grant's terms, so that
+    a
     grant that was spent and forgotten can come back.
     """
 
@@ -45,7 +47,8 @@ class RefundPlan:
     #: Up to where the ledger was read: refused when the account was refunded after that.
     as_of_seq: int
     refund_of: str
-    #: How long a new grant lives that stands for an expired one; 0: what belonged to that one expires.
+    #: How long a new grant lives that stands for an expired one; 0: what belonged to that one
+    #: expires.
     goodwill_ttl_ms: int
 
 
@@ -171,7 +174,9 @@ def apply_refund(
 def _refund_debt(
     journal: Journal, state: AccountState, part: RefundPart, refunded: Refunded, now_ms: int
 ) -> None:
-    """Debt that was repaid meanwhile cannot shrink: that part comes back as a new grant without expiry."""
+    """Debt that was repaid meanwhile cannot shrink: that part comes back as a new grant without
+    expiry.
+    """
     kind, credit = EntryKind.REFUND, state.credit(part.credit_type)
     forgiven = min(part.amount, credit.settled(UNENFORCED)) if part.source == UNENFORCED else 0
     if forgiven > 0:

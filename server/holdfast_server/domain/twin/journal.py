@@ -114,7 +114,8 @@ class Journal:
             posting.version = credit.version
         self._after(accounts)
         for posting in self.postings:
-            assert posting.delta_figures().balanced() and posting.after.balanced()
+            assert posting.delta_figures().balanced()
+            assert posting.after.balanced()
             assert all(0 <= value <= AMOUNT_MAX for value in posting.after.as_tuple())
 
     def _after(self, accounts: dict[str, AccountState]) -> None:

@@ -23,7 +23,7 @@ def settle_counters(path: list[AccountState], now_ms: int) -> None:
 def matching(
     path: list[AccountState], feature: str, credit_type: str
 ) -> Iterator[tuple[AccountState, Counter]]:
-    """The counters on the path that count this feature and credit type (empty: the request itself)."""
+    """The counters that count this feature and credit type (empty: the request itself)."""
     for state in path:
         for counter in state.counters:
             if windows.applies(counter.limit, feature, credit_type):
@@ -84,7 +84,9 @@ def give_back(
     amount: int,
     now_ms: int,
 ) -> None:
-    """Gives up to `amount` of one credit type (empty: the request) back to the windows it was counted in."""
+    """Gives up to `amount` of one credit type (empty: the request) back to the windows it was
+    counted in.
+    """
     for count in counts:
         if count.credit_type != credit_type:
             continue

@@ -23,7 +23,15 @@ from holdfast_server.domain.twin.draw import (
     spendable,
 )
 from holdfast_server.domain.twin.journal import Journal
-from holdfast_server.domain.twin.state import UNENFORCED, AccountState, Count, Counter, Draw, HoldLine, Tree
+from holdfast_server.domain.twin.state import (
+    UNENFORCED,
+    AccountState,
+    Count,
+    Counter,
+    Draw,
+    HoldLine,
+    Tree,
+)
 from holdfast_server.errors import Reason
 
 
@@ -56,7 +64,9 @@ def place(
     kind: EntryKind,
     now_ms: int,
 ) -> Placed | Decision:
-    """Judges, then draws into `held` (kind HOLD) or `burned` (kind BURN); answers the denial if there is one."""
+    """Judges, then draws into `held` (kind HOLD) or `burned` (kind BURN); answers the denial if
+    there is one.
+    """
     path = tree.path(operation.account)
     limits.settle_counters(path, now_ms)
     verdict = judge(path, operation, now_ms)
@@ -144,7 +154,9 @@ def decide(verdict: Verdict, lines: tuple[Line, ...], mode: Mode) -> Decision:
 
 
 def _plan(path: list[AccountState], lines: tuple[Line, ...], amounts: list[int]) -> list[HoldLine]:
-    """Draws from grants, then overdraft; what is missing is left only by shadow mode, as unenforced."""
+    """Draws from grants, then overdraft; what is missing is left only by shadow mode, as
+    unenforced.
+    """
     planned = []
     for line, amount in zip(lines, amounts, strict=True):
         draws, missing = draw_from_grants(path, line.credit_type, amount)

@@ -26,7 +26,9 @@ class Shares:
     parts: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
 
     def add(self, draw: Draw, part: str) -> None:
-        """Adds a draw to one part ("burned", "returned", "expired" or "revoked") of its grant's share."""
+        """Adds a draw to one part ("burned", "returned", "expired" or "revoked") of its grant's
+        share.
+        """
         if draw.source not in (DEBT, UNENFORCED):
             share = self.parts.setdefault((draw.source, draw.account), {})
             share[part] = share.get(part, 0) + draw.amount
@@ -41,7 +43,7 @@ class Shares:
 
 @dataclass(slots=True)
 class Overflow:
-    """How the part of a use that no hold covers is paid: from grants, then as debt or unenforced."""
+    """How use that no hold covers is paid: from grants, then as debt or unenforced."""
 
     draws: list[Draw]
 
@@ -53,7 +55,9 @@ class Overflow:
 def plan_overflow(
     tree: Tree, account: str, credit_type: str, amount: int, mode: Mode, overage: Overage
 ) -> Overflow:
-    """Available credits in burn order; the rest is owed by the root, or unenforced in shadow and with CAP."""
+    """Available credits in burn order; the rest is owed by the root, or unenforced in shadow and
+    with CAP.
+    """
     path = tree.path(account)
     draws, missing = draw_from_grants(path, credit_type, amount)
     if missing > 0:

@@ -60,7 +60,8 @@ class Credit:
     pending: list[Grant] = field(default_factory=list)
     #: What was available when the last grant came, less what expired or was revoked since.
     topped: int = 0
-    #: The parts of debt and unenforced that open holds pledge: nobody owes them yet, so that no grant
+    #: The parts of debt and unenforced that open holds pledge: nobody owes them yet, so that no
+    #: grant
     #: repays them and no refund takes them back.
     pledged: dict[str, int] = field(default_factory=lambda: {DEBT: 0, UNENFORCED: 0})
 
@@ -95,7 +96,7 @@ class Credit:
 
 @dataclass(slots=True)
 class Counter:
-    """A limit and what was counted: per window or slice number, or as the level of a burst bucket."""
+    """A limit and what was counted: per window or slice, or as the level of a burst bucket."""
 
     limit: Limit
     used: dict[int, int] = field(default_factory=dict)
@@ -119,7 +120,8 @@ class AccountState:
     counters: list[Counter] = field(default_factory=list)
     open_holds: int = 0
     last_refund_seq: int = 0
-    #: Levels below this account that it ever had; never lowered, so a move may be refused too early, never too late.
+    #: Levels below this account that it ever had; never lowered, so a move may be refused too
+    #: early, never too late.
     height: int = 0
 
     @property
@@ -140,7 +142,7 @@ class AccountState:
 
 @dataclass(slots=True)
 class Draw:
-    """A part of a hold: so much from that grant of that account, or booked as debt or unenforced."""
+    """A part of a hold: from a grant of an account, or booked as debt or unenforced."""
 
     account: str
     #: A grant id, `DEBT` or `UNENFORCED`.

@@ -10,7 +10,9 @@ DAY_MS = 86_400_000
 
 
 def applies(limit: Limit, feature: str, credit_type: str) -> bool:
-    """Whether a limit counts a request for this feature, or this credit type (empty: the request itself)."""
+    """Whether a limit counts a request for this feature, or this credit type (empty: the request
+    itself).
+    """
     if limit.feature not in ("", feature):
         return False
     if limit.unit is LimitUnit.REQUESTS:

@@ -118,7 +118,8 @@ class World:
         self._write(tree, journal)
 
     def _change_grant(self, tree: Tree, item: due.Due, now_ms: int) -> None:
-        assert item.state is not None and item.grant is not None
+        assert item.state is not None
+        assert item.grant is not None
         grant = item.grant
         if item.member.startswith(b"e"):
             credit, journal = item.state.credit(item.credit_type), Journal()
@@ -496,7 +497,9 @@ def _burned_line(state: AccountState, line: HoldLine) -> rp.SettledLine:
 
 
 def _actual_amounts(lines: list[HoldLine], operation: op.Commit) -> list[int]:
-    """The actual amount of each line of the hold; a final Commit burns as held what it does not name."""
+    """The actual amount of each line of the hold; a final Commit burns as held what it does not
+    name.
+    """
     named = _named_amounts([line.credit_type for line in lines], operation.lines)
     return [
         _actual(line.held, named.get(line.credit_type, "unnamed"), operation.final)
@@ -553,7 +556,9 @@ def _overage_rejected(mode: op.Mode, state: rp.HoldState, expires_ms: int) -> rp
 
 
 def _late_receipt(receipt: rp.SettledLine, over: int) -> rp.SettledLine:
-    """A late Commit draws everything anew, so its overage is what passes the hold, not what was drawn."""
+    """A late Commit draws everything anew, so its overage is what passes the hold, not what was
+    drawn.
+    """
     return rp.SettledLine(
         receipt.credit_type,
         receipt.burned,

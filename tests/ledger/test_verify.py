@@ -1,0 +1,204 @@
+"""Verification finds every kind of tampering that somebody with all privileges can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from holdfast_server.domain.entry import GENESIS_HASH, Entry, chain_hash
+from holdfast_server.domain.reply import Buckets
+from holdfast_server.ledger.records import RecordedEntry, VerifyReport
+from holdfast_server.ledger.store import Ledger
+from holdfast_server.ledger.verify import VIOLATIONS_MAX, Tip, verify_entries
+from tests.support.entries import Story, holds_and_commits
+from tests.support.ledger import record, tamper
+
+
+@pytest.fixture
+async def url(ledger: Ledger, migrated_postgres_url: str) -> str:
+    """Two partitions with twelve entries each."""
+    stories = [holds_and_commits(Story(partition), ["ada", "bob"], 5) for partition in (0, 1)]
+    await record(migrated_postgres_url, *stories[0], *stories[1])
+    return migrated_postgres_url
+
+
+def found(report: VerifyReport) -> set[tuple[str, int, int]]:
+    """Check, partition and sequence number of every violation."""
+    return {(each.check, each.partition, each.seq) for each in report.violations}
+
+
+async def test_what_was_recorded_verifies(url: str, ledger: Ledger) -> None:
+    """I2, I10, I11: conservation, order and chain of an honest ledger."""
+    heard: list[tuple[int, int]] = []
+
+    report = await ledger.verify(
+        on_progress=lambda partition, entries: heard.append((partition, entries))
+    )
+
+    assert (report.ok, report.entries) == (True, 24)
+    assert heard == [(0, 12), (1, 24), (2, 24), (3, 24)]
+    assert (await ledger.verify([1])).entries == 12
+
+
+async def test_a_changed_amount_is_found(url: str, ledger: Ledger) -> None:
+    """I11. The change keeps every rule of the row, so that only the chain and the fold can tell."""
+    tamper(
+        url,
+        "UPDATE holdfast.entry SET delta_granted = delta_granted + 5, granted = granted + 5, "
+        "delta_available = delta_available + 5, available = available + 5 "
+        "WHERE partition = 0 AND seq = 1",
+    )
+
+    assert found(await ledger.verify()) == {("chain", 0, 1), ("conservation", 0, 3)}
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "tenant = 'eve'",
+        "actor = 'eve'",
+        "caller = 'eve'",
+        "reason = 'because'",
+        'labels = \'{"a": "b"}\'',
+        "detail = '{}'",
+        "feature = 'other'",
+        "idempotency_key = 'other'",
+        "fingerprint = ''",
+        "trace_id = 'f'",
+        "span_id = 'f'",
+        "method = 'Revoke'",
+        "grants = '[]'",
+        "mode = 1",
+        "hold = gen_random_uuid()",
+        "refund_of = '0-1-1'",
+        "kind = 13",
+    ],
+)
+async def test_any_changed_column_breaks_the_chain(
+    url: str, ledger: Ledger, assignment: str
+) -> None:
+    """I11: no column but the time of recording can be changed without notice."""
+    tamper(url, f"UPDATE holdfast.entry SET {assignment} WHERE partition = 0 AND seq = 1")
+
+    assert ("chain", 0, 1) in found(await ledger.verify())
+
+
+async def test_a_removed_row_is_found(url: str, ledger: Ledger) -> None:
+    """I10: sequence numbers and versions are gap-free."""
+    month = "(SELECT tableoid FROM holdfast.entry LIMIT 1)"
+    assert month
+    tamper(url, *_delete("partition = 1 AND seq = 5"))
+
+    violations = found(await ledger.verify())
+
+    assert ("sequence", 1, 6) in violations
+    assert ("chain", 1, 6) in violations
+    assert any(check == "version" for check, _, _ in violations)
+
+
+async def test_a_tail_that_was_cut_off_is_found_by_the_cursor(url: str, ledger: Ledger) -> None:
+    """A chain without its last rows is a sound chain: only the cursor knows."""
+    tamper(url, *_delete("partition = 1 AND seq > 10"))
+
+    assert found(await ledger.verify()) == {("cursor", 1, 10)}
+
+
+async def test_a_tail_cut_off_with_its_cursor_is_found_by_a_checkpoint(
+    url: str, ledger: Ledger
+) -> None:
+    """What a checkpoint outside of the database is for."""
+    checkpoint = await ledger.tips()
+    tamper(
+        url,
+        *_delete("partition = 1 AND seq > 10"),
+        "UPDATE holdfast.flush_cursor SET last_seq = 10, last_hash = "
+        "(SELECT hash FROM holdfast.entry WHERE partition = 1 AND seq = 10) WHERE partition = 1",
+    )
+    assert (await ledger.verify()).ok
+
+    left = [each async for each in ledger.stream_entries(1)]
+
+    assert found(verify_entries(left, {1: checkpoint[1]})) == {("cursor", 1, 10)}
+
+
+async def test_swapped_rows_are_found(url: str, ledger: Ledger) -> None:
+    """I11: the order of entries is part of what the chain vouches for."""
+    tamper(
+        url,
+        "UPDATE holdfast.entry SET seq = seq + 100 WHERE partition = 0 AND seq IN (4, 5)",
+        "UPDATE holdfast.entry SET seq = 9 - (seq - 100) WHERE partition = 0 AND seq > 100",
+    )
+
+    violations = found(await ledger.verify())
+
+    assert {("chain", 0, 4), ("chain", 0, 5)} <= violations
+
+
+async def test_rows_without_a_cursor_are_found(url: str, ledger: Ledger) -> None:
+    tamper(url, "DELETE FROM holdfast.flush_cursor WHERE partition = 0")
+
+    assert found(await ledger.verify([0])) == {("cursor", 0, 12)}
+
+
+async def test_an_export_verifies_without_the_database(url: str, ledger: Ledger) -> None:
+    entries = [each for partition in (0, 1) async for each in ledger.stream_entries(partition)]
+    tips = await ledger.tips()
+
+    assert verify_entries(entries, tips).ok
+    assert verify_entries(entries).entries == 24
+    assert found(verify_entries(entries[:-1], tips)) == {("cursor", 1, 11)}
+
+
+def chained(entries: Sequence[Entry]) -> list[RecordedEntry]:
+    """Entries with a chain that is sound, whatever they say."""
+    recorded, last = [], GENESIS_HASH
+    for entry in entries:
+        last = chain_hash(last, entry)
+        recorded.append(RecordedEntry(entry, entry.event_ms, last))
+    return recorded
+
+
+def story() -> list[Entry]:
+    return holds_and_commits(Story(), ["ada"], 2)
+
+
+def test_a_forged_chain_does_not_help_against_the_other_checks() -> None:
+    """Whoever can compute a chain still has to make figures, versions and times fit."""
+    grant, hold, commit, *rest = story()
+
+    def checks(*entries: Entry) -> set[tuple[str, int, int]]:
+        return found(verify_entries(chained(entries)))
+
+    assert checks(*story()) == set()
+    assert checks(grant, replace(hold, version=3), commit, *rest) >= {("version", 0, 2)}
+    assert checks(replace(grant, event_ms=hold.event_ms + 1), hold) == {("sequence", 0, 2)}
+    assert checks(grant, hold, replace(commit, epoch=2), *rest) == {("sequence", 0, 4)}
+    unbalanced = replace(grant, delta=Buckets(granted=1_000_000))
+    assert ("conservation", 0, 1) in checks(unbalanced)
+    in_debt = replace(
+        grant,
+        delta=replace(grant.delta, debt=5, available=grant.delta.available + 5),
+        after=replace(grant.after, debt=5, available=grant.after.available + 5),
+    )
+    assert checks(in_debt) == {("conservation", 0, 1)}
+    jumped = replace(hold, after=replace(hold.after, available=1, held=999_999))
+    assert ("conservation", 0, 2) in checks(grant, jumped)
+
+
+def test_violations_are_counted_to_a_limit() -> None:
+    wrong = [replace(entry, version=9) for entry in holds_and_commits(Story(), ["ada"], 100)]
+
+    report = verify_entries(chained(wrong), {0: Tip(1, 201, GENESIS_HASH)})
+
+    assert (len(report.violations), report.entries, report.ok) == (VIOLATIONS_MAX, 201, False)
+
+
+def _delete(condition: str) -> list[str]:
+    """Triggers of a partition are its own: they have to be switched off as well."""
+    disable = (
+        "DO $$ BEGIN EXECUTE (SELECT format('ALTER TABLE %s DISABLE TRIGGER ALL', tableoid::regclass) "
+        "FROM holdfast.entry LIMIT 1); END $$"
+    )
+    return [disable, f"DELETE FROM holdfast.entry WHERE {condition}"]  # noqa: S608
