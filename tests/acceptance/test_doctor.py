@@ -138,8 +138,10 @@ def test_settings_that_serve_refuses_and_a_kill_switch_that_is_on(tmp_path: Path
 
 
 def test_state_dir_is_looked_for_where_it_will_be(tmp_path: Path) -> None:
-    names = [check.name for check in check_machine(tmp_path / "not" / "yet")]
-    assert names == ["disk of state_dir"]
+    (check,) = check_machine(tmp_path / "not" / "yet", 1)
+    assert (check.name, check.health) == ("disk of state_dir", Health.OK)
+    (check,) = check_machine(tmp_path, 1 << 60)
+    assert check.health is Health.BAD
 
 
 def test_running_service_is_fine(holdfast_server: RunningService) -> None:

@@ -142,6 +142,40 @@ async def test_the_same_key_is_applied_once(client: Any, acct: str) -> None:
     assert not raised.value.result_unknown
 
 
+async def test_every_mutation_is_applied_once_whatever_happened_since(
+    client: Any, acct: str
+) -> None:
+    held = await client.reserve(acct, 100)
+    other = await client.reserve(acct, 100)
+    burned = await client.burn(acct, 100)
+    given = await client.grant(acct, 50, source=GrantSource.SUPPORT)
+    child = f"{acct}-child"
+    mutations: list[Callable[[str], Any]] = [
+        lambda key: client.reserve(acct, 10, key=key),
+        lambda key: client.extend(held.hold_id, 50_000, key=key),
+        lambda key: client.commit(held.hold_id, 10, final=False, key=key),
+        lambda key: client.commit(held.hold_id, 20, key=key),
+        lambda key: client.release(other.hold_id, key=key),
+        lambda key: client.burn(acct, 10, key=key),
+        lambda key: client.refund(burned.applied.transaction_id, 40, key=key),
+        lambda key: client.refund(burned.applied.transaction_id, key=key),
+        lambda key: client.grant(acct, 5, source=GrantSource.SUPPORT, key=key),
+        lambda key: client.revoke(acct, given.grant_id, key=key),
+        lambda key: client.create_account(child, parent=acct, key=key),
+        lambda key: client.update_account(child, display_name="x", key=key),
+    ]
+    keys = [f"{acct}-{number}" for number in range(len(mutations))]
+    first = [await mutate(key) for mutate, key in zip(mutations, keys, strict=True)]
+    before = await client.balance(acct)
+    again = [await mutate(key) for mutate, key in zip(mutations, keys, strict=True)]
+    for one, other_time in zip(first, again, strict=True):
+        assert not one.applied.replayed
+        assert other_time.applied.replayed
+        assert other_time.applied.transaction_id == one.applied.transaction_id
+    after = await client.balance(acct)
+    assert after.credits == before.credits
+
+
 async def test_refund(client: Any, acct: str) -> None:
     burned = await client.burn(acct, 400, durability=Durability.LEDGER)
     assert burned.applied.durability is Durability.LEDGER

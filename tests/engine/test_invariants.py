@@ -316,3 +316,23 @@ async def test_i21_memory_for_keys_is_bounded(real: Real) -> None:
         real.clock.now_ms += 900_000
         sizes.append(sum([await real.store.client.hlen(name) for name in names]))
     assert max(sizes[2:]) <= 44
+
+
+@pytest.mark.parametrize("same_call", [True, False])
+async def test_i8_a_key_counts_wherever_its_account_is_decided(real: Real, same_call: bool) -> None:
+    """Keys are scoped by tenant and method, not by partition: one key, one effect."""
+    names = [f"p{number}" for number in range(8)]
+    assert len({real.keys.partition("t", name) for name in names}) > 1
+    await real.decide([op.CreateAccount("t", name, op.AccountTerms(), name) for name in names])
+    given = op.GrantTerms("ai", 50, op.GrantSource.PURCHASE)
+    await real.decide([op.Grant("t", name, given, f"g{name}") for name in names])
+    burns = [op.Burn("t", name, (op.Line("ai", 1),), "one key") for name in names]
+    if same_call:
+        answers = await real.decide(burns)
+    else:
+        answers = [(await real.decide([burn]))[0] for burn in burns]
+    assert answers[0].applied.seq
+    assert {answer.reason for answer in answers[1:]} == {Reason.IDEMPOTENCY_KEY_REUSED}
+    assert {answer.metadata["field"] for answer in answers[1:]} == {"account"}
+    other = [replace(burn, tenant="u") for burn in burns[:1]]
+    assert (await real.decide(other))[0].reason is Reason.ACCOUNT_NOT_FOUND

@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-import psycopg
 import pytest
 from psycopg import AsyncConnection
 
@@ -73,12 +72,6 @@ async def apply_files(postgres_url: str, migrations: list[Migration]) -> None:
         await apply_migrations(connection, migrations, lambda name: None)
 
 
-def set_sha256(postgres_url: str, statement: str) -> None:
-    """Changes what the database remembers of its migrations."""
-    with psycopg.connect(postgres_url) as connection:
-        connection.execute(statement.encode())
-
-
 async def test_schema_is_the_sum_of_the_migrations(
     postgres_url: str, migrated_postgres_url: str
 ) -> None:
@@ -139,7 +132,7 @@ async def test_many_processes_migrate_at_once_and_one_does_the_work(postgres_url
 
 async def test_a_migration_that_changed_after_it_was_applied_is_refused(postgres_url: str) -> None:
     await migrate(postgres_url)
-    set_sha256(postgres_url, r"UPDATE holdfast.migration SET sha256 = '\x00'")
+    query(postgres_url, r"UPDATE holdfast.migration SET sha256 = '\x00'")
 
     with pytest.raises(MigrationError, match="0001_pre_initial"):
         await migrate(postgres_url)
@@ -147,7 +140,7 @@ async def test_a_migration_that_changed_after_it_was_applied_is_refused(postgres
 
 async def test_a_database_of_a_newer_version_is_refused(postgres_url: str) -> None:
     await migrate(postgres_url)
-    set_sha256(
+    query(
         postgres_url, r"INSERT INTO holdfast.migration VALUES (999, 'pre', 'later', '\x00', now())"
     )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from itertools import groupby
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import dict_row
 
 from holdfast_server.domain.entry import Entry
@@ -64,17 +65,22 @@ async def record(postgres_url: str, *entries: Entry) -> None:
         await appender.append(await prepared(appender, entries))
 
 
-def query(postgres_url: str, statement: str, *parameters: object) -> list[dict[str, Any]]:
+def query(postgres_url: str, statement: LiteralString, *parameters: object) -> list[dict[str, Any]]:
     """Rows, read as the superuser of the test server."""
     with psycopg.connect(postgres_url, row_factory=dict_row) as connection:
-        cursor = connection.execute(statement.encode(), parameters or None)
+        cursor = connection.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
 
 
-def tamper(postgres_url: str, *statements: str) -> None:
+def tamper(postgres_url: str, *statements: LiteralString | sql.Composed) -> None:
     """What somebody with all privileges can do who switches the triggers off."""
     with psycopg.connect(postgres_url) as connection:
-        for trigger in ("refuse_row_change", "refuse_truncate"):
-            connection.execute(f"ALTER TABLE holdfast.entry DISABLE TRIGGER {trigger}".encode())
+        connection.execute(
+            "DO $$ DECLARE month regclass; BEGIN "
+            "ALTER TABLE holdfast.entry DISABLE TRIGGER ALL; "
+            "FOR month IN SELECT inhrelid FROM pg_inherits "
+            "WHERE inhparent = 'holdfast.entry'::regclass LOOP "
+            "EXECUTE format('ALTER TABLE %s DISABLE TRIGGER ALL', month); END LOOP; END $$"
+        )
         for statement in statements:
-            connection.execute(statement.encode())
+            connection.execute(statement)

@@ -30,8 +30,8 @@ MEMORY_SHARE_MAX = 0.75
 #: How far clocks may differ: expiry and calendar limits are judged by the store's clock, token
 #: lifetimes by ours.
 CLOCK_SKEW_MS_MAX = 1_000
-#: Free bytes that spool and policy cache want on their disk.
-DISK_BYTES_MIN = 1_073_741_824
+#: Free bytes beyond what the spool may take: policies, notes, room for logs.
+DISK_BYTES_SPARE = 67_108_864
 #: Connections of the flusher, of a sweeper and of commands like this one.
 CONNECTIONS_RESERVED = 16
 #: Roles that connections step down to.
@@ -62,7 +62,7 @@ async def examine(settings: Settings) -> list[Check]:
         *check_settings(settings),
         *(await _examine_store(settings)),
         *(await _examine_ledger(settings)),
-        *check_machine(settings.state_dir),
+        *check_machine(settings.state_dir, settings.spool_bytes_max),
     ]
 
 
@@ -140,11 +140,11 @@ def check_partitions(settings: Settings, recorded: int) -> Check:
     return Check("partitions", Health.OK, found)
 
 
-def check_machine(state_dir: Path) -> Iterator[Check]:
+def check_machine(state_dir: Path, spool_bytes_max: int) -> Iterator[Check]:
     """The disk that spool and policy cache are on."""
     place = next(path for path in (state_dir, *state_dir.parents) if path.exists())
     free = shutil.disk_usage(place).free
-    enough = free >= DISK_BYTES_MIN
+    enough = free >= spool_bytes_max + DISK_BYTES_SPARE
     yield Check(
         "disk of state_dir",
         Health.OK if enough else Health.BAD,

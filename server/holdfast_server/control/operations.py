@@ -75,18 +75,27 @@ class Operations:
 
     # -- the engine ----------------------------------------------------------------------------
 
-    async def _request(self, operation: Operation) -> Request | HoldfastError:
+    async def _request(self, operation: Operation) -> Request | Answer:
         try:
             await self._check_credit_types(operation)
-            refund = (
-                await self._refund_plan(operation) if isinstance(operation, op.Refund) else None
-            )
-            return Request(operation, refund=refund)
+            if not isinstance(operation, op.Refund):
+                return Request(operation)
+            return await self._refund_request(operation)
         except HoldfastError as error:
             return error
 
+    async def _refund_request(self, operation: op.Refund) -> Request | Answer:
+        try:
+            return Request(operation, refund=await self._refund_plan(operation))
+        except HoldfastError as error:
+            # What left too little may be this very refund, sent before under the same key.
+            recorded = None
+            if error.reason is Reason.REFUND_EXCEEDS_BURNED:
+                recorded = await self._recorded(operation)
+            return recorded or error
+
     async def _decide(
-        self, caller: Caller, requests: Sequence[Request | HoldfastError]
+        self, caller: Caller, requests: Sequence[Request | Answer]
     ) -> list[Answer | NeedsLedger]:
         """Sends what can be sent, in one go, and puts the answers where they belong."""
         good = [request for request in requests if isinstance(request, Request)]

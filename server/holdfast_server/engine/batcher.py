@@ -15,14 +15,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgpack
 
 from holdfast_server.domain.operation import Operation
+from holdfast_server.engine.call_keys import CallKeys
 from holdfast_server.engine.failures import internal
 from holdfast_server.engine.keys import Keys
-from holdfast_server.engine.pack import Facts, pack_operation
+from holdfast_server.engine.pack import Facts, digest_of, pack_operation
 from holdfast_server.engine.scripts import Script
 from holdfast_server.engine.store import ScriptFault, Store
 from holdfast_server.errors import HoldfastError, Reason
@@ -170,79 +171,41 @@ class Batcher:
             return [internal() for _ in items]
 
     async def _call(self, items: Sequence[Item]) -> Sequence[Raw]:
-        keys, packed = self._pack(items)
+        keys, arguments = self._pack(items)
         started = time.perf_counter()
-        raw = await self._calls.store.run(self._calls.script, keys, [self._header(keys), packed])
+        raw = await self._calls.store.run(self._calls.script, keys, arguments)
         self._recorder.batch(len(items), time.perf_counter() - started)
         flat = msgpack.unpackb(raw, raw=True)
         return [Raw(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
 
-    def _header(self, keys: _CallKeys) -> bytes:
-        calls, waiting = self._calls, self._limits.outbox_entries
-        clock_ms, partitions = calls.clock_ms(), keys.partitions
-        return _packed([self.epoch, calls.generation_ms(), waiting, clock_ms, partitions])
+    def _header(self, keys: CallKeys) -> bytes:
+        calls = self._calls
+        return _packed(
+            [
+                self.epoch,
+                calls.generation_ms(),
+                self._limits.outbox_entries,
+                calls.clock_ms(),
+                list(keys.partitions),
+                keys.claims_start,
+            ]
+        )
 
-    def _pack(self, items: Sequence[Item]) -> tuple[_CallKeys, bytes]:
-        keys = _CallKeys(self._calls.keys, self.epoch)
-        places = [keys.place(item) for item in items]
+    def _pack(self, items: Sequence[Item]) -> tuple[CallKeys, list[bytes]]:
+        """The keys and arguments of one call (see apply.lua)."""
+        keys = CallKeys(self._calls.keys, self.epoch)
+        digests = [digest_of(item.operation) for item in items]
+        places = [
+            keys.place(item.operation, item.partition, item.root, digest)
+            for item, digest in zip(items, digests, strict=True)
+        ]
         keys.finish()
         operations = [
-            pack_operation(item.operation, item.facts, *place[:2], keys.whereabouts_index(place[2]))
-            for item, place in zip(items, places, strict=True)
+            pack_operation(item.operation, item.facts, digest, place, keys.whereabouts_index(place))
+            for item, digest, place in zip(items, digests, places, strict=True)
         ]
-        return keys, _packed(operations)
-
-
-class _CallKeys(Sequence[str]):
-    """The keys of one call: those of partitions, then those of trees, then whereabouts."""
-
-    def __init__(self, keys: Keys, epoch: int) -> None:
-        self._keys, self._epoch = keys, epoch
-        self._partitions: dict[int, int] = {}
-        self._trees: dict[tuple[str, str], int] = {}
-        self._tree_keys: list[str] = []
-        self._whereabouts: list[str] = []
-        self._all: list[str] = []
-
-    @property
-    def partitions(self) -> int:
-        """How many partitions the call touches."""
-        return len(self._partitions)
-
-    def place(self, item: Item) -> tuple[int, int, int]:
-        """The 1-based indexes of an item's partition, tree and whereabouts key (0: none)."""
-        tenant, root = item.operation.tenant, item.root
-        partition = self._partitions.setdefault(item.partition, len(self._partitions) + 1)
-        tree = self._trees.get((tenant, root))
-        if tree is None:
-            tree = self._trees[tenant, root] = len(self._trees) + 1
-            self._tree_keys += self._keys.tree_keys(item.partition, self._epoch, tenant, root)
-        return partition, tree, self._whereabouts_of(item)
-
-    def _whereabouts_of(self, item: Item) -> int:
-        account = getattr(item.operation, "account", "")
-        if type(item.operation).__name__ != "CreateAccount" or account != item.root:
-            return 0
-        self._whereabouts.append(
-            self._keys.whereabouts(self._epoch, item.operation.tenant, account)
-        )
-        return len(self._whereabouts)
-
-    def finish(self) -> None:
-        """Puts all keys in order."""
-        for partition in self._partitions:
-            self._all += self._keys.partition_keys(partition, self._epoch)
-        self._all += self._tree_keys + self._whereabouts
-
-    def whereabouts_index(self, index: int) -> int:
-        """The 1-based index of a whereabouts key among all keys; 0 stays 0."""
-        return index and len(self._all) - len(self._whereabouts) + index
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._all[index]
+        shards = [place.shard for place in places]
+        return keys, [self._header(keys), _packed(operations), _packed(shards)]
 
 
 def _packed(value: object) -> bytes:

@@ -58,7 +58,14 @@ def fingerprint(operation: Operation) -> bytes:
 
 
 def first_difference(operation: Operation, stored: bytes) -> str:
-    """The proto name of the first field in which a stored fingerprint differs."""
+    """The proto name of the first field in which a stored fingerprint differs.
+
+    An empty one stands for a key that was used in another partition: for another account or hold,
+    which is always the first field.
+    """
+    if not stored:
+        first = _CONTENT[type(operation)][0]
+        return _PROTO_NAMES.get(first, first)
     mine = fingerprint(operation)
     for index, name in enumerate(_CONTENT[type(operation)]):
         start = _WHOLE_BYTES + index * _FIELD_BYTES
@@ -68,15 +75,18 @@ def first_difference(operation: Operation, stored: bytes) -> str:
 
 
 def _packed(value: object) -> bytes:
-    packed = msgpack.packb(value, default=_plain)
+    packed = msgpack.packb(_sorted(value), default=_plain)
     assert isinstance(packed, bytes)
     return packed
+
+
+def _sorted(value: object) -> object:
+    """A map as a list of pairs, since maps have no order that could be relied on."""
+    return sorted(value.items()) if isinstance(value, Mapping) else value
 
 
 def _plain(value: object) -> object:
     """Dataclasses and sets as lists, in an order that does not depend on the process."""
     if isinstance(value, frozenset):
         return sorted(value)
-    if isinstance(value, Mapping):
-        return sorted(value.items())
-    return [getattr(value, field.name) for field in fields(value)]  # type: ignore[arg-type]
+    return [_sorted(getattr(value, field.name)) for field in fields(value)]  # type: ignore[arg-type]

@@ -19,12 +19,23 @@ they get here, so `/` separates tenant from account without ambiguity.
 | `w:TENANT/ACCOUNT` | string | the root of an account that is not a root itself |
 
 `w` lives in the partition of the account's own name, since it is asked before the root is known.
+
+An idempotency key is scoped by tenant and method, wherever its account is decided. Which partition a
+key was used in is written down in one of `CLAIM_SHARDS` shards, whose keys begin with `{cNN}:eE:`.
+
+| key | type | what it holds |
+| --- | --- | --- |
+| `meta` | string | the generation of the shard |
+| `c0`, `c1` | hash | digest of a key: partition; this generation and the one before |
 """
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+
+#: Shards of the table that says in which partition an idempotency key was used.
+CLAIM_SHARDS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,14 @@ class Keys:
         """The keys of one tree, in the order of `lib/tree.lua`."""
         prefix = self.prefix(partition, epoch)
         return [f"{prefix}t:{tenant}/{root}", f"{prefix}d:{tenant}/{root}"]
+
+    def claim_shard(self, digest: bytes) -> int:
+        """The shard that knows an idempotency key, by its digest."""
+        return digest[0] % CLAIM_SHARDS
+
+    def claim_keys(self, shard: int, epoch: int) -> list[str]:
+        """The keys of one shard, in the order of `lib/claims.lua`."""
+        return [f"{{c{shard:02d}}}:e{epoch}:{name}" for name in ("meta", "c0", "c1")]
 
     def whereabouts(self, epoch: int, tenant: str, account: str) -> str:
         """Where the root of an account is written down."""

@@ -19,6 +19,7 @@ from holdfast_server.domain.operation import Caller, Operation
 from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.domain.zones import offsets_of
+from holdfast_server.engine.call_keys import Places
 from holdfast_server.engine.fingerprint import fingerprint, key_digest, key_time_ms
 
 #: The number of each operation in apply.lua's table of handlers.
@@ -68,39 +69,28 @@ def method_of(operation: Operation) -> str:
     return type(operation).__name__
 
 
-def pack_operation(
-    operation: Operation, facts: Facts, partition: int, tree: int, whereabouts: int
-) -> list[Any]:
-    """The list for one operation. `partition`, `tree` and `whereabouts` are indexes into the call's
-    keys.
-    """
+def digest_of(operation: Operation) -> bytes:
+    """The digest of an operation's idempotency key; empty when it has none."""
     key = getattr(operation, "key", "")
+    return key_digest(operation.tenant, method_of(operation), key) if key else b""
+
+
+def pack_operation(
+    operation: Operation, facts: Facts, digest: bytes, places: Places, whereabouts: int
+) -> list[Any]:
+    """The list for one operation. `whereabouts` is the index of a key, or 0."""
     own = _PACKERS[type(operation)](operation, facts)
     if isinstance(operation, op.CreateAccount):
         own.append(whereabouts)
-    if not key:
-        return [
-            CODES[type(operation)],
-            partition,
-            tree,
-            operation.tenant,
-            "",
-            "",
-            0,
-            1,
-            0,
-            _context(operation, facts, b"", own),
-            *own,
-        ]
-    print_of = fingerprint(operation)
+    print_of = fingerprint(operation) if digest else b""
     return [
         CODES[type(operation)],
-        partition,
-        tree,
+        places.partition,
+        places.tree,
         operation.tenant,
-        key_digest(operation.tenant, method_of(operation), key),
+        digest,
         print_of,
-        key_time_ms(key),
+        key_time_ms(getattr(operation, "key", "")),
         int(facts.checked),
         int(type(operation) in PROTECTED),
         _context(operation, facts, print_of, own),

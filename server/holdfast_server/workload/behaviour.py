@@ -44,7 +44,7 @@ class Course(Enum):
     DIES = auto()
     #: Comes back after its hold has expired.
     LATE = auto()
-    #: Refunded afterwards.
+    #: Refunded afterwards; the refund is sent twice.
     REFUNDED = auto()
     #: Sends everything twice, as after a lost answer.
     REPEATS = auto()

@@ -2,31 +2,36 @@
 -- Decides a batch of operations, in order, and writes everything they change: all or nothing.
 --
 -- KEYS: for each partition its 8 keys (lib/partition.lua), then for each tree its 2 keys
---   (lib/tree.lua), then the whereabouts keys that CreateAccount names by index.
+--   (lib/tree.lua), then the whereabouts keys that CreateAccount names by index, then for each claim
+--   shard its 3 keys (lib/claims.lua).
 -- ARGV[1], packed: [epoch, how long idempotency records are kept (ms), entries that may wait for the
---   ledger, the time (ms, test build only), number of partitions].
+--   ledger, the time (ms, test build only), numbers of the partitions, how many keys stand before
+--   those of the claim shards].
 -- ARGV[2], packed: the operations. Each is [code, partition (1..), tree (1..), tenant, digest of the
 --   idempotency key or "", fingerprint, time within the key (ms, 0 for none), 1 if the ledger was
 --   asked for the key, 1 if the ledger protects the method, context for the entries, and its own
 --   fields, which its file in operations/ lists].
+-- ARGV[3], packed: for each operation the claim shard (1..) of its idempotency key, 0 for none.
 -- Answers a packed list [flag, answer, flag, answer, ...], one pair per operation; each answer is
 --   packed again, so that it can be stored and repeated to the letter:
 --   0 FRESH         [first seq, last seq, what the operation's file lists]; decided just now
 --   1 REPLAYED      the same, decided before under this key
 --   2 FAILED        [reason, [name, value, ...]]; nothing was changed
 --   3 LOOK_UP       nothing; the key is too old to be new by itself: ask the ledger, then send again
---   4 REUSED        the fingerprint that the key was used with before
+--   4 REUSED        the fingerprint that the key was used with before; "" in another partition
 --   5 HOLD_MISSING  nothing; only the ledger can say what became of the hold
 --   6 STALE         nothing; the ledger was read before the account's last refund: read it again
 -- A decision inside is [outcome, mode, reason, shortfalls, limit use, retry_after_ms]; a settled line
 --   [credit type, burned, returned, overage, debt, unenforced, held after, available after,
 --   [[grant id, account, burned, returned, expired, revoked], ...]].
--- Writes, in this order: outbox entries, trees, due times, idempotency records, the partition's state.
+-- Writes, in this order: outbox entries, trees, due times, idempotency records, the partition's
+--   state, claims.
 -- A retry with the same key is answered from its record. An error changes nothing: all decisions are
 -- made in memory first, and every key that will be written is known to have its type.
 --- @include layout
 --- @include clock
 --- @include partition
+--- @include claims
 --- @include tree
 --- @include journal
 --- @include windows
@@ -74,7 +79,7 @@ local function tree_of(op, partition)
   local index = op[O_TREE]
   local tree = loaded_trees[index]
   if not tree then
-    tree = trees.load(partition, index, header[5], op[O_TENANT])
+    tree = trees.load(partition, index, #header[5], op[O_TENANT])
     loaded_trees[index] = tree
     tree.held_ended, tree.grants_changed = due.pass_time(tree)
   end
@@ -87,7 +92,7 @@ local function proves_itself(op, partition)
   return op[O_KEY_MS] > 0 and age_ms <= partition.generation_ms - CLOCK_SKEW_MS and age_ms >= -CLOCK_SKEW_MS
 end
 
-local function decide(op)
+local function decide(op, shard)
   local partition = partition_of(op)
   local tree = tree_of(op, partition)
   local digest = op[O_DIGEST]
@@ -99,6 +104,9 @@ local function decide(op)
         return REUSED, stored[1]
       end
       return REPLAYED, stored[2]
+    end
+    if claims.taken(digest, partition.number) then
+      return REUSED, ""
     end
     if op[O_PROTECTED] == 1 and op[O_CHECKED] == 0 and not proves_itself(op, partition) then
       return LOOK_UP, ""
@@ -113,6 +121,7 @@ local function decide(op)
   local packed = pack(reply)
   if digest ~= "" then
     partitions.remember(partition, "k" .. digest, pack({ op[O_FINGERPRINT], packed }))
+    claims.make(shard, digest, partition.number)
     if entry and op[O_PROTECTED] == 1 then
       entry[17] = packed
     end
@@ -120,9 +129,11 @@ local function decide(op)
   return FRESH, packed
 end
 
+local list, shard_of = unpack_message(ARGV[2]), unpack_message(ARGV[3])
+claims.load(header, list, shard_of)
 local answers = {}
-for i, op in ipairs(unpack_message(ARGV[2])) do
-  answers[2 * i - 1], answers[2 * i] = decide(op)
+for i, op in ipairs(list) do
+  answers[2 * i - 1], answers[2 * i] = decide(op, shard_of[i])
 end
 for _, partition in pairs(loaded_partitions) do
   partitions.check(partition)
@@ -139,4 +150,5 @@ end
 for _, partition in pairs(loaded_partitions) do
   partitions.write_rest(partition)
 end
+claims.write()
 return pack(answers)

@@ -11,6 +11,7 @@ function partitions.load(header, index)
   local partition = {
     meta = meta,
     flushed = tonumber(call("GET", KEYS[base + 3]) or "0"),
+    number = header[5][index],
     now = max(meta[M_LAST_MS], clock_ms(header)),
     epoch = header[1],
     generation_ms = header[2],

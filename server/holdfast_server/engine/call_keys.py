@@ -1,0 +1,86 @@
+"""Which keys one script call declares, and where each operation finds its own among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast_server.domain.operation import CreateAccount, Operation
+from holdfast_server.engine.keys import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """1-based indexes into the call's partitions, trees, whereabouts and claim shards; 0: none."""
+
+    partition: int
+    tree: int
+    whereabouts: int
+    shard: int
+
+
+class CallKeys(Sequence[str]):
+    """The keys of partitions, then of trees, then whereabouts, then claim shards."""
+
+    def __init__(self, keys: Keys, epoch: int) -> None:
+        self._keys, self._epoch = keys, epoch
+        #: Number of each partition that the call touches, in the order of their keys.
+        self.partitions: dict[int, int] = {}
+        self._trees: dict[tuple[str, str], int] = {}
+        self._shards: dict[int, int] = {}
+        self._tree_keys: list[str] = []
+        self._whereabouts: list[str] = []
+        self._all: list[str] = []
+
+    def place(self, operation: Operation, partition: int, root: str, digest: bytes) -> Places:
+        """Declares what an operation touches. An empty digest claims nothing."""
+        return Places(
+            self.partitions.setdefault(partition, len(self.partitions) + 1),
+            self._tree(partition, operation.tenant, root),
+            self._whereabouts_of(operation, root),
+            self._shard(digest) if digest else 0,
+        )
+
+    def _tree(self, partition: int, tenant: str, root: str) -> int:
+        tree = self._trees.get((tenant, root))
+        if tree is None:
+            tree = self._trees[tenant, root] = len(self._trees) + 1
+            self._tree_keys += self._keys.tree_keys(partition, self._epoch, tenant, root)
+        return tree
+
+    def _whereabouts_of(self, operation: Operation, root: str) -> int:
+        if not isinstance(operation, CreateAccount) or operation.account != root:
+            return 0
+        self._whereabouts.append(
+            self._keys.whereabouts(self._epoch, operation.tenant, operation.account)
+        )
+        return len(self._whereabouts)
+
+    def _shard(self, digest: bytes) -> int:
+        return self._shards.setdefault(self._keys.claim_shard(digest), len(self._shards) + 1)
+
+    def finish(self) -> None:
+        """Puts all keys in order. Nothing is declared afterwards."""
+        for partition in self.partitions:
+            self._all += self._keys.partition_keys(partition, self._epoch)
+        self._all += self._tree_keys + self._whereabouts
+        for shard in self._shards:
+            self._all += self._keys.claim_keys(shard, self._epoch)
+
+    @property
+    def claims_start(self) -> int:
+        """How many keys stand before those of the claim shards."""
+        return len(self._all) - 3 * len(self._shards)
+
+    def whereabouts_index(self, places: Places) -> int:
+        """The 1-based index of a whereabouts key among all keys; 0 stays 0."""
+        if not places.whereabouts:
+            return 0
+        return self.claims_start - len(self._whereabouts) + places.whereabouts
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._all[index]

@@ -1,0 +1,142 @@
+"""What the tests of the flusher share: both stores, and flushers to be started and awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from holdfast_server.domain.entry import Entry
+from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.outbox import Outbox
+from holdfast_server.flusher.events import FlushedBatch, FlusherHooks, Halt
+from holdfast_server.flusher.flusher import Flusher
+from holdfast_server.ledger.append import Appender
+from holdfast_server.ledger.store import Ledger
+from tests.support.entries import add, add_raw
+from tests.support.ledger import PARTITIONS, query
+
+#: Seconds that a test waits for something to happen.
+WAIT_SECONDS = 30.0
+#: Seconds between two looks.
+LOOK_SECONDS = 0.01
+
+KEYS = Keys(PARTITIONS)
+
+
+@asynccontextmanager
+async def open_store(valkey_url: str) -> AsyncIterator[Redis]:
+    """A client that does not retry by itself."""
+    client = Redis.from_url(valkey_url, retry=Retry(NoBackoff(), 0))
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Waits until a condition holds; it may be a coroutine function."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            holds = condition()
+            if await holds if asyncio.iscoroutine(holds) else holds:
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+@dataclass
+class Heard:
+    """What the hooks of a flusher were told."""
+
+    flushed: list[tuple[int, int, int]] = field(default_factory=list)
+    batches: list[FlushedBatch] = field(default_factory=list)
+    halts: list[Halt] = field(default_factory=list)
+
+    @property
+    def hooks(self) -> FlusherHooks:
+        return FlusherHooks(
+            on_flushed=lambda *place: self.flushed.append(place),
+            on_batch=self.batches.append,
+            on_halted=self.halts.append,
+        )
+
+
+@dataclass
+class Stage:
+    """Both stores."""
+
+    ledger: Ledger
+    client: Redis
+    postgres_url: str
+    valkey_url: str
+
+    @property
+    def outbox(self) -> Outbox:
+        return Outbox(self.client, KEYS)
+
+    def flusher(self, heard: Heard | None = None, **options: int) -> Flusher:
+        """A flusher that is not running yet."""
+        hooks = (heard or Heard()).hooks
+        return Flusher(self.outbox, Appender(self.postgres_url), hooks=hooks, **options)
+
+    @asynccontextmanager
+    async def flushing(self, heard: Heard | None = None, **options: int) -> AsyncIterator[Flusher]:
+        """A flusher that runs until the end of the block."""
+        flusher = self.flusher(heard, **options)
+        running = asyncio.create_task(flusher.run())
+        try:
+            yield flusher
+        finally:
+            flusher.stop()
+            async with asyncio.timeout(WAIT_SECONDS):
+                await running
+
+    async def add(self, *entries: Entry) -> None:
+        """Puts entries into the outbox."""
+        await add(self.client, KEYS, *entries)
+
+    async def add_raw(self, place: Entry, raw: bytes) -> None:
+        """Puts bytes where an entry would be."""
+        await add_raw(self.client, KEYS, place, raw)
+
+    async def recorded(self) -> dict[int, int]:
+        """How far the ledger is, per partition that has entries."""
+        return {p: seq for p, (_, seq) in (await self.ledger.flushed()).items() if seq}
+
+    async def watermarks(self, epoch: int = 1) -> dict[int, int]:
+        """How far the hot store says that the ledger is."""
+        values = [await self.client.get(KEYS.flushed(p, epoch)) for p in range(PARTITIONS)]
+        return {partition: int(value) for partition, value in enumerate(values) if value}
+
+    async def until_recorded(self, **places: int) -> None:
+        """Waits until the ledger is there: `p0=7` means partition 0 up to 7."""
+        wanted = {int(name[1:]): seq for name, seq in places.items()}
+
+        async def there() -> bool:
+            recorded = await self.recorded()
+            return all(recorded.get(partition, 0) >= seq for partition, seq in wanted.items())
+
+        await until(there)
+
+    def quarantine(self) -> list[dict[str, Any]]:
+        """What could not be recorded."""
+        return query(
+            self.postgres_url,
+            "SELECT partition, seq, fault, raw FROM holdfast.quarantine ORDER BY partition, seq",
+        )
+
+    async def check(self, entries: list[Entry]) -> None:
+        """The ledger holds exactly these entries, once each, and verifies."""
+        report = await self.ledger.verify()
+        assert report.violations == ()
+        assert report.entries == len(entries)
+        places = query(self.postgres_url, "SELECT partition, seq FROM holdfast.entry")
+        assert {(row["partition"], row["seq"]) for row in places} == {
+            (entry.partition, entry.seq) for entry in entries
+        }

@@ -1,0 +1,145 @@
+"""Connections: errors of the driver never leave, roles are taken, and reads are bounded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+
+import psycopg
+import pytest
+
+from holdfast_server.domain.policy import Policy, Scope, ScopeKind
+from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.ledger.database import connection_text
+from holdfast_server.ledger.records import CreditType, ProcessReport
+from holdfast_server.ledger.store import Ledger
+from tests.support.ledger import query
+
+#: Every method of the ledger that asks the database, with arguments.
+CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
+    "advance_epoch": lambda ledger: ledger.advance_epoch(0, 1, "why"),
+    "balance_at": lambda ledger: ledger.balance_at("t", "a"),
+    "burned_by": lambda ledger: ledger.burned_by("t", "0-1-1"),
+    "config_version": lambda ledger: ledger.config_version(),
+    "create_credit_type": lambda ledger: ledger.create_credit_type(
+        "t", CreditType("c", "", 0), "x"
+    ),
+    "explain_balance": lambda ledger: ledger.explain_balance("t", "a", "c", None, 1),
+    "find_hold": lambda ledger: ledger.find_hold("t", "0a" * 16),
+    "find_operation": lambda ledger: ledger.find_operation("t", "Burn", "k"),
+    "flushed": lambda ledger: ledger.flushed(),
+    "get_account": lambda ledger: ledger.get_account("t", "a"),
+    "hold_entries": lambda ledger: ledger.hold_entries("t", "0a" * 16),
+    "list_accounts": lambda ledger: ledger.list_accounts("t", limit=1),
+    "list_credit_types": lambda ledger: ledger.list_credit_types("t"),
+    "list_entries": lambda ledger: ledger.list_entries("t", "a", limit=1),
+    "list_grants": lambda ledger: ledger.list_grants("t", "a", limit=1),
+    "list_policy_changes": lambda ledger: ledger.list_policy_changes("t", limit=1),
+    "list_processes": lambda ledger: ledger.list_processes(),
+    "load_configuration": lambda ledger: ledger.load_configuration(),
+    "report_process": lambda ledger: ledger.report_process(ProcessReport("p", "worker", "1", 1, 1)),
+    "set_policy": lambda ledger: ledger.set_policy(
+        Policy(Scope(ScopeKind.GLOBAL)), expected_version=0, idempotency_key="k", fingerprint=b""
+    ),
+    "start_deployment": lambda ledger: ledger.start_deployment(4),
+    "stream_entries": lambda ledger: anext(ledger.stream_entries(0)),
+    "tips": lambda ledger: ledger.tips(),
+    "transaction_entries": lambda ledger: ledger.transaction_entries("t", 0, 1, 1),
+    "verify": lambda ledger: ledger.verify(),
+}
+
+
+def test_every_method_of_the_ledger_is_in_the_list() -> None:
+    public = {
+        name
+        for name, member in inspect.getmembers(Ledger)
+        if not name.startswith("_")
+        and (inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member))
+    }
+
+    assert public - {"open", "close"} == set(CALLS)
+
+
+async def test_no_error_of_the_driver_leaves_while_postgres_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("holdfast_server.ledger.database.POOL_WAIT_SECONDS_MAX", 0.05)
+    ledger = await Ledger.open("postgresql://nobody@127.0.0.1:1/none")
+    try:
+        for name, call in CALLS.items():
+            with pytest.raises(HoldfastError) as caught:
+                await call(ledger)
+            assert caught.value.reason is Reason.LEDGER_UNAVAILABLE, name
+            assert "127.0.0.1" not in caught.value.message
+    finally:
+        await ledger.close()
+
+
+async def test_a_statement_that_is_refused_shows_nothing_of_itself(ledger: Ledger) -> None:
+    with pytest.raises(HoldfastError) as caught:
+        await ledger.hold_entries("t", "no hold")
+
+    assert caught.value.reason is Reason.INTERNAL
+    assert "uuid" not in str(caught.value)
+
+
+async def test_a_connection_that_died_is_replaced(
+    ledger: Ledger, migrated_postgres_url: str
+) -> None:
+    assert await ledger.config_version() == 0
+    query(
+        migrated_postgres_url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name LIKE 'holdfast%%' AND datname = current_database()",
+    )
+
+    assert await ledger.config_version() == 0
+
+
+async def test_reads_take_the_role_that_can_only_read(ledger: Ledger) -> None:
+    async with ledger.reading("tenant") as cursor:
+        await cursor.execute(
+            "SELECT current_user AS role, current_setting('holdfast.tenant') AS tenant"
+        )
+        row = await cursor.fetchone()
+        await cursor.execute("SHOW transaction_isolation")
+        isolation = await cursor.fetchone()
+
+    assert row == {"role": "holdfast_reader", "tenant": "tenant"}
+    assert isolation == {"transaction_isolation": "repeatable read"}
+    with pytest.raises(HoldfastError) as caught:
+        async with ledger.reading("tenant") as cursor:
+            await cursor.execute("CREATE TEMP TABLE anything ()")
+    assert isinstance(caught.value.__cause__, psycopg.errors.ReadOnlySqlTransaction)
+
+
+async def test_a_tenant_is_not_left_behind_in_a_connection(migrated_postgres_url: str) -> None:
+    """I20: the next reader of the same connection starts with nobody's rows."""
+    ledger = await Ledger.open(migrated_postgres_url, pool_size=1)
+    try:
+        async with ledger.reading("tenant"):
+            pass
+        async with ledger._readers.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT current_setting('holdfast.tenant', true) AS t"
+            )
+            assert await cursor.fetchone() == {"t": ""}
+    finally:
+        await ledger.close()
+
+
+async def test_a_read_that_takes_too_long_is_stopped(ledger: Ledger) -> None:
+    with pytest.raises(HoldfastError) as caught:
+        async with ledger.reading("tenant", limit_ms=20) as cursor:
+            await cursor.execute("SELECT pg_sleep(30)")
+
+    assert caught.value.reason is Reason.LEDGER_UNAVAILABLE
+
+
+def test_settings_of_the_url_win_over_ours() -> None:
+    ours = connection_text("postgresql://ada@host/db", "reader")
+    given = connection_text("postgresql://ada@host/db?connect_timeout=9", "reader")
+
+    assert "connect_timeout=3" in ours
+    assert "application_name='holdfast reader'" in ours
+    assert "connect_timeout=9" in given
