@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+import holdfast_server
 from holdfast import new_key
-from tests.support.server import RunningService, call, call_json, eventually
+from holdfast_server.settings import RULES
+from tests.support.server import RunningService, call, call_json, eventually, run
 
 CREDITS = "credits"
 
@@ -252,3 +254,20 @@ def test_tables_are_not_cut(holdfast_server: RunningService, account: str) -> No
     """An id that was shortened cannot be given to the next command."""
     placed = one(["hold", "place", account, "1"], holdfast_server)
     assert placed["hold_id"] in call(["hold", "list", account], holdfast_server.environment).stdout
+
+
+def test_every_setting_is_used() -> None:
+    """A setting that nothing reads would be believed all the same."""
+    sources = Path(holdfast_server.__file__).parent.rglob("*.py")
+    text = "\n".join(path.read_text() for path in sources if path.parent.name != "settings")
+    indirect = {"workers": "worker_count", "reflection": "reflection_enabled"}
+    unused = [name for name in RULES if f"settings.{indirect.get(name, name)}" not in text]
+    # The failpoints look at the variable themselves, since they are there before any setting.
+    assert unused == ["environment"]
+
+
+def test_failpoints_are_refused_in_production(holdfast_server: RunningService) -> None:
+    point = {"HOLDFAST_FAILPOINTS": "flusher.after_read=error", "HOLDFAST_PORT": "0"}
+    done = run(["serve"], {**holdfast_server.environment, **point})
+    assert done.returncode == 1
+    assert "HOLDFAST_FAILPOINTS is set, but HOLDFAST_ENV is not test" in done.stderr

@@ -91,9 +91,9 @@ class Session:
             yield process
         finally:
             # Bash waits for the last command, or has become it.
-            for each in children(process.pid) or [process.pid]:
-                if _is_ours(each):
-                    os.kill(each, signal.SIGTERM)
+            waits = _program(process.pid) == "bash"
+            for each in children(process.pid) if waits else [process.pid]:
+                os.kill(each, signal.SIGTERM)
             status = process.wait(PATIENCE_S)
             process.communicate()
         assert status == 0
@@ -153,5 +153,5 @@ def test_links_lead_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def _is_ours(process_id: int) -> bool:
-    return b"holdfast" in Path(f"/proc/{process_id}/cmdline").read_bytes()
+def _program(process_id: int) -> str:
+    return Path(f"/proc/{process_id}/comm").read_text().strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -309,6 +310,26 @@ async def test_one_appender_leads_until_its_connection_ends(migrated_postgres_ur
         assert (await one.lead(), await two.lead(), await one.lead()) == (True, False, True)
         await one.close()
         assert await two.lead()
+
+
+async def test_an_appender_that_is_silent_for_long_loses_the_lead(
+    migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F40: a flusher that was stopped must not keep the others waiting for ever."""
+    monkeypatch.setattr("holdfast_server.ledger.append.SILENT_MS_MAX", 200)
+    async with (
+        open_appender(migrated_postgres_url) as stopped,
+        open_appender(migrated_postgres_url) as waiting,
+    ):
+        assert await stopped.lead()
+        async with asyncio.timeout(30):
+            while not await waiting.lead():
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(HoldfastError) as caught:
+            await stopped.lead()
+        assert caught.value.reason is Reason.LEDGER_UNAVAILABLE
+        assert not await stopped.lead()
 
 
 async def test_a_database_that_is_away_is_unavailable() -> None:

@@ -60,6 +60,9 @@ class OneMode:
 class NoRecorder:
     """Takes figures and forgets them."""
 
+    def queued(self, operations: int) -> None:
+        return None
+
     def batch(self, operations: int, seconds: float) -> None:
         return None
 

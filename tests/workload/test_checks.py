@@ -14,9 +14,11 @@ from holdfast import (
     Buckets,
     CreditBalance,
     Decision,
-    InternalError,
+    NotFound,
     Outcome,
     ReserveResult,
+    ResourceExhausted,
+    Unreachable,
 )
 from holdfast_server.domain import entry as domain
 from holdfast_server.domain.operation import Mode
@@ -308,7 +310,7 @@ def test_an_operation_that_nobody_asked_for_is_found(monkeypatch: pytest.MonkeyP
     assert len(compare.account_for(fold, _acknowledged(), {"user"}).duplicates) == 1
     assert compare.account_for(fold, _acknowledged(), {"somebody else"}).duplicates == ()
     unanswered = _acknowledged()
-    unanswered.failed("mine", InternalError("lost"))
+    unanswered.failed("mine", Unreachable("lost"))
     assert compare.account_for(fold, unanswered, {"user"}).duplicates == ()
 
 
@@ -334,6 +336,17 @@ def test_an_answer_that_changes_breaks_a_promise() -> None:
     other = Applied("3-1-9", 3, 1, 9, replayed=True)
     history.answered_again(first, replace(first, applied=other))
     assert len(history.broken_promises) == 2
+
+
+def test_only_a_service_that_is_away_may_leave_a_request_unanswered() -> None:
+    history = History()
+    history.failed("one", Unreachable("away"))
+    history.failed("two", ResourceExhausted("busy", reason="OVERLOADED"))
+    assert history.broken_promises == []
+    assert history.unanswered == {"one"}
+    history.failed("three", NotFound("gone", reason="HOLD_NOT_FOUND"))
+    assert len(history.broken_promises) == 1
+    assert history.failures == {"Unreachable": 1, "OVERLOADED": 1, "HOLD_NOT_FOUND": 1}
 
 
 def test_percentiles() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,11 @@ from holdfast_server.ledger.prepare import Fault
 from holdfast_server.telemetry.names import Alert
 from holdfast_server.telemetry.recorder import Recorder
 
+log = logging.getLogger(__name__)
+
+#: An entry that waits longer than this is an alert.
+LAG_SECONDS_MAX = 30.0
+
 #: Besides the quarantine: faults that say that acknowledged work may be gone.
 _ALERTS = {Fault.GAP: Alert.LOSS_REPORT, Fault.REGRESSED: Alert.LOSS_REPORT}
 
@@ -17,8 +23,16 @@ _ALERTS = {Fault.GAP: Alert.LOSS_REPORT, Fault.REGRESSED: Alert.LOSS_REPORT}
 class Backlog:
     """How far the ledger is behind, as far as one flusher can tell without reading what waits."""
 
-    def __init__(self, recorder: Recorder, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        entries_max: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """More than `entries_max` that wait, or too old ones, are an alert."""
         self._recorder = recorder
+        self._entries_max = entries_max
+        self._behind = False
         self._clock = clock
         self._moved_at = clock()
         self._lag_seconds = 0.0
@@ -49,5 +63,13 @@ class Backlog:
         """
         if entries == 0:
             self._moved_at, self._lag_seconds = self._clock(), 0.0
-        since = self._clock() - self._moved_at
-        self._recorder.outbox(entries, self._lag_seconds + since if entries else 0.0)
+        lag_seconds = self._lag_seconds + self._clock() - self._moved_at if entries else 0.0
+        self._recorder.outbox(entries, lag_seconds)
+        self._judge(entries > self._entries_max or lag_seconds > LAG_SECONDS_MAX, entries)
+
+    def _judge(self, behind: bool, entries: int) -> None:
+        """Raises an alert once for each time that the ledger falls behind."""
+        if behind and not self._behind:
+            self._recorder.alert(Alert.FLUSH_LAG)
+            log.error("the ledger is behind", extra={"facts": {"entries": entries}})
+        self._behind = behind

@@ -71,7 +71,7 @@ def build_decider(process: Process) -> Decider:
     )
     signer = make_signer(process.facts)
     calls = Calls(store, keys, load("apply"), longest_window_ms(process.config))
-    batcher = Batcher(calls, limits, process.metrics)
+    batcher = Batcher(calls, limits, process.metrics, process.tracing)
     directory = Directory(store, keys, FIRST_EPOCH)
     accounts = AccountReader(store, keys, signer, FIRST_EPOCH)
     engine = Engine(Parts(batcher, directory, accounts, keys, signer, process.config))

@@ -29,7 +29,7 @@ async def _flush(
     process: Process, ready: Callable[[], Awaitable[None]], stopping: asyncio.Event
 ) -> None:
     outbox = Outbox(process.store.client, process.keys)
-    backlog = Backlog(process.metrics)
+    backlog = Backlog(process.metrics, process.settings.outbox_entries_soft)
     flusher = Flusher(
         outbox,
         Appender(process.settings.postgres_url),

@@ -22,7 +22,8 @@ async def _sweep(
 ) -> None:
     decider = build_decider(process)
     index = DueIndex(process.store, process.keys, FIRST_EPOCH)
-    sweeper = Sweeper(index, decider.engine, process.settings.sweep_interval_ms / 1000)
+    interval_s = process.settings.sweep_interval_ms / 1000
+    sweeper = Sweeper(index, decider.engine, interval_s, process.metrics.holds_open)
     running = asyncio.create_task(sweeper.run())
     await ready()
     stop = asyncio.create_task(stopping.wait())

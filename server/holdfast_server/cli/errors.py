@@ -6,8 +6,12 @@ from holdfast import Denied, Unreachable
 from holdfast import HoldfastError as ClientError
 from holdfast_server.app.problem import Problem
 from holdfast_server.errors import HoldfastError
+from holdfast_server.failpoint import FailpointError
 from holdfast_server.ledger.migrate import MigrationError
 from holdfast_server.settings import SettingsError
+
+#: Errors whose text says what to do.
+_FORESEEN = (Problem, SettingsError, MigrationError, FailpointError, HoldfastError, ClientError)
 
 
 def explain(error: Exception) -> str | None:
@@ -16,6 +20,6 @@ def explain(error: Exception) -> str | None:
         return f"denied: {error}"
     if isinstance(error, Unreachable):
         return f"no service answers; start one with `holdfast up`, or set --target ({error})"
-    if isinstance(error, Problem | SettingsError | MigrationError | HoldfastError | ClientError):
+    if isinstance(error, _FORESEEN):
         return " ".join(str(error).split())
     return None

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from holdfast_server import failpoint
 from holdfast_server.app.flush import flush as run_flush
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.process import Parent, start_logging
@@ -110,6 +111,7 @@ def print_serving(serving: Serving, as_json: bool) -> None:
 
 
 def _started(flags: dict[str, Any]) -> Settings:
+    failpoint.check_allowed()
     found = read_settings(flags)
     start_logging(found)
     return found

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from holdfast_server.control.refunds import plan_refund
 from holdfast_server.domain import operation as op
@@ -39,6 +39,9 @@ LEDGER_WAIT_S = 3.0
 CATCH_UP_WAIT_S = 2.0
 #: How often an operation is sent again after the ledger was asked.
 ATTEMPTS_MAX = 5
+
+#: The hot store does not answer. For a question that changes nothing, a lost answer is no answer.
+_AWAY = frozenset({Reason.STORE_UNAVAILABLE, Reason.RESULT_UNKNOWN, Reason.FENCED})
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,6 +71,8 @@ class Operations:
             answer = answers[index]
             if isinstance(answer, NeedsLedger):
                 answers[index] = await self._with_ledger(caller, operation, answer)
+            elif isinstance(operation, op.GetBalance) and _store_is_away(answer):
+                answers[index] = await self._stale_balance(operation, answer)
         if any(map(_wants_ledger, operations)):
             pairs = zip(operations, answers, strict=True)
             answers = list(await asyncio.gather(*(self._durable(*pair) for pair in pairs)))
@@ -188,6 +193,22 @@ class Operations:
         name = operation.transaction_id
         raise HoldfastError(Reason.TRANSACTION_NOT_FOUND, message, transaction_id=name)
 
+    async def _stale_balance(self, operation: op.GetBalance, answer: HoldfastError) -> Answer:
+        """The ledger's figure while the hot store is away; the store's error if that is away too."""
+        try:
+            found = await self.ledger.balance_at(operation.tenant, operation.account)
+        except HoldfastError:
+            return answer
+        if not found.credits:
+            return answer
+        lines = tuple(
+            rp.CreditBalance(name, buckets, buckets.available, version)
+            for name, (buckets, version) in sorted(found.credits.items())
+            if name
+        )
+        account = operation.account
+        return rp.BalanceReply(account, lines, (), 0, found.as_of_ms, stale=True)
+
     async def _durable(
         self, operation: Operation, answer: Answer | NeedsLedger
     ) -> Answer | NeedsLedger:
@@ -199,6 +220,10 @@ class Operations:
             return answer
         reached = rp.at_durability(applied, Durability.LEDGER)
         return dataclasses.replace(answer, applied=reached)  # type: ignore[type-var]
+
+
+def _store_is_away(answer: object) -> TypeGuard[HoldfastError]:
+    return isinstance(answer, HoldfastError) and answer.reason in _AWAY
 
 
 def _wants_ledger(operation: Operation) -> bool:

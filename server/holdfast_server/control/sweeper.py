@@ -35,15 +35,11 @@ class Sweeper:
         index: DueIndex,
         engine: Engine,
         interval_s: float,
-        on_swept: Callable[[int, int], None] = lambda holds, grants: None,
+        on_open_holds: Callable[[int], None] = lambda holds: None,
     ) -> None:
-        """`on_swept` is told how many holds and grants each sweep ended."""
-        self._index, self._engine, self._interval_s, self._on_swept = (
-            index,
-            engine,
-            interval_s,
-            on_swept,
-        )
+        """`on_open_holds` is told after each sweep how many holds are open."""
+        self._index, self._engine = index, engine
+        self._interval_s, self._on_open_holds = interval_s, on_open_holds
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -54,7 +50,8 @@ class Sweeper:
         """Sweeps until stopped. A store that is away is asked again after the interval."""
         while not self._stopping.is_set():
             try:
-                self._on_swept(*await self.sweep())
+                await self.sweep()
+                self._on_open_holds(await self._index.open_holds())
             except HoldfastError as error:
                 _LOG.warning("sweep: %s", error.reason.name)
             await self._pause()

@@ -14,6 +14,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,6 +28,7 @@ from holdfast_server.engine.pack import Facts, digest_of, pack_operation
 from holdfast_server.engine.scripts import Script
 from holdfast_server.engine.store import ScriptFault, Store
 from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.telemetry.tracing import TraceContext, Tracing
 
 #: What callers are told to wait when the queue is full.
 RETRY_AFTER_MS = 100
@@ -53,7 +55,10 @@ class Raw:
 
 
 class BatchRecorder(Protocol):
-    """Takes the size and duration of each script call."""
+    """Takes what batching does."""
+
+    def queued(self, operations: int) -> None:
+        """So many operations wait for a batch."""
 
     def batch(self, operations: int, seconds: float) -> None:
         """One call with so many operations took so long."""
@@ -99,8 +104,11 @@ class Calls:
 class Batcher:
     """Gathers submissions and runs them."""
 
-    def __init__(self, calls: Calls, limits: Limits, recorder: BatchRecorder) -> None:
+    def __init__(
+        self, calls: Calls, limits: Limits, recorder: BatchRecorder, tracing: Tracing | None = None
+    ) -> None:
         self._calls, self._limits, self._recorder = calls, limits, recorder
+        self._tracing = tracing
         self._waiting: deque[Submission] = deque()
         self._waiting_operations = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -148,12 +156,20 @@ class Batcher:
         return batch
 
     async def _run(self, batch: list[Submission]) -> None:
+        self._recorder.queued(self._waiting_operations)
         items = [item for submission in batch for item in submission.items]
-        answers = iter(await self._decide(items))
+        with self._span(items):
+            answers = iter(await self._decide(items))
         for submission in batch:
             mine = [next(answers) for _ in submission.items]
             if not submission.done.done():
                 submission.done.set_result(mine)
+
+    def _span(self, items: Sequence[Item]) -> AbstractContextManager[object]:
+        if self._tracing is None:
+            return nullcontext()
+        callers = (item.facts.caller for item in items)
+        return self._tracing.batch(TraceContext(each.trace_id, each.span_id) for each in callers)
 
     async def _decide(self, items: Sequence[Item]) -> Sequence[Raw | HoldfastError]:
         try:

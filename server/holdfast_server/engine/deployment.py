@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from holdfast_server.engine.keys import DEPLOYMENT_KEY
 from holdfast_server.engine.store import Store
-
-#: The one key without a partition. It never expires.
-DEPLOYMENT_KEY: Final = "holdfast:deployment"
 
 
 async def claim_store(store: Store, name: str, *, may_be_new: bool) -> str | None:

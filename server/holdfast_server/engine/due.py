@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgpack
+
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.store import Store
 
@@ -24,6 +26,15 @@ class DueIndex:
 
     def __init__(self, store: Store, keys: Keys, epoch: int) -> None:
         self._store, self._keys, self._epoch = store, keys, epoch
+
+    async def open_holds(self) -> int:
+        """How many holds are open in all partitions."""
+        commands = [
+            ("GET", self._keys.meta(partition, self._epoch))
+            for partition in range(self._keys.partitions)
+        ]
+        states = await self._store.read_all(commands)
+        return sum(msgpack.unpackb(state)[5] for state in states if state)
 
     async def due(self, limit: int) -> list[DueTree]:
         """Up to `limit` trees that are due, from every partition some."""

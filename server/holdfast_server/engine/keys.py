@@ -20,8 +20,8 @@ they get here, so `/` separates tenant from account without ambiguity.
 
 `w` lives in the partition of the account's own name, since it is asked before the root is known.
 
-An idempotency key is scoped by tenant and method, wherever its account is decided. Which partition a
-key was used in is written down in one of `CLAIM_SHARDS` shards, whose keys begin with `{cNN}:eE:`.
+An idempotency key is scoped by tenant and method, wherever its account is decided. Which partition
+a key was used in stands in one of `CLAIM_SHARDS` shards, whose keys begin with `{cNN}:eE:`.
 
 | key | type | what it holds |
 | --- | --- | --- |
@@ -34,6 +34,8 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
+#: Says which deployment the store belongs to. The one key without a partition.
+DEPLOYMENT_KEY = "holdfast:deployment"
 #: Shards of the table that says in which partition an idempotency key was used.
 CLAIM_SHARDS = 16
 

@@ -37,6 +37,8 @@ RETRY_SECONDS_MIN: Final = 0.05
 RETRY_SECONDS_MAX: Final = 5.0
 #: Seconds between two rounds of housekeeping, which trims the outbox.
 HOUSEKEEPING_SECONDS: Final = 1.0
+#: Seconds between two signs of life to Postgres, which ends sessions that are silent for long.
+LEAD_SECONDS: Final = 5.0
 #: Seconds between two looks at whether the hot store still has the history that was flushed.
 HISTORY_SECONDS: Final = 10.0
 #: Seconds after which halted partitions are tried again: what was wrong may have been repaired.
@@ -151,6 +153,8 @@ class Flusher:
             return
         if not await self._written():
             return
+        if self._is_due("lead", LEAD_SECONDS):
+            await self._appender.lead()
         if self._is_due("tables", TABLES_SECONDS):
             await self._appender.ensure_partitions()
         if self._is_due("halted", HALTED_SECONDS) and self._progress.halted:

@@ -37,6 +37,9 @@ from holdfast_server.ledger.prepare import (
 from holdfast_server.ledger.projection import write
 from holdfast_server.ledger.sql import QUERIES
 
+#: Milliseconds that a session may be silent, in a transaction or not, before Postgres ends it. A
+#: flusher that was stopped or cut off loses the lead then; one that lives speaks more often.
+SILENT_MS_MAX: Final = 15_000
 #: Months whose tables are made ahead of time. The transaction that needs one makes it if it must.
 MONTHS_AHEAD: Final = 2
 
@@ -125,6 +128,7 @@ class Appender:
                 self._url, autocommit=True, row_factory=dict_row
             )
             await step_down(connection, FLUSHER_ROLE)
+            await connection.execute(QUERIES["limit_silence"], {"limit": str(SILENT_MS_MAX)})
             self._connection = connection
         return self._connection
 

@@ -133,14 +133,10 @@ class Settings:
     sweep_interval_ms: int = integer(
         1_000, (50, 5_000), "ms", "Pause between two looks for holds and grants that are due."
     )
-    sweep_batch: int = integer(500, (1, 10_000), "trees", "Most trees that one look expires.")
 
     # The flusher.
     flush_batch_entries_max: int = integer(
         2_000, (1, 50_000), "entries", "Most entries of one ledger transaction and partition."
-    )
-    flush_interval_ms: int = integer(
-        20, (1, 10_000), "ms", "Pause of the flusher after it found nothing to write."
     )
     outbox_entries_soft: int = integer(
         500_000, (1_000, 100_000_000), "entries", "Entries waiting for the ledger that alert."

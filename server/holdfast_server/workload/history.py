@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from holdfast import Applied, Decision, HoldfastError, Outcome
+from holdfast import Applied, Decision, HoldfastError, Outcome, ResourceExhausted, Unavailable
 
 
 class Answer(Protocol):
@@ -77,8 +77,10 @@ class History:
             self.reasons[decision.reason] += 1
 
     def failed(self, key: str, error: HoldfastError) -> None:
-        """An operation was not answered."""
+        """An operation was not answered. Only a service that is away or overloaded may do that."""
         self.failures[error.reason or type(error).__name__] += 1
+        if not isinstance(error, Unavailable | ResourceExhausted):
+            self.broken_promises.append(f"{key} was refused: {error}")
         if error.result_unknown:
             self.unanswered.add(key)
 

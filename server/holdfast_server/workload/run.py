@@ -107,9 +107,13 @@ async def _set_up(scene: Scene) -> None:
         scene.progress.advance(task)
 
     for level in scene.population.levels:
-        async with asyncio.TaskGroup() as group:
-            for number, plan in enumerate(level):
-                group.create_task(set_up(number, plan))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, plan in enumerate(level):
+                    group.create_task(set_up(number, plan))
+        except ExceptionGroup as several:
+            # All of them failed for the same reason, so the first says enough.
+            raise several.exceptions[0] from several
 
 
 async def _set_up_account(client: AsyncClient, plan: AccountPlan, history: History) -> None:

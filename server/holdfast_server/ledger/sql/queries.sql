@@ -337,6 +337,12 @@ SELECT partition, epoch, last_seq AS seq, last_hash AS hash FROM holdfast.flush_
 -- True for the one session that may flush. Held until the session ends.
 SELECT pg_try_advisory_lock(hashtextextended('holdfast.flusher', 0)) AS leading;
 
+-- limit_silence --
+-- Ends sessions that keep the lead without working.
+SELECT
+    set_config('idle_session_timeout', %(limit)s, false),
+    set_config('idle_in_transaction_session_timeout', %(limit)s, false);
+
 -- flush_cursors --
 -- Where the flusher continues. The last entry in the outbox is checked against the hashes.
 SELECT

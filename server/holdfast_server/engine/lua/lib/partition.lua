@@ -7,7 +7,7 @@
 function partitions.load(header, index)
   local base = (index - 1) * 8
   local packed = call("GET", KEYS[base + 1])
-  local meta = packed and unpack_message(packed) or { 0, 0, 0, 0, 0 }
+  local meta = packed and unpack_message(packed) or { 0, 0, 0, 0, 0, 0 }
   local partition = {
     meta = meta,
     flushed = tonumber(call("GET", KEYS[base + 3]) or "0"),

@@ -133,9 +133,7 @@ function settle.close(journal, tree, hold_id, hold, kind)
   end
   trees.set_hold(tree, hold_id, false)
   trees.remove_due(tree, "h" .. hold_id)
-  local state = trees.account(tree, hold[H_ACCOUNT])
-  state[A_OPEN_HOLDS] = state[A_OPEN_HOLDS] - 1
-  trees.touch(tree, hold[H_ACCOUNT])
+  trees.count_hold(tree, hold[H_ACCOUNT], -1)
 end
 
 -- Remembers how a hold ended, for as long as idempotency keys are remembered.

@@ -23,6 +23,14 @@ function trees.load(partition, index, partitions_count, tenant)
   return tree
 end
 
+-- Counts an open hold in, or out again, for its account and for the partition's figures.
+function trees.count_hold(tree, account, change)
+  local state, meta = trees.account(tree, account), tree.partition.meta
+  state[A_OPEN_HOLDS] = state[A_OPEN_HOLDS] + change
+  meta[M_OPEN_HOLDS] = meta[M_OPEN_HOLDS] + change
+  trees.touch(tree, account)
+end
+
 -- The account, or false when there is none. Whoever changes it calls `touch`.
 function trees.account(tree, account)
   local known = tree.accounts[account]

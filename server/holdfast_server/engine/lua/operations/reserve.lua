@@ -196,16 +196,14 @@ function operations.reserve(op, tree)
   local expires_ms = now + op[TTL_MS]
   trees.set_hold(tree, hold_id, { account, op[FEATURE], op[MODE], now, expires_ms, placed.lines, placed.counts })
   trees.add_due(tree, "h" .. hold_id, expires_ms)
-  local state = trees.account(tree, account)
-  state[A_OPEN_HOLDS] = state[A_OPEN_HOLDS] + 1
-  trees.touch(tree, account)
+  trees.count_hold(tree, account, 1)
   local first_seq, last_seq, entry = journals.write(journal, {
     hold = hold_id,
     actor = account,
     mode = op[MODE],
     context = op[O_CONTEXT],
   })
-  local lines = held_lines(state, placed.lines)
+  local lines = held_lines(trees.account(tree, account), placed.lines)
   return { first_seq, last_seq, placed.decision, hold_id, lines, expires_ms, placed.warnings }, entry
 end
 

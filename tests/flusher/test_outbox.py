@@ -1,0 +1,62 @@
+"""Reading the outbox: how much, of whom, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from tests.flusher.stage import KEYS, Stage
+from tests.support.entries import Story, holds_and_commits, pack
+
+START = {partition: (1, 0) for partition in range(4)}
+
+
+async def test_a_read_is_bounded_over_all_partitions(stage: Stage) -> None:
+    """I21: no read can bring more than was asked for, however much waits."""
+    for partition in range(4):
+        await stage.add(*holds_and_commits(Story(partition), ["ada"], 20))
+
+    found = await stage.outbox.read(START, 50, 0)
+
+    assert Counter(each.partition for each in found).total() == 50
+
+
+async def test_the_known_entry_comes_before_what_follows_it(stage: Stage) -> None:
+    entries = holds_and_commits(Story(), ["ada"], 2)
+    await stage.add(*entries)
+
+    found = await stage.outbox.read({0: (1, 2)}, 2, 0)
+
+    assert [(each.epoch, each.seq) for each in found] == [(1, 2), (1, 3), (1, 4)]
+    assert [each.raw for each in found] == [pack(entry) for entry in entries[1:4]]
+    assert await stage.outbox.read({0: (1, 5)}, 2, 1) == []
+
+
+async def test_partitions_take_turns(stage: Stage) -> None:
+    for partition in range(4):
+        await stage.add(*holds_and_commits(Story(partition), ["ada"], 20))
+    outbox = stage.outbox
+
+    first = [(await outbox.read(START, 5, 0))[0].partition for _ in range(4)]
+
+    assert sorted(first) == [0, 1, 2, 3]
+
+
+async def test_a_read_waits_for_the_first_entry(stage: Stage) -> None:
+    reading = asyncio.create_task(stage.outbox.read(START, 5, 20_000))
+    while not await stage.client.client_list(_type="normal"):
+        await asyncio.sleep(0)
+    await stage.add(Story(2).grant("ada", 1))
+
+    found = await asyncio.wait_for(reading, 10)
+
+    assert [(each.partition, each.seq) for each in found] == [(2, 1)]
+
+
+async def test_what_is_not_in_its_field_is_kept_as_evidence(stage: Stage) -> None:
+    await stage.client.xadd(KEYS.outbox(0, 1), {"x": "stray", "y": "more"}, id="1-1")
+
+    (found,) = await stage.outbox.read({0: (1, 0)}, 5, 0)
+
+    assert b"stray" in found.raw
+    assert b"more" in found.raw
