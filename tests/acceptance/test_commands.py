@@ -55,8 +55,11 @@ def test_account_with_every_term(holdfast_server: RunningService, account: str) 
     assert one(["account", "get", below], holdfast_server) == created
     listed = call_json(["account", "list", "--parent", account], holdfast_server.environment)
     assert [each["account"] for each in listed] == [below]
-    renamed = one(["account", "update", below, "--name", "Other"], holdfast_server)
-    assert (renamed["display_name"], renamed["zone"]) == ("Other", "Europe/Berlin")
+    change = ["--name", "Other", "--limit", "none", "--label", "none"]
+    changed = one(["account", "update", below, *change], holdfast_server)
+    assert (changed["display_name"], changed["zone"]) == ("Other", "Europe/Berlin")
+    assert (changed["limits"], changed["labels"]) == ([], {})
+    assert changed["overdraft_limits"] == {CREDITS: 7}
 
 
 def test_frozen_account_denies_until_unfrozen(

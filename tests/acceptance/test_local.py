@@ -84,6 +84,7 @@ def call_by_reflection(grpcurl: str) -> dict[str, object]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_up_prints_three_commands_that_work(tmp_path: Path) -> None:
     port = free_port()
     with up(tmp_path / "data", port) as (process, lines):
@@ -106,6 +107,7 @@ def test_up_prints_three_commands_that_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_demo_ends_with_a_report_and_leaves_nothing() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # Where Postgres runs as another user, that one must be able to pass through.

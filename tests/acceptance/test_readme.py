@@ -60,12 +60,12 @@ class Session:
 
     def run(self, block: Block) -> None:
         """Runs a block to its end; fails when it fails."""
-        program = ["bash", "-euo", "pipefail", "-c", block.text]
-        if block.language == "python":
-            secure = f"localhost:{self.secure_variables['HOLDFAST_PORT']}"
-            text = block.text.replace(SECURE_TARGET, secure)
-            target = self.open_variables["HOLDFAST_TARGET"]
-            program = [sys.executable, "-c", text.replace(OPEN_TARGET, target)]
+        secure = f"localhost:{self.secure_variables['HOLDFAST_PORT']}"
+        text = block.text.replace(SECURE_TARGET, secure)
+        text = text.replace(OPEN_TARGET, self.open_variables["HOLDFAST_TARGET"])
+        program = [sys.executable, "-c", text]
+        if block.language == "sh":
+            program = ["bash", "-euo", "pipefail", "-c", text]
         done = subprocess.run(
             program,
             cwd=self.folder,
@@ -117,6 +117,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not shutil.which("openssl"), reason="the README makes a certificate")
 def test_every_block_does_what_it_says(session: Session) -> None:
     with ExitStack() as services:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,11 +21,7 @@ from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import add, add_raw
 from tests.support.ledger import PARTITIONS, query
-
-#: Seconds that a test waits for something to happen.
-WAIT_SECONDS = 30.0
-#: Seconds between two looks.
-LOOK_SECONDS = 0.01
+from tests.support.waiting import WAIT_SECONDS, until
 
 KEYS = Keys(PARTITIONS)
 
@@ -38,16 +34,6 @@ async def open_store(valkey_url: str) -> AsyncIterator[Redis]:
         yield client
     finally:
         await client.aclose()
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Waits until a condition holds; it may be a coroutine function."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while True:
-            holds = condition()
-            if await holds if asyncio.iscoroutine(holds) else holds:
-                return
-            await asyncio.sleep(LOOK_SECONDS)
 
 
 @dataclass

@@ -18,9 +18,10 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.prepare import Fault
-from tests.flusher.stage import KEYS, Heard, Stage, open_store, until
+from tests.flusher.stage import KEYS, Heard, Stage, open_store
 from tests.support.entries import Story, add, grant_detail, holds_and_commits, pack
 from tests.support.ledger import query
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from holdfast_server.flusher.retention import Retention
-from tests.flusher.stage import KEYS, Heard, Stage, until
+from tests.flusher.stage import KEYS, Heard, Stage
 from tests.support.entries import Story, holds_and_commits
+from tests.support.waiting import until
 
 ACCOUNTS = ["ada", "bob"]
 

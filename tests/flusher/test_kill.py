@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.flusher import flush_process
-from tests.flusher.stage import WAIT_SECONDS, Stage, until
+from tests.flusher.stage import Stage
 from tests.support.entries import Story, holds_and_commits
+from tests.support.waiting import WAIT_SECONDS, until
 
 ROOT = Path(flush_process.__file__).parents[2]
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 from tests.flusher.stage import KEYS, Stage
 from tests.support.entries import Story, holds_and_commits, pack
+from tests.support.waiting import until
 
 START = {partition: (1, 0) for partition in range(4)}
 
@@ -44,8 +45,12 @@ async def test_partitions_take_turns(stage: Stage) -> None:
 
 async def test_a_read_waits_for_the_first_entry(stage: Stage) -> None:
     reading = asyncio.create_task(stage.outbox.read(START, 5, 20_000))
-    while not await stage.client.client_list(_type="normal"):
-        await asyncio.sleep(0)
+
+    async def is_waiting() -> bool:
+        clients = await stage.client.client_list(_type="normal")
+        return any("b" in client["flags"] for client in clients)
+
+    await until(is_waiting)
     await stage.add(Story(2).grant("ada", 1))
 
     found = await asyncio.wait_for(reading, 10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -16,6 +15,7 @@ from holdfast_server.ledger.prepare import EntriesRefused, Fault
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import GRANT, HOLD, Story, grant_detail
 from tests.support.ledger import open_appender, prepared, query, record
+from tests.support.waiting import until
 
 
 async def test_rows_have_every_column_of_their_tables(migrated_postgres_url: str) -> None:
@@ -322,10 +322,7 @@ async def test_an_appender_that_is_silent_for_long_loses_the_lead(
         open_appender(migrated_postgres_url) as waiting,
     ):
         assert await stopped.lead()
-        async with asyncio.timeout(30):
-            while not await waiting.lead():
-                await asyncio.sleep(0.01)
-
+        await until(waiting.lead)
         with pytest.raises(HoldfastError) as caught:
             await stopped.lead()
         assert caught.value.reason is Reason.LEDGER_UNAVAILABLE

@@ -106,6 +106,13 @@ def serving(variables: Mapping[str, str], *arguments: str) -> Iterator[RunningSe
     """`holdfast serve` until the block ends; its schema is brought up to date before."""
     migrated = run(["migrate"], variables)
     assert migrated.returncode == 0, migrated.stderr
+    with started(variables, *arguments) as service:
+        yield service
+
+
+@contextmanager
+def started(variables: Mapping[str, str], *arguments: str) -> Iterator[RunningService]:
+    """`holdfast serve` until the block ends, and nothing before."""
     process = subprocess.Popen(
         command("serve", "--json", *arguments),
         env=dict(variables),

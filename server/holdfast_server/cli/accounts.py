@@ -17,7 +17,7 @@ from holdfast_server.cli.output import (
     show_duration,
     show_time,
 )
-from holdfast_server.cli.values import LIMIT, LIMIT_HELP, LINE, PAIR
+from holdfast_server.cli.values import LIMIT, LIMIT_HELP, LINE, PAIR, or_none
 
 _ACCOUNT_COLUMNS = (
     Column[Account]("account", lambda each: each.account),
@@ -39,12 +39,14 @@ _TERMS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--overdraft",
         "overdraft",
-        type=LINE,
+        type=or_none(LINE),
         multiple=True,
-        help="TYPE=AMOUNT that may be held beyond what is available. Repeatable.",
+        help="TYPE=AMOUNT that may be held beyond what is available, or none. Repeatable.",
     ),
-    click.option("--limit", "limits", type=LIMIT, multiple=True, help=f"{LIMIT_HELP} Repeatable."),
-    click.option("--label", "labels", type=PAIR, multiple=True, help="NAME=VALUE. Repeatable."),
+    click.option("--limit", "limits", type=or_none(LIMIT), multiple=True, help=LIMIT_HELP),
+    click.option(
+        "--label", "labels", type=or_none(PAIR), multiple=True, help="NAME=VALUE, or none."
+    ),
 )
 
 
@@ -161,11 +163,12 @@ def list_credit_types(client: Client, as_json: bool) -> None:
 
 def _given(terms: dict[str, Any]) -> dict[str, Any]:
     """The terms that were given, as the client takes them."""
-    given = {name: value for name, value in terms.items() if value}
+    given = {name: value for name, value in terms.items() if value not in (None, ())}
+    for name, kind in (("overdraft", dict), ("labels", dict), ("limits", list)):
+        if name in given:
+            given[name] = kind(each for each in given[name] if each is not None)
     if "overdraft" in given:
-        given["overdraft_limits"] = dict(given.pop("overdraft"))
-    if "labels" in given:
-        given["labels"] = dict(given["labels"])
+        given["overdraft_limits"] = given.pop("overdraft")
     return given
 
 

@@ -100,7 +100,10 @@ def on(host: Host, reason: str, as_json: bool) -> None:
         order = {"command": "kill", "action": "on", "by": by, "reason": reason}
         asyncio.run(_ask_all(host.sockets(), order))
     states = _wait(host, lambda state: state.on is True)
-    print_rows(states, _COLUMNS, as_json=as_json)
+    if states or as_json:
+        print_rows(states, _COLUMNS, as_json=as_json)
+    else:
+        click.echo("No process runs here now. Those that start will find the switch on.")
     if not all(state.on for state in states):
         raise Problem("a process has not applied it: look at its log, or end it")
     if not written:

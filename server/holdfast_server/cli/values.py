@@ -46,6 +46,16 @@ def form(name: str, parse: Callable[[str], object]) -> Callable[[object], object
     return convert
 
 
+def or_none(convert: Callable[[object], object]) -> Callable[[object], object]:
+    """The same type, which also takes the word none: for lists that can be made empty."""
+
+    def either(value: object) -> object:
+        return None if value == "none" else convert(value)
+
+    either.__name__ = convert.__name__
+    return either
+
+
 def parse_duration_ms(text: str) -> int:
     """Milliseconds of "500ms", "90s", "15m", "24h" or "30d". Raises ValueError."""
     match = _DURATION.fullmatch(text)
@@ -106,7 +116,7 @@ def parse_limit(text: str) -> Limit:
 
 LIMIT_HELP = (
     "id=ID,maximum=N,window=day|month|sliding|burst[,length=DURATION][,credit-type=TYPE]"
-    "[,feature=ID][,enforcement=hard|soft][,warn=80/95]; without credit-type it counts requests."
+    "[,feature=ID][,enforcement=hard|soft][,warn=80/95]; without credit-type it counts requests. Or none. Repeatable."
 )
 
 AMOUNT = form("amount", parse_amount)

@@ -42,6 +42,8 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     Replaces what was configured before.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
+    # Some libraries give their own loggers a level, which would pass the root's.
+    handler.setLevel(level.upper())
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

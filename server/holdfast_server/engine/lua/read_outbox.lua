@@ -23,6 +23,9 @@ for n = 1, #KEYS do
   local new = #entries
   if new > 0 and entries[1][1] == known then
     new = new - 1
+  elseif new > left then
+    entries[new] = nil
+    new = left
   end
   if new > 0 then
     local ids, lengths, packed = {}, {}, {}
