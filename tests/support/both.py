@@ -16,9 +16,11 @@ from holdfast_server.domain import operation as op
 from holdfast_server.domain.operation import Operation
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.engine.watermark import Watermarks
+from holdfast_server.flusher.events import FlusherHooks
 from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.store import Ledger
+from holdfast_server.telemetry.tracing import Tracing
 from tests.support.pair import CALLER, Real, build
 
 PARTITIONS = 4
@@ -87,12 +89,16 @@ class Both:
 
 
 @asynccontextmanager
-async def both_stores(valkey_url: str, postgres_url: str) -> AsyncIterator[Both]:
+async def both_stores(
+    valkey_url: str, postgres_url: str, tracing: Tracing | None = None
+) -> AsyncIterator[Both]:
     """Starts everything, and a flusher that runs until the end."""
-    real = build(valkey_url, partitions=PARTITIONS)
+    real = build(valkey_url, partitions=PARTITIONS, tracing=tracing)
     ledger = await Ledger.open(postgres_url)
     await ledger.start_deployment(PARTITIONS)
-    flusher = Flusher(Outbox(real.store.client, real.keys), Appender(postgres_url))
+    hooks = FlusherHooks(span=tracing.flush) if tracing else None
+    outbox = Outbox(real.store.client, real.keys)
+    flusher = Flusher(outbox, Appender(postgres_url), hooks=hooks)
     running = asyncio.create_task(flusher.run())
     watermarks = Watermarks(real.store, real.keys, 1)
     try:

@@ -29,6 +29,7 @@ from holdfast_server.engine.outbox import OutboxEntry, decode
 from holdfast_server.engine.scripts import Clock, load
 from holdfast_server.engine.store import Store
 from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.telemetry.tracing import Tracing
 
 START_MS = 1_800_000_000_000
 GENERATION_MS = 900_000
@@ -112,12 +113,13 @@ def build(
     partitions: int = 8,
     limits: Limits | None = None,
     clock: Clock = Clock.ARGUMENT,
+    tracing: Tracing | None = None,
 ) -> Real:
     """An engine on the store at `url`."""
     store, keys, mode, test_clock = Store(url), Keys(partitions), OneMode(), TestClock()
     script = load("apply", clock)
     calls = Calls(store, keys, script, lambda: GENERATION_MS, test_clock)
-    batcher = Batcher(calls, limits or Limits(), NoRecorder())
+    batcher = Batcher(calls, limits or Limits(), NoRecorder(), tracing)
     parts = Parts(
         batcher,
         Directory(store, keys, 1),

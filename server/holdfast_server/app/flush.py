@@ -33,7 +33,7 @@ async def _flush(
     flusher = Flusher(
         outbox,
         Appender(process.settings.postgres_url),
-        hooks=FlusherHooks(backlog.reached, backlog.flushed, backlog.halted),
+        hooks=FlusherHooks(backlog.reached, backlog.flushed, backlog.halted, process.tracing.flush),
         batch_entries_max=process.settings.flush_batch_entries_max,
     )
     async with background(_watch(outbox, backlog)):

@@ -15,8 +15,8 @@ _MARKS = {Health.OK: "ok", Health.WARNING: "look", Health.BAD: "BAD"}
 _COLUMNS = (
     Column[Check]("", lambda each: _MARKS[each.health]),
     Column[Check]("check", lambda each: each.name),
-    Column[Check]("found", lambda each: each.found),
-    Column[Check]("what to do", lambda each: each.advice),
+    Column[Check]("found", lambda each: each.found, prose=True),
+    Column[Check]("what to do", lambda each: each.advice, prose=True),
 )
 
 

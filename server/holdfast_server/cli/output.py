@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import click
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 Row = TypeVar("Row")
@@ -28,6 +28,8 @@ class Column(Generic[Row]):
     text: Callable[[Row], str]
     #: Figures stand to the right, so that digits of one weight are below each other.
     figure: bool = False
+    #: Prose may be broken into lines on a terminal; ids and figures never.
+    prose: bool = False
 
 
 def plain(value: object) -> object:
@@ -62,7 +64,8 @@ def print_rows(rows: Iterable[Row], columns: Sequence[Column[Row]], *, as_json: 
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.heading, justify="right" if column.figure else "left", no_wrap=True)
+        justify: JustifyMethod = "right" if column.figure else "left"
+        table.add_column(column.heading, justify=justify, no_wrap=not column.prose)
     for row in rows:
         table.add_row(*(column.text(row) for column in columns))
     if table.row_count:
@@ -89,11 +92,10 @@ def console() -> Console:
 
 
 def _print_whole(table: Table) -> None:
-    """Prints a table as wide as it is: an id that was cut short cannot be copied."""
+    """Prints a table as wide as it must be: an id that was cut short cannot be copied."""
     wide = console()
-    wide.width = max(
-        wide.width, wide.measure(table, options=wide.options.update(width=WIDTH_MAX)).maximum
-    )
+    width = wide.measure(table, options=wide.options.update(width=WIDTH_MAX))
+    wide.width = max(wide.width, width.minimum if wide.is_terminal else width.maximum)
     wide.print(table)
 
 

@@ -26,8 +26,8 @@ _SETTING_COLUMNS = (
     Column[Row]("value", lambda each: f"{each.value} {each.unit}".strip()),
     Column[Row]("from", lambda each: each.origin),
     Column[Row]("variable", lambda each: each.variable),
-    Column[Row]("allowed", lambda each: each.allowed),
-    Column[Row]("meaning", lambda each: each.meaning),
+    Column[Row]("allowed", lambda each: each.allowed, prose=True),
+    Column[Row]("meaning", lambda each: each.meaning, prose=True),
 )
 
 

@@ -116,7 +116,8 @@ def parse_limit(text: str) -> Limit:
 
 LIMIT_HELP = (
     "id=ID,maximum=N,window=day|month|sliding|burst[,length=DURATION][,credit-type=TYPE]"
-    "[,feature=ID][,enforcement=hard|soft][,warn=80/95]; without credit-type it counts requests. Or none. Repeatable."
+    "[,feature=ID][,enforcement=hard|soft][,warn=80/95]; without credit-type it counts requests. "
+    "Or none. Repeatable."
 )
 
 AMOUNT = form("amount", parse_amount)

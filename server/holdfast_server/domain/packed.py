@@ -9,6 +9,7 @@ property test compares the two.
 from __future__ import annotations
 
 import hashlib
+from binascii import hexlify
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,8 +36,8 @@ MALFORMED: Final = (
     RecursionError,
 )
 
-#: Lengths that are kept ready: those of nearly all texts in entries.
-LENGTHS_AT_HAND: Final = 512
+#: Numbers that are kept ready: codes, partitions, and the lengths of nearly all texts in entries.
+NUMBERS_AT_HAND: Final = 512
 
 
 @dataclass(slots=True)
@@ -58,6 +59,11 @@ class PackedEntry:
     def kind(self) -> int:
         """The number of an `EntryKind`, if the entry is a sound one."""
         return int(self.fields[_KIND])
+
+    @property
+    def trace(self) -> tuple[str, str]:
+        """The trace and span of the request, or two empty texts."""
+        return self.context[_TRACE_ID].decode(), self.context[_SPAN_ID].decode()
 
     @property
     def event_ms(self) -> int:
@@ -105,27 +111,27 @@ def canonical(packed: PackedEntry) -> bytes:
     method, key, fingerprint, feature, labels, caller, trace, span, reason, detail = packed.context
     parts = [
         _LAYOUT,
-        b"%d" % packed.partition,
-        b"%d" % packed.epoch,
+        _DIGITS[packed.partition],
+        _DIGITS[packed.epoch],
         b"%d" % packed.seq,
         b"%d" % first_seq,
-        b"%d" % kind,
+        _DIGITS[kind],
         b"%d" % version,
         b"%d" % event_ms,
         tenant,
         account,
         credit_type,
-        b"%d" % mode,
-        hold.hex().encode(),
+        _DIGITS[mode],
+        hexlify(hold),
         actor,
-        b"%d" % ends_hold,
+        _DIGITS[ends_hold],
         refund_of,
         _BUCKETS % tuple(delta),
         _BUCKETS % tuple(after),
-        b";".join([_POSTING % (grant[0].hex().encode(), *grant[1:]) for grant in grants]),
+        b";".join([_POSTING % (hexlify(grant[0]), *grant[1:]) for grant in grants]),
         method,
         key,
-        fingerprint.hex().encode(),
+        hexlify(fingerprint),
         feature,
         caller,
         trace,
@@ -138,18 +144,18 @@ def canonical(packed: PackedEntry) -> bytes:
     return with_lengths(parts, _PREFIXES)
 
 
-class Lengths(dict[int, bytes]):
-    """How lengths are written. Short ones are at hand, longer ones are made when asked for."""
+class Numbers(dict[int, bytes]):
+    """How numbers are written. Small ones are at hand, others are made when asked for."""
 
     def __init__(self, write: Callable[[int], bytes]) -> None:
-        super().__init__((length, write(length)) for length in range(LENGTHS_AT_HAND))
+        super().__init__((number, write(number)) for number in range(NUMBERS_AT_HAND))
         self._write = write
 
-    def __missing__(self, length: int) -> bytes:
-        return self._write(length)
+    def __missing__(self, number: int) -> bytes:
+        return self._write(number)
 
 
-def with_lengths(parts: Sequence[bytes], lengths: Lengths) -> bytes:
+def with_lengths(parts: Sequence[bytes], lengths: Numbers) -> bytes:
     """The parts, each behind its length. Two slices take half the time of a loop."""
     woven = [b""] * (2 * len(parts))
     woven[::2] = map(lengths.__getitem__, map(len, parts))
@@ -186,7 +192,10 @@ def _context(context: Sequence[Any]) -> Context:
 
 _KIND: Final = FIELDS.index("kind")
 _EVENT_MS: Final = FIELDS.index("event_ms")
-_PREFIXES: Final = Lengths(lambda length: b"%d:" % length)
+_TRACE_ID: Final = 6
+_SPAN_ID: Final = 7
+_PREFIXES: Final = Numbers(lambda length: b"%d:" % length)
+_DIGITS: Final = Numbers(lambda number: b"%d" % number)
 _LAYOUT: Final = b"%d" % ENTRY_LAYOUT
 _BUCKETS: Final = b",".join([b"%d"] * 8)
 _POSTING: Final = b",".join([b"%b"] + [b"%d"] * 5)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from holdfast_server.ledger.prepare import Fault
+from holdfast_server.telemetry.tracing import TraceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +39,7 @@ class FlusherHooks:
     on_flushed: Callable[[int, int, int], None] = lambda partition, epoch, seq: None
     on_batch: Callable[[FlushedBatch], None] = lambda batch: None
     on_halted: Callable[[Halt], None] = lambda halt: None
+    #: Goes around one ledger transaction, with the traces of the requests behind its entries.
+    span: Callable[[Iterable[TraceContext]], AbstractContextManager[object]] = lambda traces: (
+        nullcontext()
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from holdfast_server import failpoint
 from holdfast_server.domain.packed import PackedEntry
@@ -17,6 +17,7 @@ from holdfast_server.flusher.reader import Work
 from holdfast_server.flusher.retention import Retention
 from holdfast_server.ledger.append import Appender, QuarantinedEntry
 from holdfast_server.ledger.prepare import EntriesRefused, PartitionCursor, prepare
+from holdfast_server.telemetry.tracing import TraceContext
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class Recorder:
         """Records and publishes what can be. False where that was not all: nothing may follow."""
         before = dict(self._progress.recorded)
         started = time.monotonic()
-        complete = await self._append(work)
+        with self._hooks.span(_traces(work)):
+            complete = await self._append(work)
         for obstacle in work.obstacles:
             await self.halt(obstacle)
         moved = [
@@ -124,6 +126,13 @@ class Recorder:
             oldest_ms = min(found[0].event_ms for found in work.entries)
             lag_ms = max(0, time.time_ns() // 1_000_000 - oldest_ms)
             self._hooks.on_batch(FlushedBatch(entries, len(moved), lag_ms, seconds))
+
+
+def _traces(work: Work) -> Iterator[TraceContext]:
+    """Where the requests behind the entries stand in their traces."""
+    for entries in work.entries:
+        for packed in entries:
+            yield TraceContext(*packed.trace)
 
 
 def _obstacle(packed: PackedEntry, refusal: EntriesRefused) -> Obstacle:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import struct
+from binascii import hexlify
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from holdfast_server.domain.packed import Lengths, PackedEntry, text, with_lengths
+from holdfast_server.domain.packed import Numbers, PackedEntry, text, with_lengths
 
 #: The columns of `holdfast.entry` in the order of `entry_row`. `recorded_at` sets itself.
 ENTRY_COLUMNS: Final = (
@@ -94,7 +95,7 @@ _FIXED: Final = struct.Struct(
     ">h" + "ii" + "iq" * 3 + "ih" + "iq" * 2 + "ih" * 2 + "iq" * 16 + "i32s"
 )
 _OPERATION_FIXED: Final = struct.Struct(">h" + "ii" + "iq" * 2)
-_LENGTHS: Final = Lengths(lambda length: length.to_bytes(4, "big"))
+_LENGTHS: Final = Numbers(lambda length: length.to_bytes(4, "big"))
 
 
 def copy_block(rows: Iterable[bytes]) -> bytes:
@@ -145,7 +146,7 @@ def operation_row(packed: PackedEntry) -> bytes | None:
     tenant = packed.fields[2]
     method, key, fingerprint = packed.context[:3]
     if not answer:
-        method, key = EXPIRE_METHOD, hold.hex().encode()
+        method, key = EXPIRE_METHOD, hexlify(hold)
     fixed = _OPERATION_FIXED.pack(
         len(OPERATION_COLUMNS), 4, packed.partition, 8, packed.epoch, 8, first_seq
     )
@@ -182,7 +183,7 @@ def _uuid(raw: bytes) -> bytes:
 
 
 def _postings(grants: Sequence[Any]) -> bytes:
-    rows = [_POSTING % (grant[0].hex().encode(), *grant[1:]) for grant in grants]
+    rows = [_POSTING % (hexlify(grant[0]), *grant[1:]) for grant in grants]
     return _JSON_FORMAT + b"[" + b",".join(rows) + b"]"
 
 

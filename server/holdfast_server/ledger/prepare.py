@@ -99,6 +99,23 @@ def prepare(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared
         )
 
 
+def joined(pieces: Sequence[Prepared]) -> Prepared:
+    """Pieces of one partition that follow each other, at least one, as one."""
+    first, last = pieces[0], pieces[-1]
+    return Prepared(
+        before=first.before,
+        after=last.after,
+        first_event_ms=first.first_event_ms,
+        last_event_ms=last.last_event_ms,
+        entries=b"".join(piece.entries for piece in pieces),
+        operations=b"".join(piece.operations for piece in pieces),
+        projection=Projection(
+            [grant for piece in pieces for grant in piece.projection.grants],
+            [account for piece in pieces for account in piece.projection.accounts],
+        ),
+    )
+
+
 def _chain(last: bytes, entries: Sequence[PackedEntry]) -> Iterator[bytes]:
     for entry in entries:
         last = chain_hash(last, entry)
