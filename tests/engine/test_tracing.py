@@ -1,4 +1,4 @@
-"""One trace from the request over the script call to the ledger transaction, later and elsewhere."""
+"""One trace from the request over the script call to the ledger transaction."""
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter

@@ -44,6 +44,7 @@ amounts = st.one_of(
     *[st.integers(1, 40)] * 4, st.integers(1, 400), st.sampled_from([1, AMOUNT_MAX])
 )
 small = st.integers(1, 120)
+booleans = st.booleans()
 ttls = st.sampled_from([1_000, 2_000, 5_000, 60_000, 86_400_000])
 modes = st.sampled_from([op.Mode.ENFORCE, op.Mode.ENFORCE, op.Mode.SHADOW])
 overages = st.sampled_from(list(op.Overage))
@@ -310,9 +311,10 @@ class Oracle(RuleBasedStateMachine):
         for _ in range(size):
             account = data.draw(accounts)
             lines = (op.Line(data.draw(st.sampled_from(CREDIT_TYPES)), data.draw(small)),)
-            if self.holds and data.draw(st.booleans()):
+            settles = data.draw(booleans)
+            if self.holds and settles:
                 hold = self.recent_hold(data)
-                final: bool = data.draw(st.booleans())
+                final = data.draw(booleans)
                 chosen.append(op.Commit(TENANT, hold, self.key(), final=final))
             elif data.draw(st.booleans()):
                 chosen.append(op.Reserve(TENANT, account, lines, data.draw(ttls), self.key()))

@@ -21,6 +21,9 @@ HEALTHY_AFTER_SECONDS = 30.0
 #: Time beyond its own grace that a process gets to end before it is killed.
 STOP_MARGIN_SECONDS = 5.0
 
+#: Stands for the exit status of a process that could not be started.
+NOT_STARTED = 1
+
 #: What a child writes to its ready pipe.
 READY = b"+"
 
@@ -95,6 +98,11 @@ class Child:
         reading, writing = os.pipe()
         try:
             self._process = await _spawn(self.program, writing)
+        except OSError:
+            # The machine is out of processes or memory; it may not be for long.
+            log.exception("a process cannot be started")
+            os.close(reading)
+            return NOT_STARTED
         finally:
             os.close(writing)
         # stop() may have been called while the process was being started, and missed it.

@@ -59,16 +59,10 @@ class Prepared:
 
     before: PartitionCursor
     after: PartitionCursor
-    first_event_ms: int
     last_event_ms: int
     entries: bytes
     operations: bytes
     projection: Projection
-
-    @property
-    def count(self) -> int:
-        """How many entries these are."""
-        return self.after.seq - self.before.seq
 
 
 class EntriesRefused(Exception):
@@ -91,7 +85,6 @@ def prepare(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared
         return Prepared(
             before=cursor,
             after=_after(cursor, entries, hashes),
-            first_event_ms=entries[0].event_ms,
             last_event_ms=entries[-1].event_ms,
             entries=b"".join(map(encoding.entry_row, entries, hashes)),
             operations=b"".join(filter(None, map(encoding.operation_row, entries))),
@@ -105,7 +98,6 @@ def joined(pieces: Sequence[Prepared]) -> Prepared:
     return Prepared(
         before=first.before,
         after=last.after,
-        first_event_ms=first.first_event_ms,
         last_event_ms=last.last_event_ms,
         entries=b"".join(piece.entries for piece in pieces),
         operations=b"".join(piece.operations for piece in pieces),

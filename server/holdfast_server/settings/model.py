@@ -33,10 +33,11 @@ class Settings:
 
     # The two stores.
     redis_url: str = url(
-        ("redis", "rediss", "unix"), "The hot store, Redis or Valkey. Empty: the embedded one."
+        ("redis", "rediss", "unix"),
+        "The hot store, Redis or Valkey. Empty: `up` and `demo` bring their own.",
     )
     postgres_url: str = url(
-        ("postgres", "postgresql"), "The ledger's database. Empty: the embedded one."
+        ("postgres", "postgresql"), "The ledger's database. Empty: `up` and `demo` bring their own."
     )
     postgres_connections_max: int = integer(
         4, (2, 100), "connections", "Most connections of one process to the ledger's database."
