@@ -18,7 +18,8 @@ from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.operation import Caller, Mode, Operation
 from holdfast_server.domain.token import TokenSigner
 from holdfast_server.domain.twin.grants import RefundPlan
-from holdfast_server.domain.twin.world import Facts, World
+from holdfast_server.domain.twin.memory import Facts
+from holdfast_server.domain.twin.world import World
 from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine.accounts import AccountReader
 from holdfast_server.engine.batcher import Batcher, Calls, Limits

@@ -194,7 +194,7 @@ class Operations:
         raise HoldfastError(Reason.TRANSACTION_NOT_FOUND, message, transaction_id=name)
 
     async def _stale_balance(self, operation: op.GetBalance, answer: HoldfastError) -> Answer:
-        """The ledger's figure while the hot store is away; the store's error if that is away too."""
+        """The ledger's figure while the hot store is away, or the store's error."""
         try:
             found = await self.ledger.balance_at(operation.tenant, operation.account)
         except HoldfastError:

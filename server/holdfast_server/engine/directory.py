@@ -40,6 +40,10 @@ class Directory:
         if len(self._roots) > REMEMBERED_MAX:
             self._roots.popitem(last=False)
 
+    def forget(self, tenant: str, account: str) -> None:
+        """An account is not where it was said to be: its name may have been claimed anew."""
+        self._roots.pop((tenant, account), None)
+
     async def find(self, names: Iterable[Name]) -> dict[Name, str]:
         """The roots of accounts that are not remembered. Raises STORE_UNAVAILABLE."""
         asked = list(dict.fromkeys(names))

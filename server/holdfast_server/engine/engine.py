@@ -226,6 +226,8 @@ class Engine:
 
     def _failed(self, item: Item, raw: bytes) -> HoldfastError:
         reason, metadata = unpack_failure(raw)
+        if reason is Reason.ACCOUNT_NOT_FOUND:
+            self._parts.directory.forget(item.operation.tenant, metadata["account"])
         if isinstance(item.operation, op.Revoke) and reason is Reason.GRANT_NOT_FOUND:
             metadata["grant_id"] = item.operation.grant_id
         if "first_seq" in metadata:

@@ -1,10 +1,9 @@
 """The Lua scripts: read from package data, flattened, named by their SHA-1.
 
 A line `--- @include name` is replaced by `lua/lib/name.lua` or `lua/operations/name.lua`. Each
-included
-file becomes a block of its own, so that its locals stay its own, except `layout` and `clock`, whose
-names all others use. `clock` stands for the store's own clock; only a test build takes the time as
-an argument.
+included file becomes a function of its own, called at once, so that its locals stay its own, except
+`layout` and `clock`, whose names all others use. `clock` stands for the store's own clock; only a
+test build takes the time as an argument.
 """
 
 from __future__ import annotations
@@ -72,7 +71,11 @@ def _inlined(match: re.Match[str]) -> str:
 def _included(name: str, clock: Clock) -> str:
     file = clock.value if name == "clock" else name
     text = _read_first(f"lib/{file}.lua", f"operations/{file}.lua")
-    return text if name in _SHARED else f"do\n{text}end\n"
+    if name in _SHARED:
+        return text
+    # A block would do, but a script runs anew in every call, and Lua searches a list for every
+    # variable of a block that a function captures. What the enclosing function captured is at hand.
+    return f"do local function fill()\n{text}end\nfill() end\n"
 
 
 def _read_first(*paths: str) -> str:

@@ -34,32 +34,44 @@
 --- @include claims
 --- @include tree
 --- @include journal
---- @include windows
 --- @include limits
 --- @include draw
+later(windows, function()
+--- @include windows
+end)
+later(settle, function()
 --- @include settle
+end)
+later(due, function()
 --- @include due
+end)
+later(spending, function()
 --- @include reserve
+end)
+later(committing, function()
 --- @include commit
+end)
+later(holding, function()
 --- @include release
+end)
+later(granting, function()
 --- @include grant
+end)
+later(describing, function()
 --- @include account
+end)
+later(keeping, function()
 --- @include other
+end)
 
-local HANDLERS = {
-  operations.reserve,
-  operations.commit,
-  operations.release,
-  operations.extend,
-  operations.burn,
-  operations.refund,
-  operations.balance,
-  operations.create_account,
-  operations.update_account,
-  operations.grant,
-  operations.revoke,
-  operations.book_unenforced,
-  operations.expire_due,
+-- The module and the function of each operation, by its code.
+local MODULES = {
+  spending, committing, holding, holding, spending, granting, keeping,
+  describing, describing, granting, granting, keeping, keeping,
+}
+local NAMES = {
+  "reserve", "commit", "release", "extend", "burn", "refund", "balance",
+  "create_account", "update_account", "grant", "revoke", "book_unenforced", "expire_due",
 }
 
 local header = unpack_message(ARGV[1])
@@ -81,7 +93,9 @@ local function tree_of(op, partition)
   if not tree then
     tree = trees.load(partition, index, #header[5], op[O_TENANT])
     loaded_trees[index] = tree
-    tree.held_ended, tree.grants_changed = due.pass_time(tree)
+    if tree.due_ms > 0 and tree.due_ms <= partition.now then
+      tree.held_ended, tree.grants_changed = due.pass_time(tree)
+    end
   end
   return tree
 end
@@ -112,7 +126,7 @@ local function decide(op, shard)
       return LOOK_UP, ""
     end
   end
-  local reply, entry = HANDLERS[op[O_CODE]](op, tree)
+  local reply, entry = MODULES[op[O_CODE]][NAMES[op[O_CODE]]](op, tree)
   if reply.failed then
     return FAILED, pack({ reply[1], reply[2] })
   elseif reply.special then

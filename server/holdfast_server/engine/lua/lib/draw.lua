@@ -170,14 +170,19 @@ function draws.apply(journal, kind, credit_type, list, target)
   end
 end
 
-function draws.total(list, source)
-  local total = 0
+-- What draws take together, and how much of it is debt and unenforced.
+function draws.totals(list)
+  local total, debt, unenforced = 0, 0, 0
   for i = 1, #list, 3 do
-    if not source or list[i + 1] == source then
-      total = total + list[i + 2]
+    local source, amount = list[i + 1], list[i + 2]
+    total = total + amount
+    if source == SOURCE_DEBT then
+      debt = debt + amount
+    elseif source == SOURCE_UNENFORCED then
+      unenforced = unenforced + amount
     end
   end
-  return total
+  return total, debt, unenforced
 end
 
 -- The first `amount` of the draws, and the rest.

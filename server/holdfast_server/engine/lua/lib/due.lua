@@ -18,7 +18,7 @@ end
 local function late_lines(hold)
   local lines = {}
   for i, line in ipairs(hold[H_LINES]) do
-    lines[i] = { line[N_CREDIT_TYPE], draws.total(line[N_DRAWS]), line[N_CAPTURED] }
+    lines[i] = { line[N_CREDIT_TYPE], (draws.totals(line[N_DRAWS])), line[N_CAPTURED] }
   end
   return lines
 end
@@ -35,7 +35,7 @@ local function expire_hold(tree, hold_id, now)
   local late = { account, hold[H_FEATURE], hold[H_MODE], late_lines(hold), until_ms }
   local journal = journals.new(tree)
   for _, line in ipairs(hold[H_LINES]) do
-    local held = draws.total(line[N_DRAWS])
+    local held = draws.totals(line[N_DRAWS])
     local plan = settle.plan_line(tree, account, line, 0, false, MODE_ENFORCE, 1)
     settle.line(journal, account, line, plan, KIND_HOLD_EXPIRED, now)
     limits.give_back(tree, hold[H_COUNTS], line[N_CREDIT_TYPE], held, now)
@@ -131,12 +131,9 @@ local function change_grant(tree, member, now)
   return 1
 end
 
--- Brings a tree to the present. Answers how many holds ended and how many grants changed.
+-- Brings a tree of which something is due to the present. Answers how many holds ended and how many grants changed.
 function due.pass_time(tree)
   local now = tree.partition.now
-  if tree.due_ms == 0 or tree.due_ms > now then
-    return 0, 0
-  end
   tree.swept = true
   local held, granted = 0, 0
   local members = call("ZRANGEBYSCORE", tree.due_key, "-inf", text(now), "LIMIT", 0, DUE_MAX)

@@ -6,7 +6,7 @@ local PART_OF = { [C_AVAILABLE] = 2, [C_HELD] = 3, [C_BURNED] = 4, [C_EXPIRED] =
 -- Modules, filled by the files that follow.
 local partitions, trees, journals, draws, windows, limits, settle, due = {}, {}, {}, {}, {}, {}, {}, {}
 local claims = {}
-local operations = {}
+local spending, committing, holding, granting, describing, keeping = {}, {}, {}, {}, {}, {}
 
 local floor, fmod, min, max, insert, remove = math.floor, math.fmod, math.min, math.max, table.insert, table.remove
 local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
@@ -25,6 +25,18 @@ local function ceil_div(a, b)
   local rest = fmod(a, b)
   local whole = (a - rest) / b
   return rest > 0 and whole + 1 or whole
+end
+
+-- Fills a module when it is first used. Few calls need every file, and each call defines anew what it
+-- needs.
+local function later(module, fill)
+  setmetatable(module, {
+    __index = function(_, name)
+      setmetatable(module, nil)
+      fill()
+      return module[name]
+    end,
+  })
 end
 
 -- What an operation answers when it cannot be decided: a reason and its metadata as [name, value, ...].

@@ -3,48 +3,43 @@
 
 local BALANCE_WARN_PERCENTS = { 80, 95 }
 
+-- Brings the limits of a path to the present and lists them, as [account, state, limit, ...]. What
+-- follows takes this list: where nothing is limited it is empty, and costs next to nothing.
 function limits.settle(tree, path, now)
+  local limited = {}
   for _, account in ipairs(path) do
     local state = trees.account(tree, account)
     for _, limit in ipairs(state[A_LIMITS]) do
       windows.settle(limit, state[A_OFFSETS], now)
+      local n = #limited
+      limited[n + 1], limited[n + 2], limited[n + 3] = account, state, limit
     end
   end
+  return limited
 end
 
--- Calls `visit(account, state, limit)` for every limit that counts this feature and credit type
--- ("" stands for the request itself), until it answers something.
-function limits.each(tree, path, feature, credit_type, visit)
-  for _, account in ipairs(path) do
-    local state = trees.account(tree, account)
-    for _, limit in ipairs(state[A_LIMITS]) do
-      if windows.applies(limit, feature, credit_type) then
-        local answer = visit(account, state, limit)
-        if answer then
-          return answer
-        end
-      end
-    end
-  end
+local function judges(limit, feature, credit_type)
+  return limit[L_ENFORCEMENT] == LIMIT_HARD and windows.applies(limit, feature, credit_type)
 end
 
 -- The first hard limit that `amount` more would pass: what a denial says of it.
-function limits.exceeded(tree, path, feature, credit_type, amount, now)
-  return limits.each(tree, path, feature, credit_type, function(account, state, limit)
-    if limit[L_ENFORCEMENT] == LIMIT_HARD and amount > windows.remaining(limit) then
+function limits.exceeded(limited, feature, credit_type, amount, now)
+  for i = 1, #limited, 3 do
+    local account, state, limit = limited[i], limited[i + 1], limited[i + 2]
+    if judges(limit, feature, credit_type) and amount > windows.remaining(limit) then
       local retry_ms = windows.retry_after_ms(limit, state[A_OFFSETS], now, amount)
       return { limits.use(account, state, limit, now), retry_ms }
     end
-  end)
+  end
 end
 
 -- How much of `amount` every hard limit lets pass.
-function limits.remaining(tree, path, feature, credit_type, amount)
-  limits.each(tree, path, feature, credit_type, function(_, _, limit)
-    if limit[L_ENFORCEMENT] == LIMIT_HARD then
-      amount = min(amount, windows.remaining(limit))
+function limits.remaining(limited, feature, credit_type, amount)
+  for i = 3, #limited, 3 do
+    if judges(limited[i], feature, credit_type) then
+      amount = min(amount, windows.remaining(limited[i]))
     end
-  end)
+  end
   return amount
 end
 
@@ -71,20 +66,28 @@ local function limit_warnings(warnings, account, limit, before, after)
   end
 end
 
--- Counts `amount` in every matching limit; appends to `counts` (may be nil) and `warnings`.
-function limits.count(tree, path, feature, credit_type, amount, now, counts, warnings)
-  limits.each(tree, path, feature, credit_type, function(account, state, limit)
-    local before = windows.used(limit)
-    local window = windows.window_at(limit, state[A_OFFSETS], now)
-    windows.count(limit, window, amount)
-    trees.touch(tree, account)
-    if counts then
-      local n = #counts
-      counts[n + 1], counts[n + 2], counts[n + 3] = account, limit[L_ID], window
-      counts[n + 4], counts[n + 5] = amount, credit_type
+local function append_count(counts, account, limit, window, amount, credit_type)
+  local n = #counts
+  counts[n + 1], counts[n + 2], counts[n + 3] = account, limit[L_ID], window
+  counts[n + 4], counts[n + 5] = amount, credit_type
+end
+
+-- Counts `amount` in every matching limit ("" as the credit type stands for the request itself);
+-- appends to `counts` (may be nil) and `warnings`.
+function limits.count(tree, limited, feature, credit_type, amount, now, counts, warnings)
+  for i = 1, #limited, 3 do
+    local account, state, limit = limited[i], limited[i + 1], limited[i + 2]
+    if windows.applies(limit, feature, credit_type) then
+      local before = windows.used(limit)
+      local window = windows.window_at(limit, state[A_OFFSETS], now)
+      windows.count(limit, window, amount)
+      trees.touch(tree, account)
+      if counts then
+        append_count(counts, account, limit, window, amount, credit_type)
+      end
+      limit_warnings(warnings, account, limit, before, windows.used(limit))
     end
-    limit_warnings(warnings, account, limit, before, windows.used(limit))
-  end)
+  end
 end
 
 local function find(state, limit_id)

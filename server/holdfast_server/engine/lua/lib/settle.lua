@@ -31,7 +31,7 @@ end
 -- Burns the first `amount` of a line's draws; the rest is kept or goes back. Changes nothing yet.
 function settle.plan_line(tree, account, line, amount, keep, mode, overage)
   local burned, rest = draws.split(line[N_DRAWS], amount)
-  local excess = amount - draws.total(line[N_DRAWS])
+  local excess = amount - (draws.totals(line[N_DRAWS]))
   local overflow, failed = settle.plan_overflow(tree, account, line[N_CREDIT_TYPE], excess, mode, overage)
   local plan = { burned = burned, returned = keep and {} or rest, kept = keep and rest or {}, overflow = overflow }
   return plan, failed
@@ -103,16 +103,17 @@ function settle.line(journal, account, line, plan, kind, now)
   draws.apply(journal, kind == KIND_COMMIT and KIND_OVERAGE or kind, credit_type, plan.overflow, C_BURNED)
   settle.share_burned(shares, plan.overflow)
   line[N_DRAWS] = plan.kept
-  local burned, overage = draws.total(plan.burned), draws.total(plan.overflow)
+  local burned, burned_debt, burned_unenforced = draws.totals(plan.burned)
+  local overage, overage_debt, overage_unenforced = draws.totals(plan.overflow)
   line[N_CAPTURED] = line[N_CAPTURED] + burned + overage
   return {
     credit_type,
     burned + overage,
-    draws.total(plan.returned),
+    (draws.totals(plan.returned)),
     overage,
-    draws.total(plan.burned, SOURCE_DEBT) + draws.total(plan.overflow, SOURCE_DEBT),
-    draws.total(plan.burned, SOURCE_UNENFORCED) + draws.total(plan.overflow, SOURCE_UNENFORCED),
-    draws.total(plan.kept),
+    burned_debt + overage_debt,
+    burned_unenforced + overage_unenforced,
+    (draws.totals(plan.kept)),
     draws.available(trees.account(journal.tree, account), credit_type),
     shares,
   }
@@ -165,12 +166,11 @@ end
 
 -- Gives back what a settlement did not use, counts what it used above the hold.
 function settle.count(tree, hold, lines, nothing, now, warnings)
-  local path = trees.path(tree, hold[H_ACCOUNT])
-  limits.settle(tree, path, now)
+  local limited = limits.settle(tree, trees.path(tree, hold[H_ACCOUNT]), now)
   for _, line in ipairs(lines) do
     limits.give_back(tree, hold[H_COUNTS], line[1], line[3], now)
     if line[4] > 0 then
-      limits.count(tree, path, hold[H_FEATURE], line[1], line[4], now, nil, warnings)
+      limits.count(tree, limited, hold[H_FEATURE], line[1], line[4], now, nil, warnings)
     end
   end
   if nothing then

@@ -51,7 +51,7 @@ local function write(op, tree, state)
   return { first_seq, last_seq, state[A_VERSION], state[A_CREATED], op[ALL] }, entry
 end
 
-function operations.create_account(op, tree)
+function describing.create_account(op, tree)
   local taken = op[LAST] > 0 and call("GET", KEYS[op[LAST]])
   if taken or trees.account(tree, op[ACCOUNT]) then
     return failure(R_ACCOUNT_ALREADY_EXISTS, "account", op[ACCOUNT])
@@ -66,7 +66,7 @@ function operations.create_account(op, tree)
   return write(op, tree, state)
 end
 
-function operations.update_account(op, tree)
+function describing.update_account(op, tree)
   local state = trees.account(tree, op[ACCOUNT])
   if not state then
     return failure(R_ACCOUNT_NOT_FOUND, "account", op[ACCOUNT])

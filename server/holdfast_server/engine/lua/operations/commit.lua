@@ -46,7 +46,7 @@ end
 local function names_and_held(hold)
   local names, held = {}, {}
   for i, line in ipairs(hold[H_LINES]) do
-    names[i], held[i] = line[N_CREDIT_TYPE], draws.total(line[N_DRAWS])
+    names[i], held[i] = line[N_CREDIT_TYPE], (draws.totals(line[N_DRAWS]))
   end
   return names, held
 end
@@ -143,8 +143,7 @@ local function commit_late(op, tree, late)
     end
   end
   local journal, lines, warnings = journals.new(tree), {}, {}
-  local path = trees.path(tree, account)
-  limits.settle(tree, path, now)
+  local limited = limits.settle(tree, trees.path(tree, account), now)
   for i, line in ipairs(late[T_LINES]) do
     local plan = { burned = {}, returned = {}, kept = {}, overflow = overflows[i] }
     local receipt = settle.line(journal, account, { line[1], 0, 0, {} }, plan, KIND_LATE_COMMIT, now)
@@ -154,7 +153,7 @@ local function commit_late(op, tree, late)
   end
   for _, receipt in ipairs(lines) do
     if receipt[2] > 0 then
-      limits.count(tree, path, late[T_FEATURE], receipt[1], receipt[2], now, nil, warnings)
+      limits.count(tree, limited, late[T_FEATURE], receipt[1], receipt[2], now, nil, warnings)
     end
   end
   if #journal.postings == 0 then
@@ -181,7 +180,7 @@ local function commit_late(op, tree, late)
   return { first_seq, last_seq, { GRANTED, mode, 0, {}, {}, 0 }, state, lines, 1, 0, warnings }, entry
 end
 
-function operations.commit(op, tree)
+function committing.commit(op, tree)
   local hold = trees.hold(tree, op[HOLD])
   if hold then
     return commit_open(op, tree, hold)

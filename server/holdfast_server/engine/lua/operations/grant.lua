@@ -37,7 +37,7 @@ local function check_grant(tree, path, op, now)
   end
 end
 
-function operations.grant(op, tree)
+function granting.grant(op, tree)
   local now, account, credit_type = tree.partition.now, op[ACCOUNT], op[CREDIT_TYPE]
   local path = trees.path(tree, account)
   if #path == 0 then
@@ -81,7 +81,7 @@ local function revoke_pending(journal, account, credit_type, credit, grant, inde
   return taken, 0
 end
 
-function operations.revoke(op, tree)
+function granting.revoke(op, tree)
   local account, journal = op[ACCOUNT], journals.new(tree)
   local state = trees.account(tree, account)
   if not state then
@@ -182,7 +182,7 @@ local function refund_part(journal, op, part, line, now)
   end
 end
 
-function operations.refund(op, tree)
+function granting.refund(op, tree)
   local now, account = tree.partition.now, op[ACCOUNT]
   local state = trees.account(tree, account)
   if not state then

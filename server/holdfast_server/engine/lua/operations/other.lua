@@ -44,7 +44,7 @@ local function credit_line(tree, path, name)
   return { name, figures, draws.spendable(tree, path, name), credit and credit[C_VERSION] or 0, grants }
 end
 
-function operations.balance(op, tree)
+function keeping.balance(op, tree)
   local now, path = tree.partition.now, trees.path(tree, op[ACCOUNT])
   if #path == 0 then
     return failure(R_ACCOUNT_NOT_FOUND, "account", op[ACCOUNT])
@@ -63,7 +63,7 @@ function operations.balance(op, tree)
   return { 0, 0, credits, uses, trees.account(tree, path[1])[A_OPEN_HOLDS], now }
 end
 
-function operations.book_unenforced(op, tree)
+function keeping.book_unenforced(op, tree)
   local account = op[ACCOUNT]
   local state = trees.account(tree, account)
   if not state then
@@ -84,7 +84,7 @@ function operations.book_unenforced(op, tree)
 end
 
 -- Time has passed when the tree was loaded; this only says what it did, and looks after late holds.
-function operations.expire_due(op, tree)
+function keeping.expire_due(op, tree)
   partitions.forget_late(tree.partition)
   return { 0, 0, tree.held_ended or 0, tree.grants_changed or 0, tree.due_ms }
 end

@@ -4,7 +4,7 @@
 -- Release answers [decision, settled lines]; Extend answers [decision, expires_ms].
 local HOLD, TTL_MS = 11, 12
 
-function operations.release(op, tree)
+function holding.release(op, tree)
   local hold = trees.hold(tree, op[HOLD])
   if not hold then
     return settle.gone(tree.partition, op[HOLD], false)
@@ -29,7 +29,7 @@ function operations.release(op, tree)
   return { first_seq, last_seq, { GRANTED, mode, 0, {}, {}, 0 }, lines }, entry
 end
 
-function operations.extend(op, tree)
+function holding.extend(op, tree)
   local hold = trees.hold(tree, op[HOLD])
   if not hold then
     return settle.gone(tree.partition, op[HOLD], false)

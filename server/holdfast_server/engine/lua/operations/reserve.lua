@@ -22,18 +22,18 @@ local function judge_status(tree, path)
 end
 
 -- Answers the denial, or the amounts that limits let pass.
-local function judge_limits(tree, path, op, now)
-  local found = limits.exceeded(tree, path, op[FEATURE], "", 1, now)
+local function judge_limits(limited, op, now)
+  local found = limits.exceeded(limited, op[FEATURE], "", 1, now)
   if found then
     return found
   end
   local amounts = {}
   for i, line in ipairs(op[LINES]) do
-    found = limits.exceeded(tree, path, op[FEATURE], line[1], least(line, op[FIT]), now)
+    found = limits.exceeded(limited, op[FEATURE], line[1], least(line, op[FIT]), now)
     if found then
       return found
     end
-    amounts[i] = limits.remaining(tree, path, op[FEATURE], line[1], line[2])
+    amounts[i] = limits.remaining(limited, op[FEATURE], line[1], line[2])
   end
   return nil, amounts
 end
@@ -51,12 +51,12 @@ local function judge_credits(tree, path, op, amounts)
 end
 
 -- Status, then limits, then credits: the order of precedence of the reasons.
-local function judge(tree, path, op, now)
+local function judge(tree, path, limited, op, now)
   local reason = judge_status(tree, path)
   if reason then
     return { reason = reason, shortfalls = {}, limit = {}, retry_ms = 0 }
   end
-  local found, amounts = judge_limits(tree, path, op, now)
+  local found, amounts = judge_limits(limited, op, now)
   if found then
     return { reason = R_LIMIT_EXCEEDED, shortfalls = {}, limit = found[1], retry_ms = found[2] }
   end
@@ -103,25 +103,12 @@ local function plan(tree, path, op, amounts)
   return planned
 end
 
-local function available_before(tree, path, lines)
-  local before = {}
-  for i, line in ipairs(lines) do
-    before[i] = {}
-    for j, account in ipairs(path) do
-      before[i][j] = draws.available(trees.account(tree, account), line[N_CREDIT_TYPE])
-    end
-  end
-  return before
-end
-
-local function warn_balances(tree, path, lines, before, warnings)
-  for i, line in ipairs(lines) do
-    for j, account in ipairs(path) do
-      local credit = trees.account(tree, account)[A_CREDITS][line[N_CREDIT_TYPE]]
-      if credit then
-        limits.balance_warnings(warnings, account, line[N_CREDIT_TYPE], credit, before[i][j])
-      end
-    end
+-- Only an account whose credits were drawn can have passed a threshold.
+local function warn_balances(journal, warnings)
+  for _, posting in ipairs(journal.postings) do
+    local credit = posting[P_CREDIT]
+    local before = credit[C_AVAILABLE] - posting[P_DELTA][C_AVAILABLE - 1]
+    limits.balance_warnings(warnings, posting[P_ACCOUNT], posting[P_CREDIT_TYPE], credit, before)
   end
 end
 
@@ -134,8 +121,8 @@ local function place(journal, tree, op, kind, target)
   elseif partitions.backlogged(tree.partition) then
     return failure(R_LEDGER_BACKLOG)
   end
-  limits.settle(tree, path, now)
-  local verdict = judge(tree, path, op, now)
+  local limited = limits.settle(tree, path, now)
+  local verdict = judge(tree, path, limited, op, now)
   local decision = decide(verdict, op)
   if decision[1] == DENIED then
     return { decision = decision }
@@ -144,28 +131,28 @@ local function place(journal, tree, op, kind, target)
   if failed then
     return failed
   end
-  local before, counts, warnings = available_before(tree, path, lines), {}, {}
+  local counts, warnings = {}, {}
   for _, line in ipairs(lines) do
     draws.apply(journal, kind, line[N_CREDIT_TYPE], line[N_DRAWS], target)
   end
-  limits.count(tree, path, op[FEATURE], "", 1, now, counts, warnings)
+  limits.count(tree, limited, op[FEATURE], "", 1, now, counts, warnings)
   for _, line in ipairs(lines) do
-    limits.count(tree, path, op[FEATURE], line[N_CREDIT_TYPE], draws.total(line[N_DRAWS]), now, counts, warnings)
+    limits.count(tree, limited, op[FEATURE], line[N_CREDIT_TYPE], (draws.totals(line[N_DRAWS])), now, counts, warnings)
   end
-  warn_balances(tree, path, lines, before, warnings)
+  warn_balances(journal, warnings)
   return { decision = decision, lines = lines, counts = counts, warnings = warnings }
 end
 
 local function held_lines(state, lines)
   local shown = {}
   for i, line in ipairs(lines) do
-    local list = line[N_DRAWS]
+    local total, debt, unenforced = draws.totals(line[N_DRAWS])
     shown[i] = {
       line[N_CREDIT_TYPE],
       line[N_REQUESTED],
-      draws.total(list),
-      draws.total(list, SOURCE_DEBT),
-      draws.total(list, SOURCE_UNENFORCED),
+      total,
+      debt,
+      unenforced,
       draws.available(state, line[N_CREDIT_TYPE]),
     }
   end
@@ -177,14 +164,14 @@ local function burned_lines(state, lines)
   for i, line in ipairs(lines) do
     local list, shares = line[N_DRAWS], {}
     settle.share_burned(shares, list)
-    local debt, unenforced = draws.total(list, SOURCE_DEBT), draws.total(list, SOURCE_UNENFORCED)
+    local total, debt, unenforced = draws.totals(list)
     local available = draws.available(state, line[N_CREDIT_TYPE])
-    shown[i] = { line[N_CREDIT_TYPE], draws.total(list), 0, 0, debt, unenforced, 0, available, shares }
+    shown[i] = { line[N_CREDIT_TYPE], total, 0, 0, debt, unenforced, 0, available, shares }
   end
   return shown
 end
 
-function operations.reserve(op, tree)
+function spending.reserve(op, tree)
   local journal = journals.new(tree)
   local placed = place(journal, tree, op, KIND_HOLD, C_HELD)
   if placed.failed then
@@ -207,7 +194,7 @@ function operations.reserve(op, tree)
   return { first_seq, last_seq, placed.decision, hold_id, lines, expires_ms, placed.warnings }, entry
 end
 
-function operations.burn(op, tree)
+function spending.burn(op, tree)
   local journal = journals.new(tree)
   local placed = place(journal, tree, op, KIND_BURN, C_BURNED)
   if placed.failed then
