@@ -336,3 +336,12 @@ async def test_i8_a_key_counts_wherever_its_account_is_decided(real: Real, same_
     assert {answer.metadata["field"] for answer in answers[1:]} == {"account"}
     other = [replace(burn, tenant="u") for burn in burns[:1]]
     assert (await real.decide(other))[0].reason is Reason.ACCOUNT_NOT_FOUND
+
+
+async def test_a_name_that_was_refused_below_a_parent_stays_free(real: Real) -> None:
+    missing = op.CreateAccount("t", "new", op.AccountTerms(parent="ghost"), "1")
+    anew = op.CreateAccount("t", "new", op.AccountTerms(), "2")
+    (refused,) = await real.decide([missing])
+    (created,) = await real.decide([anew])
+    assert refused.reason is Reason.ACCOUNT_TREE_INVALID
+    assert created.account.root == "new"

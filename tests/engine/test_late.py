@@ -6,7 +6,7 @@ from typing import Any
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
-from holdfast_server.domain.reply import Buckets, HoldState
+from holdfast_server.domain.reply import Buckets, HoldState, Outcome
 from holdfast_server.engine.fingerprint import key_time_ms
 from holdfast_server.errors import HoldfastError, Reason
 from tests.support.both import Both
@@ -168,3 +168,32 @@ async def test_an_invented_hold_is_not_found(both: Both) -> None:
     assert {answer.reason for answer in answers} == {Reason.HOLD_NOT_FOUND}
     assert len({answer.message for answer in answers}) == 1
     assert (await both.buckets("a")).held == 10
+
+
+async def test_a_batch_keeps_its_order_whatever_its_keys_prove(both: Both) -> None:
+    """A plain key makes nobody wait: the ledger is asked before the batch is sent."""
+    await both.account("a")
+    await both.grant("a", 100)
+    fresh = uuid7(both.real.clock.now_ms)
+    first = op.Burn("t", "a", (op.Line("ai", 60),), "plain key")
+    second = op.Burn("t", "a", (op.Line("ai", 60),), fresh)
+
+    answers = await both.do_all([first, second])
+    again = await both.do_all([first, second])
+
+    assert [answer.decision.outcome for answer in answers] == [Outcome.GRANTED, Outcome.DENIED]
+    assert [comparable(answer) for answer in again] == [comparable(answer) for answer in answers]
+
+
+async def test_a_batch_of_old_keys_is_answered_by_the_ledger(both: Both) -> None:
+    await both.account("a")
+    await both.grant("a", 100)
+    burns = [op.Burn("t", "a", (op.Line("ai", n),), both.key()) for n in (1, 2, 3)]
+    answers = await both.do_all(burns)
+    await forget(both)
+
+    again = await both.do_all([*burns, op.Burn("t", "a", (op.Line("ai", 4),), both.key())])
+
+    assert [comparable(answer) for answer in again[:3]] == [comparable(each) for each in answers]
+    assert all(answer.applied.replayed for answer in again[:3])
+    assert (await both.buckets("a")).burned == 10

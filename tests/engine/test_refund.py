@@ -169,3 +169,32 @@ async def test_unknown_transactions_and_credit_types_are_refused(both: Both) -> 
 
     assert {answer.reason for answer in [*unknown, foreign]} == {Reason.TRANSACTION_NOT_FOUND}
     assert (await both.do(other)).reason is Reason.LINE_UNKNOWN
+
+
+async def test_a_revoked_grant_gets_nothing_that_could_be_spent(both: Both) -> None:
+    """Nothing was left to take when it was revoked; what is given back follows all the same."""
+    await both.account("a")
+    grant = await both.grant("a", 100)
+    held = await both.reserve("a", 100)
+    revoked = await both.do(op.Revoke("t", "a", grant, both.key(), "chargeback"))
+    committed = await both.commit(held.hold)
+
+    answer = await both.do(refund(both, committed.applied.transaction_id, 60))
+
+    assert (revoked.revoked, revoked.still_held) == (0, 100)
+    assert answer.lines[0].grants[0].revoked == 60
+    assert await both.buckets("a") == Buckets(granted=100, burned=40, revoked=60)
+
+
+async def test_each_source_of_a_shadow_hold_gets_its_own_back(both: Both) -> None:
+    """Overdraft was drawn before the unenforced rest, so that rest is given back first."""
+    await both.account("a", overdraft_limits={"ai": 40})
+    both.real.mode.now = Mode.SHADOW
+    held = await both.reserve("a", 100)
+    await both.commit(held.hold, 30, final=False)
+    committed = await both.commit(held.hold)
+
+    first = await both.do(refund(both, committed.applied.transaction_id, 65))
+
+    assert (first.lines[0].unenforced, first.lines[0].debt) == (60, 5)
+    assert await both.buckets("a") == Buckets(debt=35, burned=35)

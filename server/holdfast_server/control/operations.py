@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
@@ -24,12 +25,12 @@ from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.engine import failures
 from holdfast_server.engine.engine import Engine, Flag, NeedsLedger, Request
-from holdfast_server.engine.fingerprint import fingerprint, first_difference
-from holdfast_server.engine.pack import method_of
+from holdfast_server.engine.fingerprint import fingerprint, first_difference, key_time_ms
+from holdfast_server.engine.pack import PROTECTED, method_of
 from holdfast_server.engine.unpack import Place
 from holdfast_server.engine.watermark import Watermarks
 from holdfast_server.errors import HoldfastError, Reason
-from holdfast_server.ledger.records import RecordedHold
+from holdfast_server.ledger.records import RecordedHold, RecordedOperation
 from holdfast_server.ledger.store import Ledger
 
 #: How long a caller waits for the ledger before it is told that the hot store alone has its
@@ -39,6 +40,11 @@ LEDGER_WAIT_S = 3.0
 CATCH_UP_WAIT_S = 2.0
 #: How often an operation is sent again after the ledger was asked.
 ATTEMPTS_MAX = 5
+
+#: A time-ordered key of this age is new without asking the ledger. The script has the last word.
+PROVEN_AGE_MS_MAX = 120_000
+
+Found = Mapping[tuple[str, str], RecordedOperation]
 
 #: The hot store does not answer. For a question that changes nothing, a lost answer is no answer.
 _AWAY = frozenset({Reason.STORE_UNAVAILABLE, Reason.RESULT_UNKNOWN, Reason.FENCED})
@@ -66,6 +72,8 @@ class Operations:
     async def submit(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer]:
         """See `Submitter.submit`."""
         requests = [await self._request(operation) for operation in operations]
+        if len(operations) > 1:
+            requests = await self._looked_up(requests)
         answers = await self._decide(caller, requests)
         for index, operation in enumerate(operations):
             answer = answers[index]
@@ -88,6 +96,33 @@ class Operations:
             return await self._refund_request(operation)
         except HoldfastError as error:
             return error
+
+    async def _looked_up(self, requests: Sequence[Request | Answer]) -> list[Request | Answer]:
+        """Asks the ledger for all keys of a batch that cannot prove themselves, before it is sent.
+
+        A batch is decided in the order given, so none of it may have to wait for the ledger while
+        what follows goes on. While the ledger is away, the hot store may still know the keys.
+        """
+        asked = [each for each in requests if isinstance(each, Request) and _must_look_up(each)]
+        tenants = {each.operation.tenant for each in asked}
+        try:
+            known = {tenant: await self._found(tenant, asked) for tenant in tenants}
+        except HoldfastError:
+            return list(requests)
+        return [
+            await self._checked(each, known[each.operation.tenant]) if each in asked else each
+            for each in requests
+        ]
+
+    async def _found(self, tenant: str, asked: Sequence[Request]) -> Found:
+        names = [_key_name(each.operation) for each in asked if each.operation.tenant == tenant]
+        return await self.ledger.find_operations(tenant, names)
+
+    async def _checked(self, request: Request, found: Found) -> Request | Answer:
+        recorded = found.get(_key_name(request.operation))
+        if recorded is None:
+            return dataclasses.replace(request, checked=True)
+        return await self._recorded_answer(request.operation, recorded)
 
     async def _refund_request(self, operation: op.Refund) -> Request | Answer:
         try:
@@ -149,8 +184,9 @@ class Operations:
         """What the ledger says about an idempotency key."""
         key = getattr(operation, "key", "")
         found = await self.ledger.find_operation(operation.tenant, method_of(operation), key)
-        if found is None:
-            return None
+        return None if found is None else await self._recorded_answer(operation, found)
+
+    async def _recorded_answer(self, operation: Operation, found: RecordedOperation) -> Answer:
         if found.fingerprint != fingerprint(operation):
             return failures.key_reused(first_difference(operation, found.fingerprint))
         account = getattr(operation, "account", "")
@@ -220,6 +256,20 @@ class Operations:
             return answer
         reached = rp.at_durability(applied, Durability.LEDGER)
         return dataclasses.replace(answer, applied=reached)  # type: ignore[type-var]
+
+
+def _key_name(operation: Operation) -> tuple[str, str]:
+    """Method and idempotency key."""
+    return method_of(operation), getattr(operation, "key", "")
+
+
+def _must_look_up(request: Request) -> bool:
+    """Whether a key is so old, or so plain, that only the ledger can say that it is new."""
+    operation = request.operation
+    if type(operation) not in PROTECTED:
+        return False
+    age_ms = time.time_ns() // 1_000_000 - key_time_ms(getattr(operation, "key", ""))
+    return not -PROVEN_AGE_MS_MAX <= age_ms <= PROVEN_AGE_MS_MAX
 
 
 def _store_is_away(answer: object) -> TypeGuard[HoldfastError]:

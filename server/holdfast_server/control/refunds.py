@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from holdfast_server.domain.entry import Entry, EntryKind
-from holdfast_server.domain.operation import Mode, Refund
+from holdfast_server.domain.operation import Refund
 from holdfast_server.domain.twin.grants import RefundPart, RefundPlan
 from holdfast_server.domain.twin.state import DEBT, UNENFORCED
 from holdfast_server.errors import HoldfastError, Reason
@@ -85,33 +85,45 @@ def _parts(burned: BurnedTransaction) -> Iterator[RefundPart]:
 def _entry_parts(entry: Entry, burned: BurnedTransaction) -> Iterator[RefundPart]:
     """What no grant paid was drawn last: debt, then unenforced."""
     from_grants = sum(posting.burned for posting in entry.grants)
-    for source, amount in _ungranted(entry, entry.delta.burned - from_grants):
+    for source, amount in _ungranted(entry, entry.delta.burned - from_grants, burned):
         if amount:
             yield RefundPart(entry.account, entry.credit_type, source, amount)
     for posting in reversed(entry.grants):
         if posting.burned:
-            yield _grant_part(
-                entry, posting.grant_id, posting.burned, burned.grants.get(posting.grant_id)
-            )
+            part = RefundPart(entry.account, entry.credit_type, posting.grant_id, posting.burned)
+            revoked = posting.grant_id in burned.revoked
+            yield _with_terms(part, burned.grants.get(posting.grant_id), revoked)
 
 
-def _ungranted(entry: Entry, amount: int) -> Iterator[tuple[str, int]]:
-    """A COMMIT burns what its hold had booked: unenforced in shadow, else debt. Others book it
-    themselves.
-    """
-    if entry.kind is EntryKind.COMMIT:
-        yield (UNENFORCED if entry.mode is Mode.SHADOW else DEBT), amount
-    else:
+def _ungranted(entry: Entry, amount: int, burned: BurnedTransaction) -> Iterator[tuple[str, int]]:
+    """What no grant paid, last drawn first. A COMMIT burns what its hold had booked."""
+    if entry.kind is not EntryKind.COMMIT:
         yield UNENFORCED, entry.delta.unenforced
         yield DEBT, entry.delta.debt
+        return
+    debt = min(amount, _debt_left(entry, burned))
+    yield UNENFORCED, amount - debt
+    yield DEBT, debt
 
 
-def _grant_part(
-    entry: Entry, grant_id: str, amount: int, grant: RecordedGrant | None
-) -> RefundPart:
-    part = RefundPart(entry.account, entry.credit_type, grant_id, amount)
+def _debt_left(commit: Entry, burned: BurnedTransaction) -> int:
+    """The debt that a hold had booked on an account, less what earlier commits of it burned."""
+    left = 0
+    for found in burned.hold:
+        entry = found.entry
+        if (entry.account, entry.credit_type) != (commit.account, commit.credit_type):
+            continue
+        if entry.kind is EntryKind.HOLD:
+            left += entry.delta.debt
+        elif entry.kind is EntryKind.COMMIT and entry.seq < commit.seq:
+            left -= entry.delta.burned - sum(posting.burned for posting in entry.grants)
+    return max(0, left)
+
+
+def _with_terms(part: RefundPart, grant: RecordedGrant | None, revoked: bool) -> RefundPart:
+    """What the grant needs to come back, should the hot store have forgotten it."""
     if grant is None:
-        return part
+        return replace(part, revoked=revoked)
     terms = grant.terms
     return replace(
         part,
@@ -119,5 +131,5 @@ def _grant_part(
         expires_ms=terms.expires_at_ms,
         paid=int(terms.cost_amount > 0),
         effective_ms=terms.effective_at_ms,
-        revoked=grant.revoked > 0,
+        revoked=revoked,
     )

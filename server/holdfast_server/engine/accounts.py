@@ -9,7 +9,7 @@ import msgpack
 
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.bounds import TREE_LEVELS_MAX
-from holdfast_server.domain.operation import Mode
+from holdfast_server.domain.operation import CreateAccount, Mode
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.engine.failures import failed
 from holdfast_server.engine.keys import Keys
@@ -51,6 +51,19 @@ class AccountReader:
         if state is None:
             raise failed(Reason.ACCOUNT_NOT_FOUND, {"account": account})
         return _account(account, root, _unpacked(state), _unpacked(unread) if unread else None)
+
+    async def check_parent(self, operation: CreateAccount, root: str) -> None:
+        """Raises ACCOUNT_TREE_INVALID unless the parent exists and has room below it."""
+        key, above, levels = self._tree_keys(operation.tenant, root)[0], operation.terms.parent, 1
+        while above:
+            state = await self._store.read("HGET", key, f"a{above}")
+            if state is None:
+                metadata = {"account": operation.account, "rule": "parent"}
+                raise failed(Reason.ACCOUNT_TREE_INVALID, metadata)
+            above, levels = _unpacked(state)[1].decode(), levels + 1
+        if levels > TREE_LEVELS_MAX:
+            metadata = {"account": operation.account, "rule": "levels"}
+            raise failed(Reason.ACCOUNT_TREE_INVALID, metadata)
 
     async def current_seq(self, partition: int) -> int:
         """The sequence number of a partition's newest entry; 0 when it has none."""

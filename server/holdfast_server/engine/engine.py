@@ -146,6 +146,8 @@ class Engine:
         if isinstance(operation, op.Reserve | op.Burn):
             return self._spending(operation, facts, root)
         if isinstance(operation, op.CreateAccount) and operation.terms.parent:
+            # A name is claimed for good, so not for a place where no account can stand.
+            await self._parts.accounts.check_parent(operation, root)
             await self._parts.directory.claim(operation.tenant, operation.account, root)
         if isinstance(operation, op.CreateAccount):
             facts = dataclasses.replace(facts, root=root)

@@ -39,6 +39,20 @@ class Operations(Database):
             )
         return RecordedOperation(**row) if row else None
 
+    async def find_operations(
+        self, tenant: str, names: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], RecordedOperation]:
+        """What was answered under (method, key) pairs; those that are unknown are left out."""
+        async with self.reading(tenant) as cursor:
+            found = await fetch_all(
+                cursor,
+                QUERIES["find_operations"],
+                tenant=tenant,
+                methods=[method for method, _ in names],
+                keys=[key for _, key in names],
+            )
+        return {(row.pop("method"), row.pop("key")): RecordedOperation(**row) for row in found}
+
     async def find_hold(self, tenant: str, hold: str) -> RecordedHold | None:
         """What became of a hold (32 hexadecimal digits), or None where it is unknown."""
         async with self.reading(tenant) as cursor:
@@ -79,11 +93,20 @@ async def _burned(
     first = burns[0].entry
     as_of = await fetch_all(cursor, QUERIES["flushed"], partitions=[first.partition])
     grant_ids = {grant.grant_id for found in burns + given_back for grant in found.entry.grants}
+    revoked = await fetch_all(
+        cursor,
+        QUERIES["revoked_of"],
+        tenant=tenant,
+        accounts=list({found.entry.account for found in burns}),
+        grant_ids=list(grant_ids),
+    )
     return BurnedTransaction(
         account=first.actor,
         burns=burns,
         refunds=given_back,
         grants=await grants_by_id(cursor, tenant, grant_ids),
+        revoked=frozenset(row["grant_id"] for row in revoked),
+        hold=tuple(await hold_entries(cursor, tenant, first.hold)) if first.hold else (),
         partition=first.partition,
         epoch=as_of[0]["epoch"],
         as_of_seq=as_of[0]["last_seq"],

@@ -87,11 +87,18 @@ local function partition_of(op)
   return partition
 end
 
+-- The field of the tree that an operation needs first: most begin with an account, some with a hold.
+local function first_field(op)
+  local module = MODULES[op[O_CODE]]
+  local mark = (module == committing or module == holding) and "h" or "a"
+  return mark .. (op[O_FIRST] or "")
+end
+
 local function tree_of(op, partition)
   local index = op[O_TREE]
   local tree = loaded_trees[index]
   if not tree then
-    tree = trees.load(partition, index, #header[5], op[O_TENANT])
+    tree = trees.load(partition, index, #header[5], op[O_TENANT], first_field(op))
     loaded_trees[index] = tree
     if tree.due_ms > 0 and tree.due_ms <= partition.now then
       tree.held_ended, tree.grants_changed = due.pass_time(tree)
@@ -110,8 +117,9 @@ local function decide(op, shard)
   local partition = partition_of(op)
   local tree = tree_of(op, partition)
   local digest = op[O_DIGEST]
+  local field = "k" .. digest
   if digest ~= "" then
-    local record = partitions.record(partition, "k" .. digest)
+    local record = partitions.record(partition, field)
     if record then
       local stored = unpack_message(record)
       if stored[1] ~= op[O_FINGERPRINT] then
@@ -134,7 +142,7 @@ local function decide(op, shard)
   end
   local packed = pack(reply)
   if digest ~= "" then
-    partitions.remember(partition, "k" .. digest, pack({ op[O_FINGERPRINT], packed }))
+    partitions.remember(partition, field, pack({ op[O_FINGERPRINT], packed }))
     claims.make(shard, digest, partition.number)
     if entry and op[O_PROTECTED] == 1 then
       entry[17] = packed

@@ -183,6 +183,21 @@ WHERE tenant = %(tenant)s AND refund_of = %(refund_of)s AND refund_of <> ''
 ORDER BY partition, seq
 LIMIT %(limit)s;
 
+-- revoked_of --
+-- Which of some grants were revoked, even if nothing of them was left to take.
+SELECT DISTINCT posting ->> 0 AS grant_id
+FROM holdfast.entry, jsonb_array_elements(grants) AS posting
+WHERE tenant = %(tenant)s AND account = ANY(%(accounts)s) AND kind = 13
+    AND posting ->> 0 = ANY(%(grant_ids)s);
+
+-- find_operations --
+-- What was answered under some idempotency keys.
+SELECT method, idempotency_key AS key, fingerprint, answer, partition, epoch, first_seq
+FROM holdfast.tenant_operation
+JOIN unnest(%(methods)s::text[], %(keys)s::text[]) AS wanted (wanted_method, wanted_key)
+    ON method = wanted_method AND idempotency_key = wanted_key
+WHERE tenant = %(tenant)s;
+
 -- flushed --
 -- How far the ledger is.
 SELECT partition, epoch, last_seq

@@ -35,11 +35,12 @@ end
 
 -- Reads the claims of all keys in a call; `shard_of` is the shard of each operation, 0 for none.
 function claims.load(header, list, shard_of)
-  for i, op in ipairs(list) do
+  for i = 1, #list do
     local index = shard_of[i]
     if index > 0 then
       shards[index] = shards[index] or load_shard(header, index)
-      insert(shards[index].asked, op[O_DIGEST])
+      local asked = shards[index].asked
+      asked[#asked + 1] = list[i][O_DIGEST]
     end
   end
   for _, shard in pairs(shards) do
@@ -54,12 +55,12 @@ end
 -- Whether the key was used in another partition.
 function claims.taken(digest, partition_number)
   local holder = claimed[digest]
-  return holder and holder ~= text(partition_number)
+  return holder and holder ~= partition_number
 end
 
 function claims.make(shard_index, digest, partition_number)
   if not claimed[digest] then
-    claimed[digest] = text(partition_number)
+    claimed[digest] = partition_number
     local made = shards[shard_index].made
     made[#made + 1], made[#made + 2] = digest, claimed[digest]
   end
@@ -73,7 +74,7 @@ function claims.write()
         call("UNLINK", key)
         call("SET", shard.meta_key, pack(shard.meta))
       end
-      partitions.write_pairs(key, shard.made)
+      partitions.write_list("HSET", key, shard.made)
     end
   end
 end

@@ -39,22 +39,29 @@ local function change_bucket(posting, bucket, amount)
   delta[bucket - 1] = delta[bucket - 1] + amount
 end
 
--- Changes one part of a grant. A grant keeps only what remains and what is held.
-function journals.attribute(posting, grant, part, amount)
-  local row
-  for _, known in ipairs(posting[P_GRANTS]) do
-    if known[1] == grant[G_ID] then
-      row = known
+-- What a posting changes of a grant.
+local function row_of(posting, grant)
+  local rows, grant_id = posting[P_GRANTS], grant[G_ID]
+  for i = 1, #rows do
+    if rows[i][1] == grant_id then
+      return rows[i]
     end
   end
-  if not row then
-    row = { grant[G_ID], 0, 0, 0, 0, 0 }
-    insert(posting[P_GRANTS], row)
-  end
+  local row = { grant_id, 0, 0, 0, 0, 0 }
+  rows[#rows + 1] = row
+  return row
+end
+
+local function change_part(row, grant, part, amount)
   row[part] = row[part] + amount
   if part == G_REMAINING or part == G_HELD then
     grant[part] = grant[part] + amount
   end
+end
+
+-- Changes one part of a grant. A grant keeps only what remains and what is held.
+function journals.attribute(posting, grant, part, amount)
+  change_part(row_of(posting, grant), grant, part, amount)
 end
 
 -- Moves an amount between two buckets on the right side of the equation.
@@ -62,8 +69,9 @@ function journals.transfer(posting, from, to, amount, grant)
   change_bucket(posting, from, -amount)
   change_bucket(posting, to, amount)
   if grant then
-    journals.attribute(posting, grant, PART_OF[from], -amount)
-    journals.attribute(posting, grant, PART_OF[to], amount)
+    local row = row_of(posting, grant)
+    change_part(row, grant, PART_OF[from], -amount)
+    change_part(row, grant, PART_OF[to], amount)
   end
 end
 
@@ -94,8 +102,29 @@ end
 
 local function assert_bounds(figures)
   for i = 1, 8 do
-    assert(figures[i] >= 0 and figures[i] <= AMOUNT_MAX, "a bucket is out of bounds")
+    if figures[i] < 0 or figures[i] > AMOUNT_MAX then
+      error("a bucket is out of bounds")
+    end
   end
+end
+
+-- The buckets of a credit as an entry shows them; an entry about an account has none.
+local function buckets_of(credit)
+  if not credit then
+    return { 0, 0, 0, 0, 0, 0, 0, 0 }
+  end
+  return {
+    credit[C_GRANTED], credit[C_DEBT], credit[C_UNENFORCED], credit[C_AVAILABLE],
+    credit[C_HELD], credit[C_BURNED], credit[C_EXPIRED], credit[C_REVOKED],
+  }
+end
+
+local function minus(buckets, delta)
+  local before = {}
+  for b = 1, 8 do
+    before[b] = buckets[b] - delta[b]
+  end
+  return before
 end
 
 -- Several postings may touch one credit: walks back from its present buckets.
@@ -103,20 +132,12 @@ local function fill_after(postings)
   local present = {}
   for i = #postings, 1, -1 do
     local posting = postings[i]
-    local credit, delta = posting[P_CREDIT], posting[P_DELTA]
-    local buckets = present[credit]
-    if not buckets then
-      buckets = {}
-      for b = 1, 8 do
-        buckets[b] = credit and credit[b + 1] or 0
-      end
+    local credit = posting[P_CREDIT]
+    local after = present[credit] or buckets_of(credit)
+    posting[P_AFTER] = after
+    if i > 1 then
+      present[credit] = minus(after, posting[P_DELTA])
     end
-    local before = {}
-    for b = 1, 8 do
-      before[b] = buckets[b] - delta[b]
-    end
-    posting[P_AFTER] = buckets
-    present[credit] = before
   end
 end
 

@@ -11,7 +11,7 @@ function partitions.load(header, index)
   local partition = {
     meta = meta,
     flushed = tonumber(call("GET", KEYS[base + 3]) or "0"),
-    number = header[5][index],
+    number = text(header[5][index]),
     now = max(meta[M_LAST_MS], clock_ms(header)),
     epoch = header[1],
     generation_ms = header[2],
@@ -61,8 +61,8 @@ end
 function partitions.remember(partition, field, value)
   partition.records[field] = value
   local pairs_of = partition.record_pairs
-  pairs_of[#pairs_of + 1] = field
-  pairs_of[#pairs_of + 1] = value
+  local n = #pairs_of
+  pairs_of[n + 1], pairs_of[n + 2] = field, value
 end
 
 -- Gives an entry its place in the partition's order.
@@ -123,9 +123,7 @@ function partitions.write_rest(partition)
   if partition.turned then
     call("UNLINK", partition.record_keys[meta[M_PARITY]])
   end
-  if #partition.record_pairs > 0 then
-    partitions.write_pairs(partition.record_keys[meta[M_PARITY]], partition.record_pairs)
-  end
+  partitions.write_list("HSET", partition.record_keys[meta[M_PARITY]], partition.record_pairs)
   for _, change in ipairs(partition.late_changes) do
     partitions.write_late(partition, change[1], change[2])
   end
@@ -141,10 +139,11 @@ function partitions.write_late(partition, hold, value)
   end
 end
 
--- HSET takes what Lua can unpack: fewer than 8,000 values at a time.
-function partitions.write_pairs(key, pairs_of)
-  for first = 1, #pairs_of, 1000 do
-    call("HSET", key, unpack(pairs_of, first, min(first + 999, #pairs_of)))
+-- A command takes what Lua can unpack: fewer than 8,000 values at a time. An even number of them keeps
+-- pairs together; nothing is done for an empty list.
+function partitions.write_list(command, key, list)
+  for first = 1, #list, 1000 do
+    call(command, key, unpack(list, first, min(first + 999, #list)))
   end
 end
 

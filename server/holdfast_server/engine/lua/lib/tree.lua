@@ -5,21 +5,30 @@
 -- Fields of the hash: "m" the earliest due time (a lower bound), "a" .. account, "h" .. hold id,
 -- "n" .. account for the terms that no decision reads.
 
-function trees.load(partition, index, partitions_count, tenant)
+local ACCOUNT_MARK = string.byte("a")
+
+-- `field` is the account or hold that the first operation names: it is read along with "m".
+function trees.load(partition, index, partitions_count, tenant, field)
   local base = partitions_count * 8 + (index - 1) * 2
+  local key = KEYS[base + 1]
+  local found = call("HMGET", key, "m", field)
+  local due_ms = tonumber(found[1] or "0")
   local tree = {
-    key = KEYS[base + 1],
+    key = key,
     due_key = KEYS[base + 2],
     tenant = tenant,
     partition = partition,
     accounts = {},
     holds = {},
-    changed = {},
-    due_added = {},
-    due_removed = {},
+    -- Accounts and holds to be written; a member's due time, false for one to be removed.
+    touched = {},
+    holds_set = {},
+    due_changes = {},
+    due_ms = due_ms,
+    due_ms_stored = due_ms,
   }
-  tree.due_ms = tonumber(call("HGET", tree.key, "m") or "0")
-  tree.due_ms_stored = tree.due_ms
+  local known = string.byte(field) == ACCOUNT_MARK and tree.accounts or tree.holds
+  known[string.sub(field, 2)] = found[2] and unpack_message(found[2]) or false
   return tree
 end
 
@@ -43,7 +52,13 @@ function trees.account(tree, account)
 end
 
 function trees.touch(tree, account)
-  tree.changed["a" .. account] = true
+  tree.touched[account] = true
+end
+
+-- Keeps the terms of an account that no decision reads; "" for none.
+function trees.set_terms(tree, account, terms)
+  tree.terms = tree.terms or {}
+  tree.terms[account] = terms
 end
 
 -- The account and those above it, the root last: a list of ids. Empty when it does not exist.
@@ -72,25 +87,23 @@ end
 
 function trees.set_hold(tree, hold, value)
   tree.holds[hold] = value
-  tree.changed["h" .. hold] = true
+  tree.holds_set[hold] = true
 end
 
 function trees.add_due(tree, member, at_ms)
-  tree.due_added[member] = at_ms
-  tree.due_removed[member] = nil
+  tree.due_changes[member] = at_ms
   if tree.due_ms == 0 or at_ms < tree.due_ms then
     tree.due_ms = at_ms
   end
 end
 
 function trees.remove_due(tree, member)
-  tree.due_added[member] = nil
-  tree.due_removed[member] = true
+  tree.due_changes[member] = false
 end
 
 -- Touches what will be written and was not read; see `partitions.check`.
 function trees.check(tree)
-  if next(tree.due_added) or next(tree.due_removed) then
+  if next(tree.due_changes) then
     call("ZCARD", tree.due_key)
   end
   if tree.swept or tree.due_ms ~= tree.due_ms_stored then
@@ -99,53 +112,64 @@ function trees.check(tree)
 end
 
 function trees.write(tree)
-  trees.write_fields(tree)
-  for member, at_ms in pairs(tree.due_added) do
-    call("ZADD", tree.due_key, text(at_ms), member)
+  trees.write_index(tree)
+  local set, gone = {}, {}
+  trees.list_changes(tree, set, gone)
+  if tree.due_ms ~= tree.due_ms_stored then
+    trees.write_due(tree, set, gone)
   end
-  for member in pairs(tree.due_removed) do
-    call("ZREM", tree.due_key, member)
-  end
-  trees.write_due(tree)
+  partitions.write_list("HSET", tree.key, set)
+  partitions.write_list("HDEL", tree.key, gone)
 end
 
-function trees.write_fields(tree)
-  local set, gone = {}, {}
-  for field in pairs(tree.changed) do
-    local name = string.sub(field, 2)
-    local mark = string.sub(field, 1, 1)
-    local value = mark == "a" and tree.accounts[name] or mark == "h" and tree.holds[name]
-    if mark == "n" and tree.changed[field] ~= "" then
-      set[#set + 1], set[#set + 2] = field, tree.changed[field]
-    elseif value then
-      set[#set + 1], set[#set + 2] = field, pack(value)
+-- Appends what is to be written of accounts and holds: [field, value, ...] and [field, ...].
+function trees.list_changes(tree, set, gone)
+  for account in pairs(tree.touched) do
+    set[#set + 1], set[#set + 2] = "a" .. account, pack(tree.accounts[account])
+  end
+  for hold in pairs(tree.holds_set) do
+    local value = tree.holds[hold]
+    if value then
+      set[#set + 1], set[#set + 2] = "h" .. hold, pack(value)
     else
-      gone[#gone + 1] = field
+      gone[#gone + 1] = "h" .. hold
     end
   end
-  if #set > 0 then
-    partitions.write_pairs(tree.key, set)
-  end
-  for _, field in ipairs(gone) do
-    call("HDEL", tree.key, field)
+  for account, terms in pairs(tree.terms or {}) do
+    if terms ~= "" then
+      set[#set + 1], set[#set + 2] = "n" .. account, terms
+    else
+      gone[#gone + 1] = "n" .. account
+    end
   end
 end
 
 -- The earliest due time is only read anew when the one that was known has passed.
-function trees.write_due(tree)
+function trees.write_index(tree)
+  local added, removed = {}, {}
+  for member, at_ms in pairs(tree.due_changes) do
+    if at_ms then
+      added[#added + 1], added[#added + 2] = text(at_ms), member
+    else
+      removed[#removed + 1] = member
+    end
+  end
+  partitions.write_list("ZADD", tree.due_key, added)
+  partitions.write_list("ZREM", tree.due_key, removed)
   if tree.swept then
     local first = call("ZRANGE", tree.due_key, 0, 0, "WITHSCORES")
     tree.due_ms = tonumber(first[2] or "0")
   end
-  if tree.due_ms == tree.due_ms_stored then
-    return
-  end
+end
+
+-- Appends the tree's own due time to its changes, and tells the partition of it.
+function trees.write_due(tree, set, gone)
   local name = string.match(tree.key, ":t:(.*)$")
   if tree.due_ms > 0 then
-    call("HSET", tree.key, "m", text(tree.due_ms))
+    set[#set + 1], set[#set + 2] = "m", text(tree.due_ms)
     call("ZADD", tree.partition.due_key, text(tree.due_ms), name)
   else
-    call("HDEL", tree.key, "m")
+    gone[#gone + 1] = "m"
     call("ZREM", tree.partition.due_key, name)
   end
 end

@@ -43,7 +43,7 @@ local function raise_heights(tree, state)
 end
 
 local function write(op, tree, state)
-  tree.changed["n" .. op[ACCOUNT]] = op[TERMS]
+  trees.set_terms(tree, op[ACCOUNT], op[TERMS])
   raise_heights(tree, state)
   local journal = journals.new(tree)
   journals.posting(journal, KIND_ACCOUNT, op[ACCOUNT], "")
