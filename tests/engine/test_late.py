@@ -85,20 +85,37 @@ async def test_a_late_replay_of_reserve_makes_a_new_hold(both: Both) -> None:
     assert not second.applied.replayed
 
 
+def burn_under(key: str) -> op.Burn:
+    return op.Burn("t", "a", (op.Line("ai", 1),), key)
+
+
 async def test_a_fresh_time_ordered_key_needs_no_ledger(both: Both) -> None:
     """With a young UUIDv7 the engine alone decides; with any other key it asks to look first."""
     await both.account("a")
     await both.grant("a", 100)
+    await forget(both)
     now_ms = both.real.clock.now_ms
-    burns = [
-        op.Burn("t", "a", (op.Line("ai", 1),), key)
-        for key in (uuid7(now_ms), uuid7(now_ms - GENERATION_MS), uuid7(now_ms + HOUR_MS), "plain")
-    ]
+    keys = (uuid7(now_ms), uuid7(now_ms - 3 * GENERATION_MS), uuid7(now_ms + HOUR_MS), "plain")
 
-    answers = await both.real.decide(burns, checked=False)
+    answers = await both.real.decide([burn_under(key) for key in keys], checked=False)
 
     assert [type(answer).__name__ for answer in answers] == ["BurnReply"] + ["NeedsLedger"] * 3
     assert key_time_ms(uuid7(now_ms)) == now_ms
+
+
+async def test_a_longer_window_does_not_make_old_keys_prove_themselves(both: Both) -> None:
+    """What is remembered counts, not what somebody wants remembered from now on."""
+    await both.account("a")
+    await both.grant("a", 100)
+    burn = burn_under(uuid7(both.real.clock.now_ms))
+    await both.do(burn)
+    await forget(both)
+    both.real.window.generation_ms = 24 * HOUR_MS
+
+    again = await both.do(burn)
+
+    assert again.applied.replayed
+    assert (await both.buckets("a")).burned == 1
 
 
 async def test_a_settled_hold_that_was_forgotten_is_still_settled(both: Both) -> None:

@@ -27,6 +27,7 @@ CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
     "explain_balance": lambda ledger: ledger.explain_balance("t", "a", "c", None, 1),
     "find_hold": lambda ledger: ledger.find_hold("t", "0a" * 16),
     "find_operation": lambda ledger: ledger.find_operation("t", "Burn", "k"),
+    "find_operations": lambda ledger: ledger.find_operations("t", [("Burn", "k")]),
     "flushed": lambda ledger: ledger.flushed(),
     "get_account": lambda ledger: ledger.get_account("t", "a"),
     "hold_entries": lambda ledger: ledger.hold_entries("t", "0a" * 16),

@@ -59,6 +59,16 @@ class OneMode:
         return True
 
 
+@dataclass(slots=True)
+class Window:
+    """How long idempotency keys are remembered."""
+
+    generation_ms: int = GENERATION_MS
+
+    def __call__(self) -> int:
+        return self.generation_ms
+
+
 class NoRecorder:
     """Takes figures and forgets them."""
 
@@ -90,6 +100,7 @@ class Real:
     engine: Engine
     mode: OneMode
     clock: TestClock
+    window: Window
 
     async def decide(self, operations: Sequence[Operation], *, checked: bool = True) -> list[Any]:
         """Answers operations as if the ledger knew none of their keys."""
@@ -118,8 +129,8 @@ def build(
 ) -> Real:
     """An engine on the store at `url`."""
     store, keys, mode, test_clock = Store(url), Keys(partitions), OneMode(), TestClock()
-    script = load("apply", clock)
-    calls = Calls(store, keys, script, lambda: GENERATION_MS, test_clock)
+    script, window = load("apply", clock), Window()
+    calls = Calls(store, keys, script, window, test_clock)
     batcher = Batcher(calls, limits or Limits(), NoRecorder(), tracing)
     parts = Parts(
         batcher,
@@ -129,7 +140,7 @@ def build(
         SIGNER,
         mode,
     )
-    return Real(store, keys, Engine(parts), mode, test_clock)
+    return Real(store, keys, Engine(parts), mode, test_clock, window)
 
 
 class Pair:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from holdfast_server.errors import HoldfastError, Reason
 
 _SENTENCES: Mapping[Reason, str] = {
+    Reason.OVERLOADED: "much of this account expires right now; retry in a moment",
     Reason.FIELD_INVALID: (
         "the value of {field} is not possible now; a grant must expire after it becomes effective"
     ),

@@ -103,7 +103,10 @@ def _check_grant(path: list[AccountState], terms: GrantTerms, now_ms: int) -> No
         raise HoldfastError(
             Reason.ACCOUNT_FULL, "too many grants are open", field="grants", maximum=GRANTS_MAX
         )
-    if terms.amount > (credit or Credit()).room():
+    credit = credit or Credit()
+    repays = terms.repay_debt and terms.effective_at_ms <= now_ms
+    # Debt that the grant repays makes room for it.
+    if terms.amount - min(terms.amount, credit.settled(DEBT) if repays else 0) > credit.room():
         raise HoldfastError(
             Reason.BALANCE_LIMIT_EXCEEDED,
             "the account cannot hold this much",

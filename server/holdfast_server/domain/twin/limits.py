@@ -96,7 +96,7 @@ def give_back(
         counter = _counter(state, count.limit_id)
         if state is not None and counter is not None:
             windows.settle_counter(counter, state.offsets, now_ms)
-            windows.give_back(counter, count.window, part)
+            windows.give_back(counter, count.window, part, now_ms)
 
 
 def balance_warnings(

@@ -69,7 +69,7 @@ def place(
     """
     path = tree.path(operation.account)
     limits.settle_counters(path, now_ms)
-    verdict = judge(path, operation, now_ms)
+    verdict = judge(path, operation, mode, now_ms)
     decision = decide(verdict, operation.lines, mode)
     if decision.outcome is Outcome.DENIED:
         return decision
@@ -89,7 +89,7 @@ def place(
     return Placed(decision, lines, counts, warnings)
 
 
-def judge(path: list[AccountState], operation: Reserve | Burn, now_ms: int) -> Verdict:
+def judge(path: list[AccountState], operation: Reserve | Burn, mode: Mode, now_ms: int) -> Verdict:
     """Status, then limits, then credits: the order of precedence of the reasons."""
     for status, reason in (
         (AccountStatus.CLOSED, Reason.ACCOUNT_CLOSED),
@@ -97,20 +97,22 @@ def judge(path: list[AccountState], operation: Reserve | Burn, now_ms: int) -> V
     ):
         if any(state.status is status for state in path):
             return Verdict([], reason)
-    verdict = _judge_limits(path, operation, now_ms)
+    verdict = _judge_limits(path, operation, mode, now_ms)
     return (
         verdict
         if verdict.reason is not Reason.UNSPECIFIED
-        else _judge_credits(path, operation, verdict.amounts)
+        else _judge_credits(path, operation, mode, verdict.amounts)
     )
 
 
-def _judge_limits(path: list[AccountState], operation: Reserve | Burn, now_ms: int) -> Verdict:
+def _judge_limits(
+    path: list[AccountState], operation: Reserve | Burn, mode: Mode, now_ms: int
+) -> Verdict:
     if found := limits.exceeded(path, operation.feature, "", 1):
         return _limited(*found, 1, now_ms)
     amounts = []
     for line in operation.lines:
-        least = _least(line, operation.fit)
+        least = _least(line, operation.fit, mode)
         if found := limits.exceeded(path, operation.feature, line.credit_type, least):
             return _limited(*found, least, now_ms)
         amounts.append(limits.remaining(path, operation.feature, line.credit_type, line.amount))
@@ -124,12 +126,12 @@ def _limited(state: AccountState, counter: Counter, amount: int, now_ms: int) ->
 
 
 def _judge_credits(
-    path: list[AccountState], operation: Reserve | Burn, amounts: list[int]
+    path: list[AccountState], operation: Reserve | Burn, mode: Mode, amounts: list[int]
 ) -> Verdict:
     held, shortfalls = [], []
     for line, amount in zip(operation.lines, amounts, strict=True):
         there = spendable(path, line.credit_type)
-        least = _least(line, operation.fit)
+        least = _least(line, operation.fit, mode)
         if there < least:
             shortfalls.append(Shortfall(line.credit_type, there, least - there))
         held.append(min(amount, there))
@@ -137,8 +139,9 @@ def _judge_credits(
     return Verdict(held, reason, shortfalls)
 
 
-def _least(line: Line, fit: Fit) -> int:
-    return line.minimum if fit is Fit.UP_TO else line.amount
+def _least(line: Line, fit: Fit, mode: Mode) -> int:
+    """The least that enforcement would have to grant. Shadow mode lets all pass that is asked."""
+    return line.minimum if fit is Fit.UP_TO and mode is Mode.ENFORCE else line.amount
 
 
 def decide(verdict: Verdict, lines: tuple[Line, ...], mode: Mode) -> Decision:

@@ -56,9 +56,9 @@ def slice_ms(limit: Limit) -> int:
 
 
 def window_at(limit: Limit, offsets: tuple[tuple[int, int], ...], now_ms: int) -> int:
-    """The number of the window or slice that an instant lies in; 0 for a burst bucket."""
+    """The number of the window or slice of an instant; for a burst bucket the instant itself."""
     if limit.window is LimitWindow.BURST:
-        return 0
+        return now_ms
     if limit.window is LimitWindow.SLIDING:
         return now_ms // slice_ms(limit)
     day = (now_ms + offset_at(offsets, now_ms)) // DAY_MS
@@ -106,10 +106,15 @@ def count(counter: Counter, window: int, amount: int) -> None:
         counter.used[window] = min(AMOUNT_MAX, counter.used.get(window, 0) + amount)
 
 
-def give_back(counter: Counter, window: int, amount: int) -> None:
-    """Takes an amount back from the window it was counted in, if that is still remembered."""
-    if counter.limit.window is LimitWindow.BURST:
-        counter.level = max(0, counter.level - amount * counter.limit.window_ms)
+def give_back(counter: Counter, window: int, amount: int, now_ms: int) -> None:
+    """Takes an amount back from the window it was counted in, if that is still remembered.
+
+    From a burst bucket only what cannot have drained since it was counted.
+    """
+    limit = counter.limit
+    if limit.window is LimitWindow.BURST:
+        left = min(AMOUNT_MAX, amount * limit.window_ms) - (now_ms - window) * limit.maximum
+        counter.level = max(0, counter.level - max(0, left))
     elif window in counter.used:
         counter.used[window] = max(0, counter.used[window] - amount)
 

@@ -107,16 +107,21 @@ local function tree_of(op, partition)
   return tree
 end
 
--- A key whose own time lies well within what is remembered cannot have been used and forgotten.
+-- A key whose own time lies well within what is remembered cannot have been used and forgotten. What
+-- is remembered counts, not the window that is wanted now: that may have been raised.
 local function proves_itself(op, partition)
-  local age_ms = partition.now - op[O_KEY_MS]
-  return op[O_KEY_MS] > 0 and age_ms <= partition.generation_ms - CLOCK_SKEW_MS and age_ms >= -CLOCK_SKEW_MS
+  local key_ms = op[O_KEY_MS]
+  return key_ms > 0 and key_ms - CLOCK_SKEW_MS >= partition.meta[M_FORMER_MS] and key_ms <= partition.now + CLOCK_SKEW_MS
 end
 
 local function decide(op, shard)
   local partition = partition_of(op)
   local tree = tree_of(op, partition)
   local digest = op[O_DIGEST]
+  -- What is past its time never counts: nothing is decided until all of it has ended.
+  if tree.behind and op[O_CODE] ~= CODE_EXPIRE_DUE then
+    return FAILED, pack({ R_OVERLOADED, { "retry_after_ms", RETRY_AFTER_MS } })
+  end
   local field = "k" .. digest
   if digest ~= "" then
     local record = partitions.record(partition, field)

@@ -10,9 +10,12 @@ local HOLD_AGE_MS_MAX = 604800000
 local LATE_COMMIT_WINDOW_MS = 86400000
 local SLIDING_SLICES = 10
 -- Things that one call ends in one tree, and late holds that it forgets: bounds the time of one call.
-local DUE_MAX = 1000
+local DUE_MAX = 2000
 local FORGET_MAX = 100
--- A key whose own time proves that it is this much younger than what is remembered needs no look-up.
+-- What a caller is told to wait while a tree has more to end than that, as text.
+local RETRY_AFTER_MS = "50"
+local CODE_EXPIRE_DUE = 13
+-- How far the clocks of callers may be from the store's: keys carry the callers' time.
 local CLOCK_SKEW_MS = 300000
 
 -- An account.
@@ -47,7 +50,7 @@ local SOURCE_DEBT, SOURCE_UNENFORCED = "D", "U"
 local T_ACCOUNT, T_FEATURE, T_MODE, T_LINES, T_UNTIL = 1, 2, 3, 4, 5
 
 -- The state of a partition.
-local M_SEQ, M_LAST_MS, M_GENERATION_MS, M_PARITY, M_GENERATION_SEQ, M_OPEN_HOLDS = 1, 2, 3, 4, 5, 6
+local M_SEQ, M_LAST_MS, M_GENERATION_MS, M_PARITY, M_GENERATION_SEQ, M_OPEN_HOLDS, M_FORMER_MS = 1, 2, 3, 4, 5, 6, 7
 
 -- A posting of the journal.
 local P_KIND, P_ACCOUNT, P_CREDIT_TYPE, P_DELTA, P_GRANTS, P_CREDIT, P_VERSION, P_AFTER = 1, 2, 3, 4, 5, 6, 7, 8
@@ -71,7 +74,7 @@ local OVERAGE_CAP, OVERAGE_REJECT = 2, 3
 local WARN_LIMIT, WARN_BALANCE, WARN_SOFT = 1, 2, 3
 
 -- Reasons (errors.py).
-local R_FIELD_INVALID, R_LEDGER_BACKLOG, R_ACCOUNT_NOT_FOUND = 36, 56, 73
+local R_OVERLOADED, R_FIELD_INVALID, R_LEDGER_BACKLOG, R_ACCOUNT_NOT_FOUND = 9, 36, 56, 73
 local R_GRANT_NOT_FOUND, R_ACCOUNT_ALREADY_EXISTS, R_ACCOUNT_TREE_INVALID = 75, 78, 80
 local R_HOLD_ALREADY_COMMITTED, R_HOLD_ALREADY_SETTLED, R_HOLD_EXPIRED = 81, 82, 83
 local R_HOLD_MAXIMUM_AGE, R_LINE_UNKNOWN, R_BALANCE_LIMIT_EXCEEDED = 84, 85, 87

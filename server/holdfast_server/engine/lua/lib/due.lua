@@ -131,12 +131,14 @@ local function change_grant(tree, member, now)
   return 1
 end
 
--- Brings a tree of which something is due to the present. Answers how many holds ended and how many grants changed.
+-- Brings a tree of which something is due to the present; `tree.behind` where more is due than one
+-- call may end. Answers how many holds ended and how many grants changed.
 function due.pass_time(tree)
   local now = tree.partition.now
   tree.swept = true
   local held, granted = 0, 0
   local members = call("ZRANGEBYSCORE", tree.due_key, "-inf", text(now), "LIMIT", 0, DUE_MAX)
+  tree.behind = #members == DUE_MAX
   for _, member in ipairs(members) do
     if string.sub(member, 1, 1) == "h" then
       held = held + expire_hold(tree, string.sub(member, 2), now)

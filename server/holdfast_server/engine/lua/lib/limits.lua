@@ -108,7 +108,7 @@ function limits.give_back(tree, counts, credit_type, amount, now)
       local limit = state and find(state, counts[i + 1])
       if limit then
         windows.settle(limit, state[A_OFFSETS], now)
-        windows.give_back(limit, counts[i + 2], part)
+        windows.give_back(limit, counts[i + 2], part, now)
         trees.touch(tree, counts[i])
       end
     end

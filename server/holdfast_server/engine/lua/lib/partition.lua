@@ -7,7 +7,7 @@
 function partitions.load(header, index)
   local base = (index - 1) * 8
   local packed = call("GET", KEYS[base + 1])
-  local meta = packed and unpack_message(packed) or { 0, 0, 0, 0, 0, 0 }
+  local meta = packed and unpack_message(packed) or { 0, 0, 0, 0, 0, 0, 0 }
   local partition = {
     meta = meta,
     flushed = tonumber(call("GET", KEYS[base + 3]) or "0"),
@@ -33,13 +33,15 @@ function partitions.load(header, index)
 end
 
 -- Idempotency records live in two hashes, this generation's and the one before. When a generation is
--- as long as the window, the one before is dropped whole, once the ledger has all of it.
+-- as long as the window, the one before is dropped whole, once the ledger has all of it. Everything
+-- since the former generation began (M_FORMER_MS) is remembered.
 function partitions.turn_generation(partition)
   local meta = partition.meta
   if meta[M_GENERATION_MS] == 0 then
     meta[M_GENERATION_MS] = partition.now
   elseif partition.now - meta[M_GENERATION_MS] >= partition.generation_ms and meta[M_GENERATION_SEQ] <= partition.flushed then
     meta[M_PARITY] = 1 - meta[M_PARITY]
+    meta[M_FORMER_MS] = meta[M_GENERATION_MS]
     meta[M_GENERATION_MS] = partition.now
     meta[M_GENERATION_SEQ] = meta[M_SEQ]
     partition.turned = true

@@ -48,10 +48,11 @@ function windows.slice_ms(limit)
   return floor(limit[L_WINDOW_MS] / SLIDING_SLICES)
 end
 
+-- The number of the window or slice that an instant lies in; for a burst bucket the instant itself.
 function windows.window_at(limit, offsets, now)
   local window = limit[L_WINDOW]
   if window == WINDOW_BURST then
-    return 0
+    return now
   elseif window == WINDOW_SLIDING then
     return floor(now / windows.slice_ms(limit))
   end
@@ -115,10 +116,12 @@ function windows.count(limit, window, amount)
   used[#used + 1], used[#used + 2] = window, amount
 end
 
--- Takes an amount back from the window it was counted in, if that is still remembered.
-function windows.give_back(limit, window, amount)
+-- Takes an amount back from the window it was counted in, if that is still remembered. From a burst
+-- bucket only what cannot have drained since it was counted.
+function windows.give_back(limit, window, amount, now)
   if limit[L_WINDOW] == WINDOW_BURST then
-    limit[L_LEVEL] = max(0, limit[L_LEVEL] - amount * limit[L_WINDOW_MS])
+    local left = min(AMOUNT_MAX, amount * limit[L_WINDOW_MS]) - (now - window) * limit[L_MAXIMUM]
+    limit[L_LEVEL] = max(0, limit[L_LEVEL] - max(0, left))
     return
   end
   local used = limit[L_USED]

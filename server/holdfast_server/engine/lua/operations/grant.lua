@@ -32,7 +32,9 @@ local function check_grant(tree, path, op, now)
   if credit and #credit[C_GRANTS] + #credit[C_PENDING] >= GRANTS_MAX then
     return failure(R_ACCOUNT_FULL, "field", "grants", "maximum", text(GRANTS_MAX))
   end
-  if op[AMOUNT] > journals.room(state, op[CREDIT_TYPE]) then
+  -- Debt that the grant repays makes room for it.
+  local repaid = credit and op[REPAY] == 1 and op[EFFECTIVE] <= now and draws.settled(credit, SOURCE_DEBT) or 0
+  if op[AMOUNT] - min(op[AMOUNT], repaid) > journals.room(state, op[CREDIT_TYPE]) then
     return failure(R_BALANCE_LIMIT_EXCEEDED, "credit_type", op[CREDIT_TYPE])
   end
 end

@@ -5,8 +5,10 @@
 -- Burn answers [decision, settled lines, warnings].
 local ACCOUNT, MODE, FIT, TTL_MS, HOLD, FEATURE, LINES = 11, 12, 13, 14, 15, 16, 17
 
-local function least(line, fit)
-  return fit == FIT_UP_TO and line[3] or line[2]
+-- The least that enforcement would have to grant. Shadow mode lets all pass that was asked for, so
+-- that callers who take what they get do not work less because of it.
+local function least(line, op)
+  return op[FIT] == FIT_UP_TO and op[MODE] == MODE_ENFORCE and line[3] or line[2]
 end
 
 local function judge_status(tree, path)
@@ -29,7 +31,7 @@ local function judge_limits(limited, op, now)
   end
   local amounts = {}
   for i, line in ipairs(op[LINES]) do
-    found = limits.exceeded(limited, op[FEATURE], line[1], least(line, op[FIT]), now)
+    found = limits.exceeded(limited, op[FEATURE], line[1], least(line, op), now)
     if found then
       return found
     end
@@ -41,7 +43,7 @@ end
 local function judge_credits(tree, path, op, amounts)
   local held, shortfalls = {}, {}
   for i, line in ipairs(op[LINES]) do
-    local there, needed = draws.spendable(tree, path, line[1]), least(line, op[FIT])
+    local there, needed = draws.spendable(tree, path, line[1]), least(line, op)
     if there < needed then
       insert(shortfalls, { line[1], there, needed - there })
     end

@@ -1,0 +1,111 @@
+"""Rules that random histories rarely reach, each on the engine alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from holdfast_server.domain import operation as op
+from holdfast_server.domain import reply as rp
+from holdfast_server.domain.bounds import AMOUNT_MAX
+from holdfast_server.domain.operation import Mode
+from holdfast_server.errors import HoldfastError, Reason
+from tests.support.pair import Real
+
+BURST = op.Limit(
+    "burst", op.LimitUnit.AMOUNT, op.LimitWindow.BURST, 100, op.LimitEnforcement.HARD, 60_000, "ai"
+)
+
+
+def reserve(key: str, amount: int, **more: Any) -> op.Reserve:
+    return op.Reserve("t", "a", (op.Line("ai", amount),), 600_000, key, **more)
+
+
+async def start(real: Real, credits: int, **terms: Any) -> None:
+    """An account with credits."""
+    await real.decide([op.CreateAccount("t", "a", op.AccountTerms(**terms), "create")])
+    given = op.GrantTerms("ai", credits, op.GrantSource.PURCHASE)
+    await real.decide([op.Grant("t", "a", given, "grant")])
+
+
+async def buckets(real: Real) -> rp.Buckets:
+    (balance,) = await real.decide([op.GetBalance("t", "a")])
+    figures: rp.Buckets = balance.credits[0].buckets
+    return figures
+
+
+async def test_releasing_old_holds_does_not_refill_a_burst_bucket(real: Real) -> None:
+    """What has drained since it was counted cannot be given back a second time."""
+    await start(real, 10_000, limits=(BURST,))
+    holds = []
+    for turn in range(4):
+        (held,) = await real.decide([reserve(f"r{turn}", 100)])
+        holds.append(held.hold)
+        real.clock.now_ms += 60_000
+    real.clock.now_ms -= 60_000
+    for turn, hold in enumerate(holds[:3]):
+        await real.decide([op.Release("t", hold, f"release-{turn}")])
+        (answer,) = await real.decide([reserve(f"again-{turn}", 100)])
+        assert answer.decision.reason is Reason.LIMIT_EXCEEDED
+    await real.decide([op.Release("t", holds[3], "release-last")])
+    (answer,) = await real.decide([reserve("now", 100)])
+    assert answer.decision.outcome is rp.Outcome.GRANTED
+
+
+async def test_1500_holds_that_expire_at_once_do_not_count(real: Real) -> None:
+    """I14 for many: none of them is held, settled in time, or extended."""
+    await start(real, 1_500)
+    answers = await real.decide(
+        [op.Reserve("t", "a", (op.Line("ai", 1),), 1_000, f"r{n}") for n in range(1_500)]
+    )
+    real.clock.now_ms += 1_000
+    (burned,) = await real.decide([op.Burn("t", "a", (op.Line("ai", 1_500),), "all")])
+    (late,) = await real.decide([op.Commit("t", answers[-1].hold, "late")])
+    (gone,) = await real.decide([op.Extend("t", answers[-2].hold, 60_000, "extend")])
+    assert burned.decision.outcome is rp.Outcome.GRANTED
+    assert late.late
+    assert gone.reason is Reason.HOLD_EXPIRED
+
+
+async def test_more_than_one_call_may_end_is_not_decided_upon(real: Real) -> None:
+    """Nothing is decided, and nothing is remembered, until all that is due has ended."""
+    await start(real, 2_500)
+    for first in range(0, 2_500, 500):
+        names = [f"r{n}" for n in range(first, first + 500)]
+        await real.decide(
+            [op.Reserve("t", "a", (op.Line("ai", 1),), 1_000, name) for name in names]
+        )
+    real.clock.now_ms += 1_000
+    burn = op.Burn("t", "a", (op.Line("ai", 2_500),), "all")
+    (refused,) = await real.decide([burn])
+    (granted,) = await real.decide([burn])
+    assert isinstance(refused, HoldfastError)
+    assert refused.reason is Reason.OVERLOADED
+    assert granted.decision.outcome is rp.Outcome.GRANTED
+    assert not granted.applied.replayed
+
+
+@pytest.mark.parametrize("amount", [100, 40])
+async def test_shadow_does_not_give_less_to_those_who_take_what_they_get(
+    real: Real, amount: int
+) -> None:
+    await start(real, 50)
+    real.mode.now = Mode.SHADOW
+    (held,) = await real.decide([reserve("r", amount, fit=op.Fit.UP_TO)])
+    expected = rp.Outcome.GRANTED if amount <= 50 else rp.Outcome.GRANTED_SHADOW
+    assert held.decision.outcome is expected
+    assert held.lines[0].held == amount
+    assert (await buckets(real)).unenforced == max(0, amount - 50)
+
+
+async def test_a_grant_may_be_as_large_as_the_debt_that_it_repays(real: Real) -> None:
+    """A commit beyond all measure is booked, and can be paid for."""
+    await start(real, 1)
+    (held,) = await real.decide([reserve("r", 1)])
+    lines = (op.CommitLine("ai", AMOUNT_MAX - 10),)
+    await real.decide([op.Commit("t", held.hold, "c", lines)])
+    given = op.GrantTerms("ai", AMOUNT_MAX - 11, op.GrantSource.PURCHASE)
+    (granted,) = await real.decide([op.Grant("t", "a", given, "repay")])
+    assert granted.debt_repaid == AMOUNT_MAX - 11
+    assert (await buckets(real)).debt == 0
