@@ -189,7 +189,7 @@ class Stage:
             self.folder / "spool", self.spool_bytes_max, self.spool_records_max, self.reports
         )
         self.gate = Gate(self.engine, self.kill, self.passage())
-        self.replayer = Replayer(self.spool, self.engine, self.kill, self.reports)
+        self.replayer = Replayer(self.spool, self.engine, self.kill, SIGNER, self.reports)
 
     def passage(self) -> Passage:
         return Passage(

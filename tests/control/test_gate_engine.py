@@ -69,7 +69,7 @@ class World:
         rules, inner = Rules(), Deciding(real)
         passage = Passage(rules, rules, SIGNER, self.spool, self.reports, lambda: real.clock.now_ms)
         self.gate = Gate(inner, self.kill, passage)
-        self.replayer = Replayer(self.spool, inner, self.kill, self.reports)
+        self.replayer = Replayer(self.spool, inner, self.kill, SIGNER, self.reports)
 
     async def one(self, operation: Operation) -> Answer:
         (answer,) = await self.gate.submit(CALLER, [operation])
@@ -247,3 +247,15 @@ async def test_what_needs_no_gate_goes_through_to_the_engine_under_kill(world: W
     for operation in (more, create):
         assert not isinstance(await world.one(operation), HoldfastError)
     assert (await world.buckets()).granted == 1_005
+
+
+async def test_use_that_passed_is_booked_though_its_hold_ended_otherwise(world: World) -> None:
+    """The release arrives before the spool is drained: the use is not lost, and not owed."""
+    hold = await world.hold()
+    world.turn(on=True)
+    await world.one(Commit("t", hold, "captured", (CommitLine("ai", 80),), final=False))
+    world.turn(on=False)
+    await world.one(Release("t", hold, "released"))
+    assert await world.replayer.drain()
+    figures = await world.buckets()
+    assert (figures.unenforced, figures.burned, figures.held) == (80, 80, 0)

@@ -109,3 +109,23 @@ async def test_a_grant_may_be_as_large_as_the_debt_that_it_repays(real: Real) ->
     (granted,) = await real.decide([op.Grant("t", "a", given, "repay")])
     assert granted.debt_repaid == AMOUNT_MAX - 11
     assert (await buckets(real)).debt == 0
+
+
+async def test_a_late_commit_counts_as_a_request(real: Real) -> None:
+    """The hold's expiry gave its request back; what is burned all the same counts again, once."""
+    two = op.Limit(
+        "two", op.LimitUnit.REQUESTS, op.LimitWindow.CALENDAR_DAY, 2, op.LimitEnforcement.HARD
+    )
+    await start(real, 100, limits=(two,))
+    for turn in range(2):
+        request = op.Reserve("t", "a", (op.Line("ai", 10),), 1_000, f"r{turn}")
+        (held,) = await real.decide([request])
+        real.clock.now_ms += 1_000
+        for part in range(2):
+            lines = (op.CommitLine("ai", 5),)
+            late = op.Commit("t", held.hold, f"c{turn}-{part}", lines, final=part == 1)
+            (answer,) = await real.decide([late])
+            assert answer.late
+    (third,) = await real.decide([reserve("third", 10)])
+    assert third.decision.reason is Reason.LIMIT_EXCEEDED
+    assert third.decision.limit.used == 2

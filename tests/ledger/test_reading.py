@@ -214,7 +214,8 @@ async def test_what_a_transaction_burned_and_what_came_back(
     assert [each.entry.seq for each in burned.burns] == [5]
     assert [each.entry.seq for each in burned.refunds] == [7]
     assert (burned.partition, burned.epoch, burned.as_of_seq) == (0, 1, 7)
-    assert burned.grants[GRANT].burned == 20
+    assert burned.grants[GRANT].credit_type == "ai"
+    assert burned.revoked == frozenset()
     for other in ("0-1-4", "0-1-99", "nonsense", ""):
         assert await past.ledger.burned_by("tenant", other) is None
 

@@ -39,7 +39,7 @@ async def _work(
         stack.push_async_callback(spool.close)
         gate = build_gate(process, decider, operations, spool)
         server = await build_server(process, decider, gate)
-        replayer = Replayer(spool, operations, process.kill, process.metrics)
+        replayer = Replayer(spool, operations, process.kill, decider.signer, process.metrics)
         for task in (replayer.run(), _report_queue(process, decider)):
             await stack.enter_async_context(background(task))
         await server.start()

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from holdfast_server.domain.entry import Entry, EntryKind
-from holdfast_server.domain.operation import Refund
+from holdfast_server.domain.operation import GrantTerms, Refund
 from holdfast_server.domain.twin.grants import RefundPart, RefundPlan
 from holdfast_server.domain.twin.state import DEBT, UNENFORCED
 from holdfast_server.errors import HoldfastError, Reason
-from holdfast_server.ledger.records import BurnedTransaction, RecordedGrant
+from holdfast_server.ledger.records import BurnedTransaction
 
 
 def plan_refund(operation: Refund, burned: BurnedTransaction) -> RefundPlan:
@@ -120,11 +120,10 @@ def _debt_left(commit: Entry, burned: BurnedTransaction) -> int:
     return max(0, left)
 
 
-def _with_terms(part: RefundPart, grant: RecordedGrant | None, revoked: bool) -> RefundPart:
+def _with_terms(part: RefundPart, terms: GrantTerms | None, revoked: bool) -> RefundPart:
     """What the grant needs to come back, should the hot store have forgotten it."""
-    if grant is None:
+    if terms is None:
         return replace(part, revoked=revoked)
-    terms = grant.terms
     return replace(
         part,
         priority=terms.priority,

@@ -2,7 +2,8 @@
 
 Records of one hold or account keep their order; each carries its own idempotency key, so that one
 that is sent twice counts once. What fails for now stays and is tried again. What fails for good is
-kept as dead. What the engine denies was done all the same, so it is booked as unenforced.
+kept as dead. What the engine denies was done all the same, so it is booked as unenforced; so are
+the amounts of a Commit whose hold ended otherwise before the spool was drained.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from holdfast_server.control.spool import Spool
 from holdfast_server.control.spool_files import read_segment
 from holdfast_server.control.spool_record import Record, Spooled, decode
 from holdfast_server.domain.bounds import IDEMPOTENCY_KEY_BYTES_MAX
-from holdfast_server.domain.operation import BookUnenforced, Burn, Commit, Overage
+from holdfast_server.domain.operation import BookUnenforced, Burn, Commit, Line, Overage
 from holdfast_server.domain.reply import BurnReply, CommitReply, Outcome
 from holdfast_server.domain.submit import Answer, Submitter
-from holdfast_server.errors import HoldfastError, Status
+from holdfast_server.domain.token import HoldToken, TokenSigner
+from holdfast_server.errors import HoldfastError, Reason, Status
 from holdfast_server.telemetry.names import Replayed
 from holdfast_server.telemetry.recorder import Recorder
 
@@ -45,6 +47,17 @@ _TEMPORARY = frozenset(
     }
 )
 
+#: The hold of a Commit that passed has ended otherwise since, or never had what was used.
+_ENDED_OTHERWISE = frozenset(
+    {
+        Reason.HOLD_ALREADY_COMMITTED,
+        Reason.HOLD_ALREADY_SETTLED,
+        Reason.HOLD_EXPIRED,
+        Reason.HOLD_NOT_FOUND,
+        Reason.LINE_UNKNOWN,
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Item:
@@ -59,10 +72,16 @@ class Replayer:
     """Drains one spool into one engine, in the background."""
 
     def __init__(
-        self, spool: Spool, engine: Submitter, kill: KillSwitch, recorder: Recorder
+        self,
+        spool: Spool,
+        engine: Submitter,
+        kill: KillSwitch,
+        signer: TokenSigner,
+        recorder: Recorder,
     ) -> None:
         """`engine` is what stands behind the gate, never the gate itself."""
         self._spool = spool
+        self._signer = signer
         self._engine = engine
         self._kill = kill
         self._recorder = recorder
@@ -133,7 +152,8 @@ class Replayer:
         return answers
 
     async def _settled(self, item: _Item, answer: Answer) -> bool:
-        instead = booked_instead(item.record.operation, answer)
+        operation = item.record.operation
+        instead = booked_instead(operation, answer) or self._unsettled(operation, answer)
         if instead is not None:
             answer = (await self._sent([item], [instead]))[0]
         if isinstance(answer, HoldfastError):
@@ -145,6 +165,15 @@ class Replayer:
             self._recorder.replayed(Replayed.BOOKED)
         self._done.add(item.place)
         return True
+
+    def _unsettled(self, operation: Spooled, answer: Answer) -> BookUnenforced | None:
+        """A Commit whose hold ended otherwise: what was used is booked all the same."""
+        if not isinstance(operation, Commit) or not isinstance(answer, HoldfastError):
+            return None
+        token = self._signer.read(operation.tenant, operation.hold)
+        if token is None or answer.reason not in _ENDED_OTHERWISE:
+            return None
+        return unenforced_commit(operation, token)
 
 
 def batches(items: Sequence[_Item]) -> list[list[_Item]]:
@@ -178,6 +207,16 @@ def unenforced_burn(burn: Burn) -> BookUnenforced:
     """
     key = derived_key("burn", burn.key)
     return BookUnenforced(burn.tenant, burn.account, burn.lines, key, burn.feature, burn.labels)
+
+
+def unenforced_commit(commit: Commit, token: HoldToken) -> BookUnenforced | None:
+    """The amounts that a Commit named, as use that nobody owes; None when it named none."""
+    named = ((line.credit_type, line.amount or 0) for line in commit.lines)
+    lines = tuple(Line(credit_type, amount) for credit_type, amount in named if amount)
+    if not lines:
+        return None
+    key = derived_key("commit", commit.key)
+    return BookUnenforced(commit.tenant, token.account, lines, key, token.feature, commit.labels)
 
 
 def derived_key(purpose: str, key: str) -> str:

@@ -32,6 +32,8 @@ from holdfast_server.telemetry.tracing import TraceContext, Tracing
 
 #: What callers are told to wait when the queue is full.
 RETRY_AFTER_MS = 100
+#: So many values msgpack announces in one byte; more than that, in three.
+SHORT_ARRAY_MAX = 15
 
 _LOG = logging.getLogger(__name__)
 
@@ -217,11 +219,21 @@ class Batcher:
         ]
         keys.finish()
         operations = [
-            pack_operation(item.operation, item.facts, digest, place, keys.whereabouts_index(place))
+            _row(
+                pack_operation(
+                    item.operation, item.facts, digest, place, keys.whereabouts_index(place)
+                )
+            )
             for item, digest, place in zip(items, digests, places, strict=True)
         ]
         shards = [place.shard for place in places]
         return keys, [self._header(keys), _packed(operations), _packed(shards)]
+
+
+def _row(values: Sequence[object]) -> bytes:
+    """Values packed one after another: an array without its header."""
+    packed = _packed(values)
+    return packed[1:] if len(values) <= SHORT_ARRAY_MAX else packed[3:]
 
 
 def _packed(value: object) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from holdfast_server.domain.operation import GrantTerms
 from holdfast_server.ledger import rows
 from holdfast_server.ledger.database import Cursor, Database, fetch_all
 from holdfast_server.ledger.records import GrantPlace, RecordedGrant
@@ -42,11 +43,11 @@ class Grants(Database):
         return [rows.recorded_grant(row) for row in found]
 
 
-async def grants_by_id(
+async def grant_terms_by_id(
     cursor: Cursor, tenant: str, grant_ids: Collection[str]
-) -> Mapping[str, RecordedGrant]:
-    """Grants by their id, inside a transaction that is already open."""
+) -> Mapping[str, GrantTerms]:
+    """Terms of grants by their id, inside a transaction that is already open."""
     found = await fetch_all(
-        cursor, QUERIES["grants_by_id"], tenant=tenant, grant_ids=list(grant_ids)
+        cursor, QUERIES["grant_terms_by_id"], tenant=tenant, grant_ids=list(grant_ids)
     )
-    return {grant.grant_id: grant for grant in map(rows.recorded_grant, found)}
+    return {row["grant_id"].hex: rows.grant_terms(row) for row in found}

@@ -11,7 +11,7 @@ from holdfast_server.domain.reply import HoldState
 from holdfast_server.ledger import rows
 from holdfast_server.ledger.database import Cursor, Database, fetch_all, fetch_one
 from holdfast_server.ledger.entries import hold_entries, transaction_entries
-from holdfast_server.ledger.grants import grants_by_id
+from holdfast_server.ledger.grants import grant_terms_by_id
 from holdfast_server.ledger.records import (
     BurnedTransaction,
     RecordedEntry,
@@ -104,7 +104,7 @@ async def _burned(
         account=first.actor,
         burns=burns,
         refunds=given_back,
-        grants=await grants_by_id(cursor, tenant, grant_ids),
+        grants=await grant_terms_by_id(cursor, tenant, grant_ids),
         revoked=frozenset(row["grant_id"] for row in revoked),
         hold=tuple(await hold_entries(cursor, tenant, first.hold)) if first.hold else (),
         partition=first.partition,

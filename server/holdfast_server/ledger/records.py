@@ -123,15 +123,15 @@ class BurnedTransaction:
     """What a Commit or Burn consumed and what was given back since, all of one instant.
 
     `burns` are the transaction's entries that burned, `refunds` the REFUND entries that name it,
-    both in order. `grants` holds every grant that either touches, `revoked` names those of them
-    that were revoked, even where nothing was left to take. `hold` has all entries of the hold that
-    was committed, in order. Complete up to `as_of_seq` of `epoch`.
+    both in order. `grants` has the terms of every grant that either touches, `revoked` names those
+    of them that were revoked, even where nothing was left to take. `hold` has all entries of the
+    hold that was committed, in order. Complete up to `as_of_seq` of `epoch`.
     """
 
     account: str
     burns: tuple[RecordedEntry, ...]
     refunds: tuple[RecordedEntry, ...]
-    grants: Mapping[str, RecordedGrant]
+    grants: Mapping[str, GrantTerms]
     revoked: frozenset[str]
     hold: tuple[RecordedEntry, ...]
     partition: int

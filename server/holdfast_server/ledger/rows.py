@@ -141,7 +141,7 @@ def recorded_grant(row: Row) -> RecordedGrant:
     return RecordedGrant(
         grant_id=grant_id.hex,
         account=row["account"],
-        terms=_grant_terms(row),
+        terms=grant_terms(row),
         issuer=row["issuer"],
         granted_at_ms=milliseconds(row["granted_at"]),
         transaction_id=transaction_id(row["partition"], row["epoch"], row["first_seq"]),
@@ -153,7 +153,8 @@ def recorded_grant(row: Row) -> RecordedGrant:
     )
 
 
-def _grant_terms(row: Row) -> GrantTerms:
+def grant_terms(row: Row) -> GrantTerms:
+    """The terms in a row of `holdfast.grant_terms`."""
     return GrantTerms(
         credit_type=row["credit_type"],
         amount=row["amount"],

@@ -123,6 +123,9 @@ def _count_late(
 ) -> list[rp.Warning]:
     path, warnings = tree.path(late.account), list[rp.Warning]()
     limits.settle_counters(path, now_ms)
+    if not late.counted and any(line.burned for line in lines):
+        late.counted = True
+        warnings += limits.count_use(path, late.feature, "", 1, now_ms)[1]
     for line in lines:
         if line.burned:
             warnings += limits.count_use(path, late.feature, line.credit_type, line.burned, now_ms)[

@@ -38,6 +38,8 @@ class LateHold:
     mode: op.Mode
     lines: list[HoldLine]
     until_ms: int
+    #: Whether it counts as a request: its expiry gave that back unless something was burned.
+    counted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,12 @@ class Memory:
     def _expire_hold(self, tree: Tree, hold: HoldRecord, now_ms: int) -> None:
         lines = [HoldLine(line.credit_type, line.held, [], line.captured) for line in hold.lines]
         self.late[tree.tenant, hold.hold] = LateHold(
-            hold.account, hold.feature, hold.mode, lines, hold.expires_ms + LATE_COMMIT_WINDOW_MS
+            hold.account,
+            hold.feature,
+            hold.mode,
+            lines,
+            hold.expires_ms + LATE_COMMIT_WINDOW_MS,
+            any(line.captured for line in hold.lines),
         )
         journal = Journal()
         due.expire_hold(journal, tree, hold, now_ms)

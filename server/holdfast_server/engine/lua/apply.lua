@@ -7,7 +7,8 @@
 -- ARGV[1], packed: [epoch, how long idempotency records are kept (ms), entries that may wait for the
 --   ledger, the time (ms, test build only), numbers of the partitions, how many keys stand before
 --   those of the claim shards].
--- ARGV[2], packed: the operations. Each is [code, partition (1..), tree (1..), tenant, digest of the
+-- ARGV[2], packed: the operations, each packed by itself as a row of values (not as an array, which Lua
+--   would grow value by value): [code, partition (1..), tree (1..), tenant, digest of the
 --   idempotency key or "", fingerprint, time within the key (ms, 0 for none), 1 if the ledger was
 --   asked for the key, 1 if the ledger protects the method, context for the entries, and its own
 --   fields, which its file in operations/ lists].
@@ -157,10 +158,13 @@ local function decide(op, shard)
 end
 
 local list, shard_of = unpack_message(ARGV[2]), unpack_message(ARGV[3])
+for i = 1, #list do
+  list[i] = { unpack_message(list[i]) }
+end
 claims.load(header, list, shard_of)
 local answers = {}
-for i, op in ipairs(list) do
-  answers[2 * i - 1], answers[2 * i] = decide(op, shard_of[i])
+for i = 1, #list do
+  answers[2 * i - 1], answers[2 * i] = decide(list[i], shard_of[i])
 end
 for _, partition in pairs(loaded_partitions) do
   partitions.check(partition)

@@ -142,34 +142,6 @@ SELECT
 FROM page LEFT JOIN figures USING (grant_id)
 ORDER BY page.granted_at DESC, page.grant_id DESC;
 
--- grants_by_id --
--- The same for grants whose ids are known.
-WITH wanted AS (
-    SELECT * FROM holdfast.grant_terms
-    WHERE tenant = %(tenant)s AND grant_id = ANY(%(grant_ids)s::uuid[])
-), figures AS (
-    SELECT
-        (posting ->> 0)::uuid AS grant_id,
-        sum((posting ->> 1)::bigint)::bigint AS remaining,
-        sum((posting ->> 2)::bigint)::bigint AS held,
-        sum((posting ->> 3)::bigint)::bigint AS burned,
-        sum((posting ->> 4)::bigint)::bigint AS expired,
-        sum((posting ->> 5)::bigint)::bigint AS revoked
-    FROM (SELECT DISTINCT account, credit_type FROM wanted) AS place
-    JOIN holdfast.entry AS e USING (account, credit_type)
-    CROSS JOIN jsonb_array_elements(e.grants) AS posting
-    WHERE e.tenant = %(tenant)s
-    GROUP BY 1
-)
-SELECT
-    wanted.*,
-    coalesce(figures.remaining, 0) AS remaining,
-    coalesce(figures.held, 0) AS held,
-    coalesce(figures.burned, 0) AS burned,
-    coalesce(figures.expired, 0) AS expired,
-    coalesce(figures.revoked, 0) AS revoked
-FROM wanted LEFT JOIN figures USING (grant_id);
-
 -- find_operation --
 -- What was answered under an idempotency key.
 SELECT fingerprint, answer, partition, epoch, first_seq
@@ -182,6 +154,11 @@ SELECT * FROM holdfast.entry
 WHERE tenant = %(tenant)s AND refund_of = %(refund_of)s AND refund_of <> ''
 ORDER BY partition, seq
 LIMIT %(limit)s;
+
+-- grant_terms_by_id --
+-- The terms of grants whose ids are known.
+SELECT * FROM holdfast.grant_terms
+WHERE tenant = %(tenant)s AND grant_id = ANY(%(grant_ids)s::uuid[]);
 
 -- revoked_of --
 -- Which of some grants were revoked, even if nothing of them was left to take.

@@ -47,7 +47,8 @@ local N_CREDIT_TYPE, N_REQUESTED, N_CAPTURED, N_DRAWS = 1, 2, 3, 4
 local SOURCE_DEBT, SOURCE_UNENFORCED = "D", "U"
 
 -- An expired hold that can still be committed until then; its lines are [credit type, held, captured].
-local T_ACCOUNT, T_FEATURE, T_MODE, T_LINES, T_UNTIL = 1, 2, 3, 4, 5
+-- T_COUNTED is 1 while it counts as a request: its expiry gave that back unless something was burned.
+local T_ACCOUNT, T_FEATURE, T_MODE, T_LINES, T_UNTIL, T_COUNTED = 1, 2, 3, 4, 5, 6
 
 -- The state of a partition.
 local M_SEQ, M_LAST_MS, M_GENERATION_MS, M_PARITY, M_GENERATION_SEQ, M_OPEN_HOLDS, M_FORMER_MS = 1, 2, 3, 4, 5, 6, 7

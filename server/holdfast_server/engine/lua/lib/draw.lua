@@ -15,7 +15,8 @@ end
 
 function draws.spendable(tree, path, credit_type)
   local total = 0
-  for _, account in ipairs(path) do
+  for i = 1, #path do
+    local account = path[i]
     local state = trees.account(tree, account)
     total = total + draws.available(state, credit_type) + draws.overdraft_room(state, credit_type)
   end
@@ -30,9 +31,15 @@ draws.push = push
 
 -- Takes from the own grants first, then from those above; appends to `list`, answers what is missing.
 function draws.from_grants(tree, path, credit_type, amount, list)
-  for _, account in ipairs(path) do
+  for i = 1, #path do
+    local account = path[i]
     local credit = trees.account(tree, account)[A_CREDITS][credit_type]
-    for _, grant in ipairs(credit and amount > 0 and credit[C_GRANTS] or {}) do
+    local grants = credit and credit[C_GRANTS]
+    for j = 1, grants and #grants or 0 do
+      if amount == 0 then
+        return 0
+      end
+      local grant = grants[j]
       local part = min(amount, grant[G_REVOKED] == 1 and 0 or grant[G_REMAINING])
       if part > 0 then
         push(list, account, grant[G_ID], part)
@@ -45,7 +52,8 @@ end
 
 -- Takes from the own overdraft first, then from that of the accounts above.
 function draws.from_overdraft(tree, path, credit_type, amount, list)
-  for _, account in ipairs(path) do
+  for i = 1, #path do
+    local account = path[i]
     local part = min(amount, draws.overdraft_room(trees.account(tree, account), credit_type))
     if part > 0 then
       push(list, account, SOURCE_DEBT, part)
@@ -70,7 +78,9 @@ function draws.check_room(tree, credit_type, list)
 end
 
 function draws.find_grant(credit, grant_id)
-  for index, grant in ipairs(credit[C_GRANTS]) do
+  local grants = credit[C_GRANTS]
+  for index = 1, #grants do
+    local grant = grants[index]
     if grant[G_ID] == grant_id then
       return grant, index
     end

@@ -32,7 +32,8 @@ local function expire_hold(tree, hold_id, now)
   end
   local account, expires_ms = hold[H_ACCOUNT], hold[H_EXPIRES]
   local until_ms = expires_ms + LATE_COMMIT_WINDOW_MS
-  local late = { account, hold[H_FEATURE], hold[H_MODE], late_lines(hold), until_ms }
+  local counted = settle.captured(hold) > 0 and 1 or 0
+  local late = { account, hold[H_FEATURE], hold[H_MODE], late_lines(hold), until_ms, counted }
   local journal = journals.new(tree)
   for _, line in ipairs(hold[H_LINES]) do
     local held = draws.totals(line[N_DRAWS])
@@ -40,7 +41,7 @@ local function expire_hold(tree, hold_id, now)
     settle.line(journal, account, line, plan, KIND_HOLD_EXPIRED, now)
     limits.give_back(tree, hold[H_COUNTS], line[N_CREDIT_TYPE], held, now)
   end
-  if settle.captured(hold) == 0 then
+  if counted == 0 then
     limits.give_back(tree, hold[H_COUNTS], "", 1, now)
   end
   settle.close(journal, tree, hold_id, hold, KIND_HOLD_EXPIRED)

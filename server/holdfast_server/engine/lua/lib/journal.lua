@@ -20,7 +20,9 @@ function journals.credit(state, credit_type)
 end
 
 function journals.posting(journal, kind, account, credit_type)
-  for _, posting in ipairs(journal.postings) do
+  local postings = journal.postings
+  for i = 1, #postings do
+    local posting = postings[i]
     if posting[P_KIND] == kind and posting[P_ACCOUNT] == account and posting[P_CREDIT_TYPE] == credit_type then
       return posting
     end
@@ -28,7 +30,7 @@ function journals.posting(journal, kind, account, credit_type)
   local state = trees.account(journal.tree, account)
   local credit = credit_type ~= "" and journals.credit(state, credit_type) or false
   local posting = { kind, account, credit_type, { 0, 0, 0, 0, 0, 0, 0, 0 }, {}, credit, 0, false }
-  insert(journal.postings, posting)
+  postings[#postings + 1] = posting
   trees.touch(journal.tree, account)
   return posting
 end
@@ -143,7 +145,9 @@ end
 
 -- Gives every posting its version and buckets after, and asserts I1, I2 and I3.
 function journals.seal(journal)
-  for _, posting in ipairs(journal.postings) do
+  local postings = journal.postings
+  for i = 1, #postings do
+    local posting = postings[i]
     local credit = posting[P_CREDIT]
     if credit then
       credit[C_VERSION] = credit[C_VERSION] + 1
@@ -152,8 +156,9 @@ function journals.seal(journal)
       posting[P_VERSION] = trees.account(journal.tree, posting[P_ACCOUNT])[A_VERSION]
     end
   end
-  fill_after(journal.postings)
-  for _, posting in ipairs(journal.postings) do
+  fill_after(postings)
+  for i = 1, #postings do
+    local posting = postings[i]
     assert_conserved(posting[P_DELTA], 1)
     assert_conserved(posting[P_AFTER], 1)
     assert_bounds(posting[P_AFTER])
@@ -169,7 +174,9 @@ function journals.write(journal, facts)
   local partition = tree.partition
   local first_seq = partition.meta[M_SEQ] + 1
   local first
-  for i, posting in ipairs(journal.postings) do
+  local postings = journal.postings
+  for i = 1, #postings do
+    local posting = postings[i]
     local entry = {
       1, posting[P_KIND], tree.tenant, posting[P_ACCOUNT], posting[P_CREDIT_TYPE], posting[P_VERSION],
       partition.now, posting[P_DELTA], posting[P_AFTER], posting[P_GRANTS], first_seq, facts.mode or 0,

@@ -3,6 +3,8 @@
 -- Where a posting keeps the part of a grant that lies in a bucket.
 local PART_OF = { [C_AVAILABLE] = 2, [C_HELD] = 3, [C_BURNED] = 4, [C_EXPIRED] = 5, [C_REVOKED] = 6 }
 
+-- Loops that every Reserve runs count by themselves: ipairs calls a function for every element.
+
 -- Modules, filled by the files that follow.
 local partitions, trees, journals, draws, windows, limits, settle, due = {}, {}, {}, {}, {}, {}, {}, {}
 local claims = {}

@@ -7,9 +7,12 @@ local BALANCE_WARN_PERCENTS = { 80, 95 }
 -- follows takes this list: where nothing is limited it is empty, and costs next to nothing.
 function limits.settle(tree, path, now)
   local limited = {}
-  for _, account in ipairs(path) do
+  for i = 1, #path do
+    local account = path[i]
     local state = trees.account(tree, account)
-    for _, limit in ipairs(state[A_LIMITS]) do
+    local of_account = state[A_LIMITS]
+    for j = 1, #of_account do
+      local limit = of_account[j]
       windows.settle(limit, state[A_OFFSETS], now)
       local n = #limited
       limited[n + 1], limited[n + 2], limited[n + 3] = account, state, limit
@@ -119,7 +122,8 @@ end
 function limits.balance_warnings(warnings, account, credit_type, credit, before)
   local topped = credit[C_TOPPED]
   if topped > 0 then
-    for _, percent in ipairs(BALANCE_WARN_PERCENTS) do
+    for i = 1, #BALANCE_WARN_PERCENTS do
+      local percent = BALANCE_WARN_PERCENTS[i]
       if crossed(topped, percent, topped - before, topped - credit[C_AVAILABLE]) then
         insert(warnings, { WARN_BALANCE, account, "", credit_type, percent })
       end

@@ -4,24 +4,31 @@
 -- Nothing is written while operations are decided. They change tables in memory; `write` stores
 -- these at the end, outbox first. An error before that leaves the store untouched.
 
+-- Where the header of a call (ARGV[1]) and the keys of a partition have what they have.
+local EPOCH, GENERATION_MS, BACKLOG_MAX = 1, 2, 3
+local META, OUT, FLUSHED, DUE, RECORDS, LATE, LATED = 1, 2, 3, 4, 5, 7, 8
+
+local function key_of(partition, name)
+  return KEYS[partition.base + name]
+end
+
+-- Where the records of a generation lie, by its parity.
+local function record_key(partition, parity)
+  return KEYS[partition.base + RECORDS + parity]
+end
+
 function partitions.load(header, index)
   local base = (index - 1) * 8
-  local packed = call("GET", KEYS[base + 1])
+  local packed = call("GET", KEYS[base + META])
   local meta = packed and unpack_message(packed) or { 0, 0, 0, 0, 0, 0, 0 }
   local partition = {
     meta = meta,
-    flushed = tonumber(call("GET", KEYS[base + 3]) or "0"),
+    flushed = tonumber(call("GET", KEYS[base + FLUSHED]) or "0"),
     number = text(header[5][index]),
     now = max(meta[M_LAST_MS], clock_ms(header)),
-    epoch = header[1],
-    generation_ms = header[2],
-    backlog_max = header[3],
-    meta_key = KEYS[base + 1],
-    out_key = KEYS[base + 2],
-    due_key = KEYS[base + 4],
-    record_keys = { [0] = KEYS[base + 5], [1] = KEYS[base + 6] },
-    late_key = KEYS[base + 7],
-    lated_key = KEYS[base + 8],
+    header = header,
+    base = base,
+    due_key = KEYS[base + DUE],
     entries = {},
     records = {},
     record_pairs = {},
@@ -39,7 +46,7 @@ function partitions.turn_generation(partition)
   local meta = partition.meta
   if meta[M_GENERATION_MS] == 0 then
     meta[M_GENERATION_MS] = partition.now
-  elseif partition.now - meta[M_GENERATION_MS] >= partition.generation_ms and meta[M_GENERATION_SEQ] <= partition.flushed then
+  elseif partition.now - meta[M_GENERATION_MS] >= partition.header[GENERATION_MS] and meta[M_GENERATION_SEQ] <= partition.flushed then
     meta[M_PARITY] = 1 - meta[M_PARITY]
     meta[M_FORMER_MS] = meta[M_GENERATION_MS]
     meta[M_GENERATION_MS] = partition.now
@@ -53,8 +60,8 @@ function partitions.record(partition, field)
   local known = partition.records[field]
   if known == nil then
     local parity = partition.meta[M_PARITY]
-    known = not partition.turned and call("HGET", partition.record_keys[parity], field)
-    known = known or call("HGET", partition.record_keys[1 - parity], field) or false
+    known = not partition.turned and call("HGET", record_key(partition, parity), field)
+    known = known or call("HGET", record_key(partition, 1 - parity), field) or false
     partition.records[field] = known
   end
   return known
@@ -76,14 +83,14 @@ function partitions.append(partition, entry)
 end
 
 function partitions.backlogged(partition)
-  return partition.meta[M_SEQ] - partition.flushed >= partition.backlog_max
+  return partition.meta[M_SEQ] - partition.flushed >= partition.header[BACKLOG_MAX]
 end
 
 -- Expired holds that can still be committed: `value` false forgets one.
 function partitions.late_hold(partition, hold)
   local known = partition.late[hold]
   if known == nil then
-    local packed = call("HGET", partition.late_key, hold)
+    local packed = call("HGET", key_of(partition, LATE), hold)
     known = packed and unpack_message(packed) or false
     partition.late[hold] = known
   end
@@ -99,19 +106,19 @@ end
 -- ends the call here, before anything is written.
 function partitions.check(partition)
   if #partition.entries > 0 then
-    call("XLEN", partition.out_key)
+    call("XLEN", key_of(partition, OUT))
   end
   if #partition.late_changes > 0 then
-    call("HLEN", partition.late_key)
-    call("ZCARD", partition.lated_key)
+    call("HLEN", key_of(partition, LATE))
+    call("ZCARD", key_of(partition, LATED))
   end
 end
 
 function partitions.write_outbox(partition)
   local seq = partition.meta[M_SEQ] - #partition.entries
-  local prefix = text(partition.epoch) .. "-"
+  local prefix = text(partition.header[EPOCH]) .. "-"
   for i, entry in ipairs(partition.entries) do
-    call("XADD", partition.out_key, prefix .. text(seq + i), "e", pack(entry))
+    call("XADD", key_of(partition, OUT), prefix .. text(seq + i), "e", pack(entry))
   end
 end
 
@@ -121,11 +128,11 @@ function partitions.write_rest(partition)
     return
   end
   meta[M_LAST_MS] = partition.now
-  call("SET", partition.meta_key, pack(meta))
+  call("SET", key_of(partition, META), pack(meta))
   if partition.turned then
-    call("UNLINK", partition.record_keys[meta[M_PARITY]])
+    call("UNLINK", record_key(partition, meta[M_PARITY]))
   end
-  partitions.write_list("HSET", partition.record_keys[meta[M_PARITY]], partition.record_pairs)
+  partitions.write_list("HSET", record_key(partition, meta[M_PARITY]), partition.record_pairs)
   for _, change in ipairs(partition.late_changes) do
     partitions.write_late(partition, change[1], change[2])
   end
@@ -133,11 +140,11 @@ end
 
 function partitions.write_late(partition, hold, value)
   if value then
-    call("HSET", partition.late_key, hold, pack(value))
-    call("ZADD", partition.lated_key, text(value[T_UNTIL]), hold)
+    call("HSET", key_of(partition, LATE), hold, pack(value))
+    call("ZADD", key_of(partition, LATED), text(value[T_UNTIL]), hold)
   else
-    call("HDEL", partition.late_key, hold)
-    call("ZREM", partition.lated_key, hold)
+    call("HDEL", key_of(partition, LATE), hold)
+    call("ZREM", key_of(partition, LATED), hold)
   end
 end
 
@@ -151,7 +158,7 @@ end
 
 -- Forgets expired holds that can no longer be committed. The ledger still knows them.
 function partitions.forget_late(partition)
-  local over = call("ZRANGEBYSCORE", partition.lated_key, "-inf", text(partition.now), "LIMIT", 0, FORGET_MAX)
+  local over = call("ZRANGEBYSCORE", key_of(partition, LATED), "-inf", text(partition.now), "LIMIT", 0, FORGET_MAX)
   for _, hold in ipairs(over) do
     partitions.set_late(partition, hold, false)
   end

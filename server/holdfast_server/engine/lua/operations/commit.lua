@@ -122,6 +122,18 @@ local function commit_open(op, tree, hold)
   return { first_seq, last_seq, { GRANTED, mode, 0, {}, {}, 0 }, state, lines, 0, expires_ms, warnings }, entry
 end
 
+-- The hold's expiry gave its request back, so it counts again, once, when something is burned.
+local function count_late_request(tree, limited, late, lines, warnings)
+  local burned = 0
+  for _, receipt in ipairs(lines) do
+    burned = burned + receipt[2]
+  end
+  if burned > 0 and late[T_COUNTED] == 0 then
+    late[T_COUNTED] = 1
+    limits.count(tree, limited, late[T_FEATURE], "", 1, tree.partition.now, nil, warnings)
+  end
+end
+
 -- What the hold held went back when it expired, so all of it is drawn anew.
 local function commit_late(op, tree, late)
   local now, mode, account = tree.partition.now, late[T_MODE], late[T_ACCOUNT]
@@ -151,6 +163,7 @@ local function commit_late(op, tree, late)
     lines[i] = receipt
     line[2], line[3] = max(0, line[2] - amounts[i]), line[3] + amounts[i]
   end
+  count_late_request(tree, limited, late, lines, warnings)
   for _, receipt in ipairs(lines) do
     if receipt[2] > 0 then
       limits.count(tree, limited, late[T_FEATURE], receipt[1], receipt[2], now, nil, warnings)

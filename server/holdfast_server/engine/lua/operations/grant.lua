@@ -174,6 +174,17 @@ local function refund_grant(journal, posting, op, part, line, now)
   insert(line[6], share)
 end
 
+-- Refuses a refund that would bring back more grants than an account may have open.
+local function check_grants(tree, op)
+  for _, part in ipairs(op[PARTS]) do
+    local state = trees.account(tree, part[1])
+    local credit = state and state[A_CREDITS][part[2]]
+    if credit and #credit[C_GRANTS] + #credit[C_PENDING] >= GRANTS_MAX and not draws.find_grant(credit, part[3]) then
+      return failure(R_ACCOUNT_FULL, "field", "grants", "maximum", text(GRANTS_MAX))
+    end
+  end
+end
+
 local function refund_part(journal, op, part, line, now)
   local posting = journals.posting(journal, KIND_REFUND, part[1], part[2])
   line[2] = line[2] + part[4]
@@ -191,6 +202,10 @@ function granting.refund(op, tree)
     return failure(R_ACCOUNT_NOT_FOUND, "account", account)
   elseif state[A_REFUND_SEQ] > op[AS_OF_SEQ] then
     return { special = STALE }
+  end
+  local failed = check_grants(tree, op)
+  if failed then
+    return failed
   end
   local journal, lines, by_type = journals.new(tree), {}, {}
   for _, part in ipairs(op[PARTS]) do

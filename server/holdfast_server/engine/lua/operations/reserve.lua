@@ -13,7 +13,8 @@ end
 
 local function judge_status(tree, path)
   local frozen = false
-  for _, account in ipairs(path) do
+  for i = 1, #path do
+    local account = path[i]
     local status = trees.account(tree, account)[A_STATUS]
     if status == STATUS_CLOSED then
       return R_ACCOUNT_CLOSED
@@ -30,7 +31,9 @@ local function judge_limits(limited, op, now)
     return found
   end
   local amounts = {}
-  for i, line in ipairs(op[LINES]) do
+  local asked = op[LINES]
+  for i = 1, #asked do
+    local line = asked[i]
     found = limits.exceeded(limited, op[FEATURE], line[1], least(line, op), now)
     if found then
       return found
@@ -42,7 +45,9 @@ end
 
 local function judge_credits(tree, path, op, amounts)
   local held, shortfalls = {}, {}
-  for i, line in ipairs(op[LINES]) do
+  local asked = op[LINES]
+  for i = 1, #asked do
+    local line = asked[i]
     local there, needed = draws.spendable(tree, path, line[1]), least(line, op)
     if there < needed then
       insert(shortfalls, { line[1], there, needed - there })
@@ -73,11 +78,15 @@ local function decide(verdict, op)
   if verdict.reason then
     outcome = op[MODE] == MODE_ENFORCE and DENIED or GRANTED_SHADOW
     verdict.amounts = {}
-    for i, line in ipairs(op[LINES]) do
+    local asked = op[LINES]
+    for i = 1, #asked do
+      local line = asked[i]
       verdict.amounts[i] = line[2]
     end
   else
-    for i, line in ipairs(op[LINES]) do
+    local asked = op[LINES]
+    for i = 1, #asked do
+      local line = asked[i]
       outcome = verdict.amounts[i] < line[2] and GRANTED_PARTIAL or outcome
     end
   end
@@ -87,7 +96,9 @@ end
 -- Grants, then overdraft; what is missing is left only by shadow mode, as unenforced.
 local function plan(tree, path, op, amounts)
   local planned = {}
-  for i, line in ipairs(op[LINES]) do
+  local asked = op[LINES]
+  for i = 1, #asked do
+    local line = asked[i]
     local list = {}
     local missing = draws.from_grants(tree, path, line[1], amounts[i], list)
     if missing > 0 then
@@ -107,7 +118,9 @@ end
 
 -- Only an account whose credits were drawn can have passed a threshold.
 local function warn_balances(journal, warnings)
-  for _, posting in ipairs(journal.postings) do
+  local postings = journal.postings
+  for i = 1, #postings do
+    local posting = postings[i]
     local credit = posting[P_CREDIT]
     local before = credit[C_AVAILABLE] - posting[P_DELTA][C_AVAILABLE - 1]
     limits.balance_warnings(warnings, posting[P_ACCOUNT], posting[P_CREDIT_TYPE], credit, before)
@@ -134,11 +147,13 @@ local function place(journal, tree, op, kind, target)
     return failed
   end
   local counts, warnings = {}, {}
-  for _, line in ipairs(lines) do
+  for i = 1, #lines do
+    local line = lines[i]
     draws.apply(journal, kind, line[N_CREDIT_TYPE], line[N_DRAWS], target)
   end
   limits.count(tree, limited, op[FEATURE], "", 1, now, counts, warnings)
-  for _, line in ipairs(lines) do
+  for i = 1, #lines do
+    local line = lines[i]
     limits.count(tree, limited, op[FEATURE], line[N_CREDIT_TYPE], (draws.totals(line[N_DRAWS])), now, counts, warnings)
   end
   warn_balances(journal, warnings)
@@ -147,7 +162,8 @@ end
 
 local function held_lines(state, lines)
   local shown = {}
-  for i, line in ipairs(lines) do
+  for i = 1, #lines do
+    local line = lines[i]
     local total, debt, unenforced = draws.totals(line[N_DRAWS])
     shown[i] = {
       line[N_CREDIT_TYPE],
@@ -163,7 +179,8 @@ end
 
 local function burned_lines(state, lines)
   local shown = {}
-  for i, line in ipairs(lines) do
+  for i = 1, #lines do
+    local line = lines[i]
     local list, shares = line[N_DRAWS], {}
     settle.share_burned(shares, list)
     local total, debt, unenforced = draws.totals(list)
