@@ -129,3 +129,40 @@ async def test_a_late_commit_counts_as_a_request(real: Real) -> None:
     (third,) = await real.decide([reserve("third", 10)])
     assert third.decision.reason is Reason.LIMIT_EXCEEDED
     assert third.decision.limit.used == 2
+
+
+async def test_overage_is_owed_by_who_has_credits_of_their_own(real: Real) -> None:
+    """The first on the path that was ever granted the credit type: its next grant repays."""
+    await start(real, 100)
+    await real.decide(
+        [
+            op.CreateAccount("t", "pooled", op.AccountTerms(parent="a"), "pooled"),
+            op.CreateAccount("t", "own", op.AccountTerms(parent="a"), "own"),
+        ]
+    )
+    given = op.GrantTerms("ai", 5, op.GrantSource.PURCHASE)
+    await real.decide([op.Grant("t", "own", given, "own grant")])
+    for account in ("pooled", "own"):
+        request = op.Reserve("t", account, (op.Line("ai", 5),), 60_000, f"r-{account}")
+        (held,) = await real.decide([request])
+        lines = (op.CommitLine("ai", 150),)
+        await real.decide([op.Commit("t", held.hold, f"c-{account}", lines)])
+    balances = await real.decide([op.GetBalance("t", name) for name in ("a", "own", "pooled")])
+    debts = [sum(credit.buckets.debt for credit in balance.credits) for balance in balances]
+    assert debts == [50, 145, 0]
+
+
+async def test_one_commit_beyond_all_measure_does_not_empty_a_burst_bucket_for_ever(
+    real: Real,
+) -> None:
+    await start(real, 1_000, limits=(BURST,))
+    (held,) = await real.decide([reserve("r", 10)])
+    await real.decide([op.Commit("t", held.hold, "c", (op.CommitLine("ai", 10**9),))])
+    given = op.GrantTerms("ai", 10**9, op.GrantSource.PURCHASE)
+    await real.decide([op.Grant("t", "a", given, "more"), op.Grant("t", "a", given, "and more")])
+    (denied,) = await real.decide([reserve("soon", 100)])
+    real.clock.now_ms += 120_000
+    (granted,) = await real.decide([reserve("later", 100)])
+    assert denied.decision.reason is Reason.LIMIT_EXCEEDED
+    assert 0 < denied.decision.retry_after_ms <= 120_000
+    assert granted.decision.outcome is rp.Outcome.GRANTED

@@ -52,12 +52,22 @@ class Overflow:
         return sum(draw.amount for draw in self.draws if draw.source == source)
 
 
+def _debtor(path: list[AccountState], credit_type: str) -> str:
+    """Who owes what no credits cover: the first on the path that was ever granted this credit type.
+
+    Its next grant will repay the debt. The root owes when nobody was.
+    """
+    for state in path:
+        credit = state.credits.get(credit_type)
+        if credit is not None and credit.buckets["granted"] > 0:
+            return state.account
+    return path[-1].account
+
+
 def plan_overflow(
     tree: Tree, account: str, credit_type: str, amount: int, mode: Mode, overage: Overage
 ) -> Overflow:
-    """Available credits in burn order; the rest is owed by the root, or unenforced in shadow and
-    with CAP.
-    """
+    """Available credits in burn order; the rest is owed, or unenforced in shadow and with CAP."""
     path = tree.path(account)
     draws, missing = draw_from_grants(path, credit_type, amount)
     if missing > 0:
@@ -65,7 +75,7 @@ def plan_overflow(
         draws.append(
             Draw(account, UNENFORCED, missing)
             if forgiven
-            else Draw(path[-1].account, DEBT, missing)
+            else Draw(_debtor(path, credit_type), DEBT, missing)
         )
     check_room(path, credit_type, draws)
     return Overflow(draws)

@@ -101,7 +101,10 @@ def remaining_of(counter: Counter) -> int:
 def count(counter: Counter, window: int, amount: int) -> None:
     """Counts an amount in a window, after `settle_counter`."""
     if counter.limit.window is LimitWindow.BURST:
-        counter.level = min(AMOUNT_MAX, counter.level + amount * counter.limit.window_ms)
+        # Use beyond a second window is forgotten: one commit beyond all measure does not deny
+        # for ever.
+        most = min(AMOUNT_MAX, 2 * counter.limit.maximum * counter.limit.window_ms)
+        counter.level = min(most, counter.level + amount * counter.limit.window_ms)
     else:
         counter.used[window] = min(AMOUNT_MAX, counter.used.get(window, 0) + amount)
 

@@ -25,8 +25,8 @@
 -- A decision inside is [outcome, mode, reason, shortfalls, limit use, retry_after_ms]; a settled line
 --   [credit type, burned, returned, overage, debt, unenforced, held after, available after,
 --   [[grant id, account, burned, returned, expired, revoked], ...]].
--- Writes, in this order: outbox entries, trees, due times, idempotency records, the partition's
---   state, claims.
+-- Writes, in this order: outbox entries, due times, trees, the partition's state, idempotency
+--   records, claims.
 -- A retry with the same key is answered from its record. An error changes nothing: all decisions are
 -- made in memory first, and every key that will be written is known to have its type.
 --- @include layout

@@ -13,7 +13,19 @@ local function share(shares, source, account, part, amount)
   insert(shares, new)
 end
 
--- Available credits in burn order; the rest is owed by the root, or unenforced in shadow and with CAP.
+-- Who owes what no credits cover: the first on the path that was ever granted this credit type, whose
+-- next grant will repay it; the root when nobody was.
+local function debtor(tree, path, credit_type)
+  for _, account in ipairs(path) do
+    local credit = trees.account(tree, account)[A_CREDITS][credit_type]
+    if credit and credit[C_GRANTED] > 0 then
+      return account
+    end
+  end
+  return path[#path]
+end
+
+-- Available credits in burn order; the rest is owed, or unenforced in shadow and with CAP.
 function settle.plan_overflow(tree, account, credit_type, amount, mode, overage)
   local list = {}
   if amount <= 0 then
@@ -23,7 +35,8 @@ function settle.plan_overflow(tree, account, credit_type, amount, mode, overage)
   local missing = draws.from_grants(tree, path, credit_type, amount, list)
   if missing > 0 then
     local forgiven = mode == MODE_SHADOW or overage == OVERAGE_CAP
-    draws.push(list, forgiven and account or path[#path], forgiven and SOURCE_UNENFORCED or SOURCE_DEBT, missing)
+    local owner = forgiven and account or debtor(tree, path, credit_type)
+    draws.push(list, owner, forgiven and SOURCE_UNENFORCED or SOURCE_DEBT, missing)
   end
   return list, draws.check_room(tree, credit_type, list)
 end

@@ -103,7 +103,9 @@ end
 
 function windows.count(limit, window, amount)
   if limit[L_WINDOW] == WINDOW_BURST then
-    limit[L_LEVEL] = min(AMOUNT_MAX, limit[L_LEVEL] + amount * limit[L_WINDOW_MS])
+    -- Use beyond a second window is forgotten: one commit beyond all measure does not deny for ever.
+    local most = min(AMOUNT_MAX, 2 * limit[L_MAXIMUM] * limit[L_WINDOW_MS])
+    limit[L_LEVEL] = min(most, limit[L_LEVEL] + amount * limit[L_WINDOW_MS])
     return
   end
   local used = limit[L_USED]
