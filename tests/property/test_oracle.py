@@ -1,9 +1,8 @@
-"""Random operations on the real engine and on the plain Python twin: every answer and bucket
-agrees.
+"""Random histories on the real engine and on the plain Python twin: every answer agrees.
 
 After each step all balances are compared; at the end every entry of every outbox. This is the test
-of I1 to I6 and I27: the twin asserts conservation and bounds in each posting, and the engine must
-agree with it to the unit.
+of I1, I2, I3, I4, I5, I6, I7, I8 and I27: the twin asserts conservation and bounds in each posting,
+decides in the order of the sequence numbers, and the engine must agree with it to the unit.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ Response = TypeVar("Response")
 
 
 class Linter(grpc.aio.UnaryUnaryClientInterceptor):
-    """Checks every answer and every error of our services that passes through a channel."""
+    """I22: checks every answer and every error of our services that passes through a channel."""
 
     async def intercept_unary_unary(
         self,

@@ -144,9 +144,10 @@ CREATE TABLE holdfast.entry (
 CREATE INDEX entry_account ON holdfast.entry
     (tenant, account, credit_type, event_time DESC, version DESC);
 -- A hold id is 128 random bits: the tenant need not be in the index.
-CREATE INDEX entry_revokes ON holdfast.entry (tenant, account) WHERE kind = 13;
 CREATE INDEX entry_hold ON holdfast.entry (hold) WHERE hold IS NOT NULL;
 CREATE INDEX entry_refund_of ON holdfast.entry (tenant, refund_of) WHERE refund_of <> '';
+-- Revokes are few: a refund asks which grants were revoked.
+CREATE INDEX entry_revokes ON holdfast.entry (tenant, account) WHERE kind = 13;
 
 CALL holdfast.make_append_only('holdfast.entry');
 
