@@ -1,8 +1,11 @@
 """What only the ledger can answer: keys older than what is remembered, and holds long gone."""
 
+import json
 import uuid
 from dataclasses import replace
 from typing import Any
+
+import psycopg
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
@@ -153,8 +156,10 @@ async def test_a_commit_within_the_late_window_is_booked_once(both: Both) -> Non
     assert await both.buckets("a") == Buckets(granted=100, debt=20, burned=120)
 
 
-async def test_a_commit_after_the_late_window_is_refused_visibly(both: Both) -> None:
-    """A30: nothing is booked, and the caller is told so."""
+async def test_a_commit_after_the_late_window_is_refused_visibly(
+    both: Both, migrated_postgres_url: str
+) -> None:
+    """A30: nothing is booked, the caller is told so, and a note is kept for those who bill."""
     await both.account("a")
     await both.grant("a", 100)
     held = await both.reserve("a", 60, ttl_ms=1_000)
@@ -170,6 +175,11 @@ async def test_a_commit_after_the_late_window_is_refused_visibly(both: Both) -> 
 
     assert answer.reason is Reason.HOLD_EXPIRED
     assert answer.metadata == {"usage_recorded": "false"}
+    async with await psycopg.AsyncConnection.connect(migrated_postgres_url) as connection:
+        found = await connection.execute("SELECT fault, raw FROM holdfast.quarantine")
+        ((fault, raw),) = await found.fetchall()
+    assert fault == "late_use"
+    assert json.loads(raw)["lines"] == {"ai": 50}
 
 
 async def test_an_invented_hold_is_not_found(both: Both) -> None:

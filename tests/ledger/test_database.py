@@ -8,12 +8,23 @@ from collections.abc import Awaitable, Callable
 import psycopg
 import pytest
 
+from holdfast_server.domain.entry import EntryKind
+from holdfast_server.domain.operation import Commit
 from holdfast_server.domain.policy import Policy, Scope, ScopeKind
+from holdfast_server.domain.reply import Buckets, HoldState
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.database import connection_text
-from holdfast_server.ledger.records import CreditType, ProcessReport
+from holdfast_server.ledger.records import CreditType, ProcessReport, RecordedEntry, RecordedHold
 from holdfast_server.ledger.store import Ledger
+from tests.support.entries import Story
 from tests.support.ledger import query
+
+
+def late_hold() -> RecordedHold:
+    """A hold with one entry, whichever."""
+    entry = Story().write(EntryKind.HOLD, "a", Buckets(available=0), hold="0a" * 16)
+    return RecordedHold("a", HoldState.EXPIRED, "", False, {}, (RecordedEntry(entry, 0, b""),))
+
 
 #: Every method of the ledger that asks the database, with arguments.
 CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
@@ -27,6 +38,7 @@ CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
     "explain_balance": lambda ledger: ledger.explain_balance("t", "a", "c", None, 1),
     "find_hold": lambda ledger: ledger.find_hold("t", "0a" * 16),
     "find_operation": lambda ledger: ledger.find_operation("t", "Burn", "k"),
+    "note_late_use": lambda ledger: ledger.note_late_use(late_hold(), Commit("t", "hold", "k")),
     "find_operations": lambda ledger: ledger.find_operations("t", [("Burn", "k")]),
     "flushed": lambda ledger: ledger.flushed(),
     "get_account": lambda ledger: ledger.get_account("t", "a"),

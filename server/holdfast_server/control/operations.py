@@ -206,7 +206,10 @@ class Operations:
         if found.state is rp.HoldState.OPEN:
             _LOG.critical("hold %s is open in the ledger and unknown to the hot store", hold)
             return failures.internal()
-        return _ended(operation, found)
+        error = _ended(operation, found)
+        if isinstance(operation, op.Commit) and error.reason is Reason.HOLD_EXPIRED:
+            await self.ledger.note_late_use(found, operation)
+        return error
 
     async def _catch_up(self, partition: int) -> None:
         """Waits until the ledger has what the hot store has now."""

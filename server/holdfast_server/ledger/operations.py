@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from holdfast_server.domain.entry import Entry, EntryKind, parse_transaction_id
+from holdfast_server.domain.operation import Commit
 from holdfast_server.domain.reply import HoldState
 from holdfast_server.ledger import rows
 from holdfast_server.ledger.database import Cursor, Database, fetch_all, fetch_one
@@ -24,6 +26,8 @@ from holdfast_server.ledger.sql import QUERIES
 BURNING_KINDS: Final = frozenset(
     {EntryKind.COMMIT, EntryKind.BURN, EntryKind.OVERAGE, EntryKind.LATE_COMMIT}
 )
+#: The fault of what is kept of a Commit that came too late.
+LATE_USE: Final = "late_use"
 #: REFUND entries of one transaction that are read.
 REFUND_ENTRIES_MAX: Final = 10_000
 
@@ -58,6 +62,27 @@ class Operations(Database):
         async with self.reading(tenant) as cursor:
             entries = await hold_entries(cursor, tenant, hold)
         return _hold(entries) if entries else None
+
+    async def note_late_use(self, hold: RecordedHold, commit: Commit) -> None:
+        """Keeps what a Commit said that came too late to be booked, for those who bill."""
+        last = hold.entries[-1].entry
+        said = {
+            "tenant": commit.tenant,
+            "account": hold.account,
+            "hold": last.hold,
+            "idempotency_key": commit.key,
+            "lines": {line.credit_type: line.amount for line in commit.lines},
+        }
+        note = {
+            "partition": last.partition,
+            "epoch": last.epoch,
+            "seq": last.seq,
+            "raw": json.dumps(said, sort_keys=True).encode(),
+            "fault": LATE_USE,
+            "explanation": "a commit came after its hold's late window",
+        }
+        async with self.changing() as cursor:
+            await cursor.execute(QUERIES["quarantine"], note)
 
     async def burned_by(self, tenant: str, transaction_id: str) -> BurnedTransaction | None:
         """What a Commit or Burn consumed and what was given back; None where it burned nothing."""

@@ -342,7 +342,8 @@ CREATE UNLOGGED TABLE holdfast.process (
     PRIMARY KEY (process, role)
 );
 
--- Entries that could not be recorded, as they were found. Nothing purges them.
+-- Entries that could not be recorded, as they were found, and use that came too late to be booked.
+-- Nothing purges them.
 CREATE TABLE holdfast.quarantine (
     partition integer NOT NULL,
     epoch bigint NOT NULL,
@@ -414,6 +415,7 @@ BEGIN
         holdfast.process TO holdfast_reader;
     GRANT SELECT, INSERT ON holdfast.deployment, holdfast.token_key, holdfast.credit_type,
         holdfast.policy_audit, holdfast.partition_epoch, holdfast.flush_cursor TO holdfast_control;
+    GRANT SELECT, INSERT ON holdfast.quarantine TO holdfast_control;
     GRANT UPDATE (epoch) ON holdfast.flush_cursor TO holdfast_control;
     GRANT SELECT, UPDATE ON holdfast.config_version TO holdfast_control;
     GRANT SELECT, INSERT, UPDATE, DELETE ON holdfast.process TO holdfast_control;
