@@ -38,6 +38,9 @@ RETRY_AFTER_MS = 500
 #: Pauses are shortened by up to this share, so that processes do not ask all at once.
 JITTER = 0.5
 
+#: A source of its own: nobody's seed makes processes march in step.
+_CHANCE = random.Random()
+
 _NOTHING = Configuration(0, {}, ())
 
 
@@ -143,7 +146,7 @@ class ConfigCache:
         """Refreshes for ever, at least every `pause_ms`; end it by cancelling."""
         while True:
             await self.refresh()
-            await asyncio.sleep(pause_ms / 1000 * (1 - JITTER * random.random()))
+            await asyncio.sleep(pause_ms / 1000 * (1 - JITTER * _CHANCE.random()))
 
     async def _look(self) -> bool:
         self._looks_started += 1

@@ -23,6 +23,9 @@ TREES_AT_ONCE = 200
 #: Rounds of one sweep: bounds how long a sweep goes on while more becomes due.
 ROUNDS_MAX = 1_000
 
+#: A source of its own: nobody's seed makes processes march in step.
+_CHANCE = random.Random()
+
 _CALLER = Caller("sweeper")
 _LOG = logging.getLogger(__name__)
 
@@ -80,7 +83,7 @@ class Sweeper:
 
     async def _pause(self) -> None:
         """Waits for about the interval, so that several sweepers do not march in step."""
-        pause_s = self._interval_s * random.uniform(0.8, 1.2)
+        pause_s = self._interval_s * _CHANCE.uniform(0.8, 1.2)
         try:
             await asyncio.wait_for(self._stopping.wait(), pause_s)
         except TimeoutError:

@@ -46,6 +46,9 @@ HALTED_SECONDS: Final = 30.0
 #: Seconds between two calls that make the ledger's tables ahead of time.
 TABLES_SECONDS: Final = 3_600.0
 
+#: A source of its own: nobody's seed makes processes march in step.
+_CHANCE = random.Random()
+
 _log = logging.getLogger(__name__)
 
 
@@ -188,4 +191,4 @@ class Flusher:
 def _retry_seconds(failures: int) -> float:
     """Doubles up to a maximum, half of it by chance: many flushers do not come back at once."""
     longest = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * (1 << min(failures, 16)))
-    return longest * random.uniform(0.5, 1.0)
+    return longest * _CHANCE.uniform(0.5, 1.0)
