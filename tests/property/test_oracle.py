@@ -11,6 +11,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -330,13 +331,24 @@ class Oracle(RuleBasedStateMachine):
         self.loop.run_until_complete(self.real.store.close())
 
 
+#: Histories of the suite, and their length. A larger profile runs what it says.
+EXAMPLES_MIN = 200
+STEPS = 25
+
+
+@pytest.mark.timeout(0)
 def test_the_engine_agrees_with_the_twin(valkey_url: str) -> None:
     """At least 200 random histories; `--hypothesis-profile=long` runs thousands."""
+    profile = settings.default
+    assert profile is not None
+    thorough = profile.max_examples > EXAMPLES_MIN
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     with asyncio.Runner() as runner:
         machine = type("Machine", (Oracle,), {"url": valkey_url, "loop": runner.get_loop()})
-        checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-        chosen = settings(deadline=None, suppress_health_check=checks)
-        if settings.default is settings.get_profile("default"):
-            chosen = settings(chosen, max_examples=200, stateful_step_count=25)
-        machine.TestCase.settings = chosen  # type: ignore[attr-defined]
+        machine.TestCase.settings = settings(  # type: ignore[attr-defined]
+            deadline=None,
+            suppress_health_check=checks,
+            max_examples=max(EXAMPLES_MIN, profile.max_examples),
+            stateful_step_count=profile.stateful_step_count if thorough else STEPS,
+        )
         machine.TestCase().runTest()  # type: ignore[attr-defined]
