@@ -3,6 +3,7 @@
 import asyncio
 
 from holdfast_server.domain import operation as op
+from holdfast_server.domain.bounds import GRANTS_MAX
 from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.errors import HoldfastError, Reason
@@ -198,3 +199,18 @@ async def test_each_source_of_a_shadow_hold_gets_its_own_back(both: Both) -> Non
 
     assert (first.lines[0].unenforced, first.lines[0].debt) == (60, 5)
     assert await both.buckets("a") == Buckets(debt=35, burned=35)
+
+
+async def test_a_refund_brings_back_no_more_grants_than_may_be_open(both: Both) -> None:
+    await both.account("a")
+    await both.grant("a", 40)
+    transaction = await burned(both, "a", 40)
+    given = op.GrantTerms("ai", 1, op.GrantSource.PURCHASE)
+    memory = op.Durability.MEMORY
+    many = [op.Grant("t", "a", given, both.key(), memory) for _ in range(GRANTS_MAX)]
+    await both.do_all(many)
+
+    answer = await both.do(refund(both, transaction, 10))
+
+    assert answer.reason is Reason.ACCOUNT_FULL
+    assert (await both.buckets("a")).burned == 40

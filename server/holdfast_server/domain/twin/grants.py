@@ -100,9 +100,7 @@ def _check_grant(path: list[AccountState], terms: GrantTerms, now_ms: int) -> No
         )
     credit = path[0].credits.get(terms.credit_type)
     if credit is not None and len(credit.grants) + len(credit.pending) >= GRANTS_MAX:
-        raise HoldfastError(
-            Reason.ACCOUNT_FULL, "too many grants are open", field="grants", maximum=GRANTS_MAX
-        )
+        raise _full()
     credit = credit or Credit()
     repays = terms.repay_debt and terms.effective_at_ms <= now_ms
     # Debt that the grant repays makes room for it.
@@ -162,6 +160,7 @@ def apply_refund(
     journal: Journal, accounts: dict[str, AccountState], plan: RefundPlan, now_ms: int
 ) -> dict[str, Refunded]:
     """Gives parts back in the order of the plan; answers what happened per credit type."""
+    _check_grants(accounts, plan)
     done: dict[str, Refunded] = {}
     for part in plan.parts:
         refunded = done.setdefault(part.credit_type, Refunded())
@@ -172,6 +171,21 @@ def apply_refund(
         else:
             _refund_grant(journal, state, part, plan, refunded, now_ms)
     return done
+
+
+def _check_grants(accounts: dict[str, AccountState], plan: RefundPlan) -> None:
+    """Refuses a refund that would bring back more grants than an account may have open."""
+    for part in plan.parts:
+        credit = accounts[part.account].credits.get(part.credit_type, Credit())
+        full = len(credit.grants) + len(credit.pending) >= GRANTS_MAX
+        if full and credit.find(part.source) is None:
+            raise _full()
+
+
+def _full() -> HoldfastError:
+    return HoldfastError(
+        Reason.ACCOUNT_FULL, "too many grants are open", field="grants", maximum=GRANTS_MAX
+    )
 
 
 def _refund_debt(
