@@ -966,6 +966,14 @@ class BatchItem(_message.Message):
     BURN_FIELD_NUMBER: _builtins.int
     REFUND_FIELD_NUMBER: _builtins.int
     BALANCE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """In a Session: names the operation among those that wait for an answer, 1 or more. In a Batch,
+    where answers come in order, it is not looked at.
+    """
+    traceparent: _builtins.str
+    """In a Session: the W3C `traceparent` of the caller's span. May be empty."""
     @_builtins.property
     def reserve(self) -> Global___ReserveRequest:
         """See BalanceService.Reserve."""
@@ -1004,10 +1012,12 @@ class BatchItem(_message.Message):
         burn: Global___BurnRequest | None = ...,
         refund: Global___RefundRequest | None = ...,
         balance: Global___BalanceRequest | None = ...,
+        id: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "burn", b"burn", "commit", b"commit", "extend", b"extend", "operation", b"operation", "refund", b"refund", "release", b"release", "reserve", b"reserve"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "burn", b"burn", "commit", b"commit", "extend", b"extend", "operation", b"operation", "refund", b"refund", "release", b"release", "reserve", b"reserve"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "burn", b"burn", "commit", b"commit", "extend", b"extend", "id", b"id", "operation", b"operation", "refund", b"refund", "release", b"release", "reserve", b"reserve", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["reserve", "commit", "release", "extend", "burn", "refund", "balance"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
@@ -1109,6 +1119,9 @@ class BatchResult(_message.Message):
     REFUND_FIELD_NUMBER: _builtins.int
     BALANCE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """In a Session: the id of the operation that this answers."""
     @_builtins.property
     def reserve(self) -> Global___ReserveResponse:
         """See BalanceService.Reserve."""
@@ -1152,10 +1165,11 @@ class BatchResult(_message.Message):
         refund: Global___RefundResponse | None = ...,
         balance: Global___BalanceResponse | None = ...,
         error: Global___ItemError | None = ...,
+        id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "burn", b"burn", "commit", b"commit", "error", b"error", "extend", b"extend", "refund", b"refund", "release", b"release", "reserve", b"reserve", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "burn", b"burn", "commit", b"commit", "error", b"error", "extend", b"extend", "refund", b"refund", "release", b"release", "reserve", b"reserve", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "burn", b"burn", "commit", b"commit", "error", b"error", "extend", b"extend", "id", b"id", "refund", b"refund", "release", b"release", "reserve", b"reserve", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["reserve", "commit", "release", "extend", "burn", "refund", "balance", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -1186,3 +1200,55 @@ class BatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchResponse: _TypeAlias = BatchResponse  # noqa: Y015
+
+@_typing.final
+class SessionRequest(_message.Message):
+    """See BalanceService.Session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchItem]:
+        """1 to 1,000 operations, each with its own id."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___BatchItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionRequest: _TypeAlias = SessionRequest  # noqa: Y015
+
+@_typing.final
+class SessionResponse(_message.Message):
+    """See BalanceService.Session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    CLOSING_FIELD_NUMBER: _builtins.int
+    closing: _builtins.bool
+    """True from when the server wants no more operations on this stream."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchResult]:
+        """Answers to operations of this stream, each with its id, in any order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchResult] | None = ...,
+        closing: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closing", b"closing", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015

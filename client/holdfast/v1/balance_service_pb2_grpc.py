@@ -90,6 +90,11 @@ class BalanceServiceStub(object):
                 request_serializer=holdfast_dot_v1_dot_balance__service__pb2.BatchRequest.SerializeToString,
                 response_deserializer=holdfast_dot_v1_dot_balance__service__pb2.BatchResponse.FromString,
                 _registered_method=True)
+        self.Session = channel.stream_stream(
+                '/holdfast.v1.BalanceService/Session',
+                request_serializer=holdfast_dot_v1_dot_balance__service__pb2.SessionRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_balance__service__pb2.SessionResponse.FromString,
+                _registered_method=True)
 
 
 class BalanceServiceServicer(object):
@@ -169,6 +174,29 @@ class BalanceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Session(self, request_iterator, context):
+        """The same operations over one stream for as long as it lasts: the fastest way for a process with
+        many concurrent callers. Unlike in a Batch, operations are independent of each other.
+
+        Each message carries any number of operations, up to 1,000, each with an `id` that is unique
+        among the caller's unanswered operations of the stream. Each is answered once, by a result with
+        that id; answers come in any order and in messages of any size. Send what is waiting as soon as
+        an earlier message is answered, in one message: that batches by itself and adds no delay.
+
+        At most 4,096 operations may be unanswered; beyond that the server stops reading until it has
+        answered some, and flow control holds the caller back. Credentials are those of the stream's
+        metadata. When `closing` is true the server wants no more on this stream (it shuts down, the
+        stream is older than 15 minutes, or the credentials expire): open another one, on a new
+        connection where there can be one, and half-close this one; what was sent is still answered.
+
+        When a stream breaks, what was unanswered may or may not have been applied: send it again, with
+        the same idempotency keys, on another stream. A caller that no longer waits for an operation
+        ignores its answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BalanceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -216,6 +244,11 @@ def add_BalanceServiceServicer_to_server(servicer, server):
                     servicer.Batch,
                     request_deserializer=holdfast_dot_v1_dot_balance__service__pb2.BatchRequest.FromString,
                     response_serializer=holdfast_dot_v1_dot_balance__service__pb2.BatchResponse.SerializeToString,
+            ),
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=holdfast_dot_v1_dot_balance__service__pb2.SessionRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_balance__service__pb2.SessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -472,6 +505,33 @@ class BalanceService(object):
             '/holdfast.v1.BalanceService/Batch',
             holdfast_dot_v1_dot_balance__service__pb2.BatchRequest.SerializeToString,
             holdfast_dot_v1_dot_balance__service__pb2.BatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/holdfast.v1.BalanceService/Session',
+            holdfast_dot_v1_dot_balance__service__pb2.SessionRequest.SerializeToString,
+            holdfast_dot_v1_dot_balance__service__pb2.SessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,6 +62,25 @@ class BalanceServiceStub:
     """The open holds of an account."""
     Batch: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.BatchRequest, _balance_service_pb2.BatchResponse]
     """Up to 1,000 operations, each with its own outcome, decided in the order given."""
+    Session: _grpc.StreamStreamMultiCallable[_balance_service_pb2.SessionRequest, _balance_service_pb2.SessionResponse]
+    """The same operations over one stream for as long as it lasts: the fastest way for a process with
+    many concurrent callers. Unlike in a Batch, operations are independent of each other.
+
+    Each message carries any number of operations, up to 1,000, each with an `id` that is unique
+    among the caller's unanswered operations of the stream. Each is answered once, by a result with
+    that id; answers come in any order and in messages of any size. Send what is waiting as soon as
+    an earlier message is answered, in one message: that batches by itself and adds no delay.
+
+    At most 4,096 operations may be unanswered; beyond that the server stops reading until it has
+    answered some, and flow control holds the caller back. Credentials are those of the stream's
+    metadata. When `closing` is true the server wants no more on this stream (it shuts down, the
+    stream is older than 15 minutes, or the credentials expire): open another one, on a new
+    connection where there can be one, and half-close this one; what was sent is still answered.
+
+    When a stream breaks, what was unanswered may or may not have been applied: send it again, with
+    the same idempotency keys, on another stream. A caller that no longer waits for an operation
+    ignores its answer.
+    """
 
 @_typing.type_check_only
 class BalanceServiceAsyncStub(BalanceServiceStub):
@@ -97,6 +116,25 @@ class BalanceServiceAsyncStub(BalanceServiceStub):
     """The open holds of an account."""
     Batch: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.BatchRequest, _balance_service_pb2.BatchResponse]  # type: ignore[assignment]
     """Up to 1,000 operations, each with its own outcome, decided in the order given."""
+    Session: _aio.StreamStreamMultiCallable[_balance_service_pb2.SessionRequest, _balance_service_pb2.SessionResponse]  # type: ignore[assignment]
+    """The same operations over one stream for as long as it lasts: the fastest way for a process with
+    many concurrent callers. Unlike in a Batch, operations are independent of each other.
+
+    Each message carries any number of operations, up to 1,000, each with an `id` that is unique
+    among the caller's unanswered operations of the stream. Each is answered once, by a result with
+    that id; answers come in any order and in messages of any size. Send what is waiting as soon as
+    an earlier message is answered, in one message: that batches by itself and adds no delay.
+
+    At most 4,096 operations may be unanswered; beyond that the server stops reading until it has
+    answered some, and flow control holds the caller back. Credentials are those of the stream's
+    metadata. When `closing` is true the server wants no more on this stream (it shuts down, the
+    stream is older than 15 minutes, or the credentials expire): open another one, on a new
+    connection where there can be one, and half-close this one; what was sent is still answered.
+
+    When a stream breaks, what was unanswered may or may not have been applied: send it again, with
+    the same idempotency keys, on another stream. A caller that no longer waits for an operation
+    ignores its answer.
+    """
 
 class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
     """The hot path: ask before the work, settle after.
@@ -183,5 +221,30 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_balance_service_pb2.BatchResponse, _abc.Awaitable[_balance_service_pb2.BatchResponse]]:
         """Up to 1,000 operations, each with its own outcome, decided in the order given."""
+
+    @_abc_1.abstractmethod
+    def Session(
+        self,
+        request_iterator: _MaybeAsyncIterator[_balance_service_pb2.SessionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_balance_service_pb2.SessionResponse], _abc.AsyncIterator[_balance_service_pb2.SessionResponse]]:
+        """The same operations over one stream for as long as it lasts: the fastest way for a process with
+        many concurrent callers. Unlike in a Batch, operations are independent of each other.
+
+        Each message carries any number of operations, up to 1,000, each with an `id` that is unique
+        among the caller's unanswered operations of the stream. Each is answered once, by a result with
+        that id; answers come in any order and in messages of any size. Send what is waiting as soon as
+        an earlier message is answered, in one message: that batches by itself and adds no delay.
+
+        At most 4,096 operations may be unanswered; beyond that the server stops reading until it has
+        answered some, and flow control holds the caller back. Credentials are those of the stream's
+        metadata. When `closing` is true the server wants no more on this stream (it shuts down, the
+        stream is older than 15 minutes, or the credentials expire): open another one, on a new
+        connection where there can be one, and half-close this one; what was sent is still answered.
+
+        When a stream breaks, what was unanswered may or may not have been applied: send it again, with
+        the same idempotency keys, on another stream. A caller that no longer waits for an operation
+        ignores its answer.
+        """
 
 def add_BalanceServiceServicer_to_server(servicer: BalanceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
