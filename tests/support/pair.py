@@ -14,7 +14,7 @@ from typing import Any
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
-from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.entry import BY_TIME, Entry
 from holdfast_server.domain.operation import Caller, Mode, Operation
 from holdfast_server.domain.token import TokenSigner
 from holdfast_server.domain.twin.grants import RefundPlan
@@ -200,6 +200,7 @@ class Pair:
                 posting.delta_figures(),
                 posting.after,
                 posting.grant_postings(),
+                posting.at_ms,
             )
             for partition, seq, posting in expected
         ]
@@ -255,4 +256,5 @@ def _posting_of(entry: Entry) -> tuple[Any, ...]:
         entry.delta,
         entry.after,
         entry.grants,
+        entry.event_ms if entry.kind in BY_TIME else None,
     )

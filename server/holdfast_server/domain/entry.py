@@ -67,6 +67,11 @@ class EntryKind(IntEnum):
     UNENFORCED = 15
 
 
+#: What time does by itself. Such an entry has the time when it was due: it is booked when somebody
+#: looks, or the sweeper comes.
+BY_TIME = frozenset({EntryKind.HOLD_EXPIRED, EntryKind.GRANT_EXPIRED, EntryKind.GRANT_EFFECTIVE})
+
+
 @dataclass(frozen=True, slots=True)
 class GrantPosting:
     """How one grant changed: signed changes of its parts. `grant_id` is 32 hexadecimal digits."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from holdfast_server import failpoint
+from holdfast_server.domain.entry import BY_TIME
 from holdfast_server.domain.packed import PackedEntry
 from holdfast_server.engine.outbox import Outbox, OutboxEntry, Positions
 from holdfast_server.flusher.batch import halves
@@ -123,9 +124,15 @@ class Recorder:
     ) -> None:
         if moved:
             entries = sum(cursor.seq - before[cursor.partition].seq for cursor in moved)
-            oldest_ms = min(found[0].event_ms for found in work.entries)
-            lag_ms = max(0, time.time_ns() // 1_000_000 - oldest_ms)
+            lag_ms = _age_ms(work, time.time_ns() // 1_000_000)
             self._hooks.on_batch(FlushedBatch(entries, len(moved), lag_ms, seconds))
+
+
+def _age_ms(work: Work, now_ms: int) -> int:
+    """How long the oldest entry waited. What ended by itself may have been noticed much later."""
+    firsts = (found[0] for found in work.entries)
+    times = (first.event_ms for first in firsts if first.kind not in BY_TIME)
+    return max(0, now_ms - min(times, default=now_ms))
 
 
 def _traces(work: Work) -> Iterator[TraceContext]:

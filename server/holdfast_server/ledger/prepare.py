@@ -59,6 +59,7 @@ class Prepared:
 
     before: PartitionCursor
     after: PartitionCursor
+    #: The latest; not always that of the last entry, since an expiry has the time when it was due.
     last_event_ms: int
     entries: bytes
     operations: bytes
@@ -85,7 +86,7 @@ def prepare(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared
         return Prepared(
             before=cursor,
             after=_after(cursor, entries, hashes),
-            last_event_ms=entries[-1].event_ms,
+            last_event_ms=max(entry.event_ms for entry in entries),
             entries=b"".join(map(encoding.entry_row, entries, hashes)),
             operations=b"".join(filter(None, map(encoding.operation_row, entries))),
             projection=project(projected),
@@ -98,7 +99,7 @@ def joined(pieces: Sequence[Prepared]) -> Prepared:
     return Prepared(
         before=first.before,
         after=last.after,
-        last_event_ms=last.last_event_ms,
+        last_event_ms=max(piece.last_event_ms for piece in pieces),
         entries=b"".join(piece.entries for piece in pieces),
         operations=b"".join(piece.operations for piece in pieces),
         projection=Projection(

@@ -50,8 +50,8 @@ class PartitionCheck:
     _epoch: int = 1
     _seq: int = 0
     _hash: bytes = GENESIS_HASH
-    _event_ms: int = 0
-    _balances: dict[tuple[str, str, str], tuple[int, Buckets]] = field(default_factory=dict)
+    #: Version, time and buckets of the last entry of each account and credit type.
+    _balances: dict[tuple[str, str, str], tuple[int, int, Buckets]] = field(default_factory=dict)
 
     def add(self, recorded: RecordedEntry) -> None:
         """Takes the next entry."""
@@ -62,7 +62,6 @@ class PartitionCheck:
         self._check_conservation(entry)
         self._check_version(entry)
         self._epoch, self._seq, self._hash = entry.epoch, entry.seq, recorded.hash
-        self._event_ms = entry.event_ms
 
     def finish(self, tip: Tip | None) -> None:
         """Compares the end with the cursor. A chain alone does not show a tail that was cut off."""
@@ -81,8 +80,6 @@ class PartitionCheck:
             self._note("sequence", entry.seq, f"{entry.seq} follows {self._seq}")
         if entry.epoch < self._epoch:
             self._note("sequence", entry.seq, f"epoch {entry.epoch} follows {self._epoch}")
-        if entry.event_ms < self._event_ms:
-            self._note("sequence", entry.seq, f"time {entry.event_ms} follows {self._event_ms}")
 
     def _check_chain(self, recorded: RecordedEntry) -> None:
         if chain_hash(self._hash, recorded.entry) != recorded.hash:
@@ -105,8 +102,11 @@ class PartitionCheck:
 
     def _check_version(self, entry: Entry) -> None:
         key = (entry.tenant, entry.account, entry.credit_type)
-        version, before = self._balances.get(key, (0, Buckets()))
-        self._balances[key] = entry.version, entry.after
+        version, event_ms, before = self._balances.get(key, (0, 0, Buckets()))
+        self._balances[key] = entry.version, entry.event_ms, entry.after
+        if entry.event_ms < event_ms:
+            # Not within a partition: an expiry has the time when it was due, not when it was noticed.
+            self._note("version", entry.seq, f"time {entry.event_ms} of {key} follows {event_ms}")
         if entry.version != version + 1:
             self._note("version", entry.seq, f"version {entry.version} of {key} follows {version}")
         elif _plus(before, entry.delta) != entry.after.as_tuple():

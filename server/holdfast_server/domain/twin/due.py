@@ -26,11 +26,12 @@ class Due:
     grant: Grant | None = None
 
 
-def due_now(tree: Tree, now_ms: int) -> list[Due]:
-    """What is due, in the order in which it became due."""
-    return sorted(
+def first_due(tree: Tree, now_ms: int) -> Due | None:
+    """What became due first and has not ended yet."""
+    return min(
         (due for due in _all_due(tree) if due.at_ms <= now_ms),
         key=lambda due: (due.at_ms, due.member),
+        default=None,
     )
 
 
@@ -61,11 +62,11 @@ def _grant_due(mark: bytes, at_ms: int, state: AccountState, credit_type: str, g
 
 
 def expire_hold(journal: Journal, tree: Tree, hold: HoldRecord, now_ms: int) -> None:
-    """Gives back all that is still held."""
+    """Gives back all that is still held, to grants as they were when the hold expired."""
     for line in hold.lines:
         held = line.held
         plan = plan_line(tree, hold.account, line, 0, False, Mode.ENFORCE, Overage.CHARGE)
-        settle_line(journal, tree, hold.account, plan, EntryKind.HOLD_EXPIRED, now_ms)
+        settle_line(journal, tree, hold.account, plan, EntryKind.HOLD_EXPIRED, hold.expires_ms)
         limits.give_back(tree.accounts, hold.counts, line.credit_type, held, now_ms)
     if not any(line.captured for line in hold.lines):
         limits.give_back(tree.accounts, hold.counts, "", 1, now_ms)

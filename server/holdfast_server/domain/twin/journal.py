@@ -35,6 +35,8 @@ class Posting:
     #: Set when the posting is sealed.
     version: int = 0
     after: Buckets = field(default_factory=Buckets)
+    #: When it happened by itself; None where somebody did it, in the moment it was written.
+    at_ms: int | None = None
 
     def delta_figures(self) -> Buckets:
         """The changes as a value."""

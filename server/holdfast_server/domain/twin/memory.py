@@ -86,12 +86,16 @@ class Memory:
         return self.trees.get((operation.tenant, root)) or Tree(operation.tenant, root)
 
     def pass_time(self, tree: Tree, now_ms: int) -> None:
-        """Ends what is due, each as a transaction of its own."""
-        for item in due.due_now(tree, now_ms):
+        """Ends what is due, each when it was due and as a transaction of its own.
+
+        One end can make another due: what an expired hold gives back may belong to a grant that
+        has expired since.
+        """
+        while (item := due.first_due(tree, now_ms)) is not None:
             if item.hold is not None:
                 self._expire_hold(tree, item.hold, now_ms)
             elif item.state is not None and item.grant is not None:
-                self._change_grant(tree, item, now_ms)
+                self._change_grant(tree, item)
 
     def _expire_hold(self, tree: Tree, hold: HoldRecord, now_ms: int) -> None:
         lines = [HoldLine(line.credit_type, line.held, [], line.captured) for line in hold.lines]
@@ -105,25 +109,27 @@ class Memory:
         )
         journal = Journal()
         due.expire_hold(journal, tree, hold, now_ms)
-        self.write(tree, journal)
+        self.write(tree, journal, hold.expires_ms)
 
-    def _change_grant(self, tree: Tree, item: due.Due, now_ms: int) -> None:
+    def _change_grant(self, tree: Tree, item: due.Due) -> None:
         assert item.state is not None
         assert item.grant is not None
-        grant = item.grant
+        grant, journal = item.grant, Journal()
         if item.member.startswith(b"e"):
-            credit, journal = item.state.credit(item.credit_type), Journal()
-            credit.pending.remove(grant)
+            item.state.credit(item.credit_type).pending.remove(grant)
             due.start_grant(journal, item.state, item.credit_type, grant, EntryKind.GRANT_EFFECTIVE)
-            self.write(tree, journal)
-        if grant.expired(now_ms) and grant.remaining > 0:
-            journal = Journal()
+        else:
             due.expire_grant(journal, item.state, item.credit_type, grant)
-            self.write(tree, journal)
+        self.write(tree, journal, item.at_ms)
 
-    def write(self, tree: Tree, journal: Journal) -> rp.Applied:
-        """Seals a journal and gives its postings their place in the partition's order."""
+    def write(self, tree: Tree, journal: Journal, at_ms: int | None = None) -> rp.Applied:
+        """Seals a journal and gives its postings their place in the partition's order.
+
+        `at_ms` is when it happened, where that is not when it is noticed.
+        """
         journal.seal(tree.accounts)
+        for posting in journal.postings:
+            posting.at_ms = at_ms
         partition = self.partition_of(tree.tenant, tree.root)
         first = self.seqs.get(partition, 0) + 1
         for seq, posting in enumerate(journal.postings, first):

@@ -364,7 +364,8 @@ WITH expected AS (
     FOR UPDATE
 )
 UPDATE holdfast.flush_cursor AS c
-SET last_seq = e.new_seq, last_hash = e.new_hash, last_event_time = holdfast.instant(e.new_event_ms)
+SET last_seq = e.new_seq, last_hash = e.new_hash, 
+    last_event_time = greatest(c.last_event_time, holdfast.instant(e.new_event_ms))
 FROM expected AS e JOIN locked USING (partition)
 WHERE c.partition = e.partition AND c.epoch = e.epoch AND c.last_seq = e.seq AND c.last_hash = e.hash;
 

@@ -3,10 +3,14 @@
 -- A tree is brought to the present once per call, when it is first touched. What is due is found in
 -- the tree's index, whose members are "h" .. hold id, "g" .. grant id .. account "/" credit type
 -- (expires) and "e" .. the same (becomes effective).
+--
+-- Whenever somebody looks, all is as if it had ended when it was due: in that order, under that time,
+-- and with what an end makes due ended in its turn. Nothing of the tree can have happened since, so
+-- times never fall within a tree.
 
 -- Entries of what no request asked for: [method, key, fingerprint, feature, labels, caller, ...].
-local function context(method, key, due_ms)
-  return pack({ method, key, "", "", {}, "sweeper", "", "", "", { due_ms = due_ms } })
+local function context(method, key)
+  return pack({ method, key, "", "", {}, "sweeper", "", "", "", {} })
 end
 
 local function hex(bytes)
@@ -24,13 +28,13 @@ local function late_lines(hold)
 end
 
 -- Gives back all that is still held; the hold can be committed late from now on.
-local function expire_hold(tree, hold_id, now)
+local function expire_hold(tree, hold_id)
   local hold = trees.hold(tree, hold_id)
   if not hold then
     trees.remove_due(tree, "h" .. hold_id)
     return 0
   end
-  local account, expires_ms = hold[H_ACCOUNT], hold[H_EXPIRES]
+  local now, account, expires_ms = tree.partition.now, hold[H_ACCOUNT], hold[H_EXPIRES]
   local until_ms = expires_ms + LATE_COMMIT_WINDOW_MS
   local counted = settle.captured(hold) > 0 and 1 or 0
   local late = { account, hold[H_FEATURE], hold[H_MODE], late_lines(hold), until_ms, counted }
@@ -38,7 +42,7 @@ local function expire_hold(tree, hold_id, now)
   for _, line in ipairs(hold[H_LINES]) do
     local held = draws.totals(line[N_DRAWS])
     local plan = settle.plan_line(tree, account, line, 0, false, MODE_ENFORCE, 1)
-    settle.line(journal, account, line, plan, KIND_HOLD_EXPIRED, now)
+    settle.line(journal, account, line, plan, KIND_HOLD_EXPIRED, expires_ms)
     limits.give_back(tree, hold[H_COUNTS], line[N_CREDIT_TYPE], held, now)
   end
   if counted == 0 then
@@ -51,7 +55,8 @@ local function expire_hold(tree, hold_id, now)
     actor = account,
     ends_hold = EXPIRED,
     mode = hold[H_MODE],
-    context = context("Expire", hex(hold_id), expires_ms),
+    at_ms = expires_ms,
+    context = context("Expire", hex(hold_id)),
   })
   return 1
 end
@@ -87,7 +92,7 @@ local function expire_grant(tree, account, credit_type, grant)
   credit[C_TOPPED] = max(0, credit[C_TOPPED] - grant[G_REMAINING])
   journals.transfer(posting, C_AVAILABLE, C_EXPIRED, grant[G_REMAINING], grant)
   draws.forget(tree, account, credit_type, credit, grant)
-  journals.write(journal, { context = context("ExpireGrant", hex(grant[G_ID]), grant[G_EXPIRES]) })
+  journals.write(journal, { at_ms = grant[G_EXPIRES], context = context("ExpireGrant", hex(grant[G_ID])) })
 end
 
 function due.find_pending(credit, grant_id)
@@ -101,16 +106,15 @@ end
 local function start_pending(tree, account, credit_type, credit, grant_id)
   local grant, index = due.find_pending(credit, grant_id)
   if not grant then
-    return nil
+    return
   end
   remove(credit[C_PENDING], index)
   local journal = journals.new(tree)
   due.start_grant(journal, account, credit_type, grant, KIND_GRANT_EFFECTIVE)
-  journals.write(journal, { context = context("StartGrant", hex(grant_id), grant[G_EFFECTIVE]) })
-  return grant
+  journals.write(journal, { at_ms = grant[G_EFFECTIVE], context = context("StartGrant", hex(grant_id)) })
 end
 
-local function change_grant(tree, member, now)
+local function change_grant(tree, member)
   local mark, grant_id = string.sub(member, 1, 1), string.sub(member, 2, 17)
   local account, credit_type = string.match(string.sub(member, 18), "^(.*)/([^/]*)$")
   trees.remove_due(tree, member)
@@ -119,33 +123,55 @@ local function change_grant(tree, member, now)
   if not credit then
     return 0
   end
-  local grant
   if mark == "e" then
-    grant = start_pending(tree, account, credit_type, credit, grant_id)
-  else
-    grant = draws.find_grant(credit, grant_id)
+    start_pending(tree, account, credit_type, credit, grant_id)
+    return 1
   end
-  if grant and grant[G_EXPIRES] > 0 and grant[G_EXPIRES] <= now and grant[G_REMAINING] > 0 then
+  local grant = draws.find_grant(credit, grant_id)
+  if grant and grant[G_REMAINING] > 0 then
     expire_grant(tree, account, credit_type, grant)
-    trees.remove_due(tree, draws.due_member("g", grant, account, credit_type))
   end
   return 1
+end
+
+-- What is due, in order: [member, due_ms, member, due_ms, ...].
+local function due_now(tree)
+  local found = call("ZRANGEBYSCORE", tree.due_key, "-inf", text(tree.partition.now), "WITHSCORES", "LIMIT", 0, DUE_MAX)
+  for i = 2, #found, 2 do
+    found[i] = tonumber(found[i])
+  end
+  return found
+end
+
+-- Puts what has just become due among what is still to end, by time and then by member, as the index
+-- would. What is there already stays.
+function due.arise(passing, member, at_ms)
+  local list, i = passing.list, passing.next
+  while list[i] and (list[i + 1] < at_ms or (list[i + 1] == at_ms and list[i] < member)) do
+    i = i + 2
+  end
+  if list[i] ~= member then
+    insert(list, i, at_ms)
+    insert(list, i, member)
+  end
 end
 
 -- Brings a tree of which something is due to the present; `tree.behind` where more is due than one
 -- call may end. Answers how many holds ended and how many grants changed.
 function due.pass_time(tree)
-  local now = tree.partition.now
   tree.swept = true
-  local held, granted = 0, 0
-  local members = call("ZRANGEBYSCORE", tree.due_key, "-inf", text(now), "LIMIT", 0, DUE_MAX)
-  tree.behind = #members == DUE_MAX
-  for _, member in ipairs(members) do
+  local held, granted, passing = 0, 0, { list = due_now(tree), next = 1 }
+  tree.behind = #passing.list == 2 * DUE_MAX
+  tree.passing = passing
+  while passing.list[passing.next] do
+    local member = passing.list[passing.next]
+    passing.next = passing.next + 2
     if string.sub(member, 1, 1) == "h" then
-      held = held + expire_hold(tree, string.sub(member, 2), now)
+      held = held + expire_hold(tree, string.sub(member, 2))
     else
-      granted = granted + change_grant(tree, member, now)
+      granted = granted + change_grant(tree, member)
     end
   end
+  tree.passing = nil
   return held, granted
 end

@@ -166,7 +166,8 @@ function journals.seal(journal)
 end
 
 -- Seals a journal and turns its postings into entries of the partition's outbox.
--- `facts` are what all of its entries share: mode, hold, actor, ends_hold, context, refund_of.
+-- `facts` are what all of its entries share: mode, hold, actor, ends_hold, context, refund_of, and when
+-- it happened, unless that is now.
 -- Answers the first and last sequence number, and the first entry, which takes the answer.
 function journals.write(journal, facts)
   journals.seal(journal)
@@ -179,7 +180,7 @@ function journals.write(journal, facts)
     local posting = postings[i]
     local entry = {
       1, posting[P_KIND], tree.tenant, posting[P_ACCOUNT], posting[P_CREDIT_TYPE], posting[P_VERSION],
-      partition.now, posting[P_DELTA], posting[P_AFTER], posting[P_GRANTS], first_seq, facts.mode or 0,
+      facts.at_ms or partition.now, posting[P_DELTA], posting[P_AFTER], posting[P_GRANTS], first_seq, facts.mode or 0,
       facts.hold or "", facts.actor or posting[P_ACCOUNT], i == 1 and facts.ends_hold or 0,
       facts.context or "", "", facts.refund_of or "",
     }

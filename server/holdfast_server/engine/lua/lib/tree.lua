@@ -95,6 +95,9 @@ function trees.add_due(tree, member, at_ms)
   if tree.due_ms == 0 or at_ms < tree.due_ms then
     tree.due_ms = at_ms
   end
+  if tree.passing and at_ms <= tree.partition.now then
+    due.arise(tree.passing, member, at_ms)
+  end
 end
 
 function trees.remove_due(tree, member)
