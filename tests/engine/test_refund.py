@@ -1,12 +1,15 @@
 """Refund: burned credits go back to the grants they came from, newest burn first, never more."""
 
 import asyncio
+from unittest.mock import patch
 
+from holdfast_server.control.operations import PLANS_AT_ONCE_MAX
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.bounds import GRANTS_MAX
 from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.ledger.records import BurnedTransaction
 from tests.support.both import Both
 from tests.support.pair import START_MS
 
@@ -214,3 +217,29 @@ async def test_a_refund_brings_back_no_more_grants_than_may_be_open(both: Both) 
 
     assert answer.reason is Reason.ACCOUNT_FULL
     assert (await both.buckets("a")).burned == 40
+
+
+async def test_a_batch_of_refunds_is_planned_together(both: Both) -> None:
+    """They wait for the ledger at one time, not one after the other."""
+    accounts = [f"a{n}" for n in range(20)]
+    for account in accounts:
+        await both.account(account)
+        await both.grant(account, 10)
+    transactions = [await burned(both, account, 10) for account in accounts]
+    planning = [0, 0]
+    burned_by = both.ledger.burned_by
+
+    async def watched(tenant: str, transaction_id: str) -> BurnedTransaction | None:
+        planning[0] += 1
+        planning[1] = max(planning)
+        try:
+            return await burned_by(tenant, transaction_id)
+        finally:
+            planning[0] -= 1
+
+    with patch.object(both.ledger, "burned_by", watched):
+        answers = await both.do_all([refund(both, each, 4) for each in transactions])
+
+    assert [answer.lines[0].refunded for answer in answers] == [4] * len(accounts)
+    assert 1 < planning[1] <= PLANS_AT_ONCE_MAX
+    assert await both.buckets("a7") == Buckets(granted=10, available=4, burned=6)

@@ -811,7 +811,9 @@ class CreditBalance(_message.Message):
     credit_type: _builtins.str
     """The credit type's code."""
     spendable: _builtins.int
-    """What a Reserve could hold now: own credits, those above, and overdraft."""
+    """What a Reserve could hold now: own credits, those above, and overdraft; 0 while the account or
+    one above it is frozen or closed.
+    """
     version: _builtins.int
     """Rises by one with every entry of this account and credit type."""
     @_builtins.property
@@ -820,7 +822,7 @@ class CreditBalance(_message.Message):
 
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantBalance]:
-        """The grants that still have something, in burn order."""
+        """The grants that still have something, in burn order. Empty when stale: ListGrants has them."""
 
     def __init__(
         self,
@@ -854,7 +856,7 @@ class BalanceResponse(_message.Message):
     account: _builtins.str
     """Whose balance."""
     open_holds: _builtins.int
-    """The account's own open holds."""
+    """The account's own open holds. 0 when stale: not known then."""
     stale: _builtins.bool
     """True when the hot store is away and this is the ledger's figure."""
     @_builtins.property
@@ -863,11 +865,13 @@ class BalanceResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LimitUse]:
-        """How much of each limit is used, the account's own first, then those above."""
+        """How much of each limit is used, the account's own first, then those above. Empty when stale: only
+        the hot store counts it.
+        """
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
-        """The instant this holds for, by the store's clock."""
+        """The instant this holds for, by the store's clock. When stale, up to when the ledger is complete."""
 
     def __init__(
         self,

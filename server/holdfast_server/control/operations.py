@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
 from holdfast_server.control.refunds import plan_refund
+from holdfast_server.control.stale_balance import stale_balance
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import parse_transaction_id
@@ -40,6 +41,9 @@ LEDGER_WAIT_S = 3.0
 CATCH_UP_WAIT_S = 2.0
 #: How often an operation is sent again after the ledger was asked.
 ATTEMPTS_MAX = 5
+
+#: Refunds of one batch that are planned at one time: as many as the ledger has connections.
+PLANS_AT_ONCE_MAX = 8
 
 #: A time-ordered key of this age is new without asking the ledger. The script has the last word.
 PROVEN_AGE_MS_MAX = 120_000
@@ -71,7 +75,7 @@ class Operations:
 
     async def submit(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer]:
         """See `Submitter.submit`."""
-        requests = [await self._request(operation) for operation in operations]
+        requests = await self._requests(operations)
         if len(operations) > 1:
             requests = await self._looked_up(requests)
         answers = await self._decide(caller, requests)
@@ -87,6 +91,21 @@ class Operations:
         return answers  # type: ignore[return-value]  # no NeedsLedger is left
 
     # -- the engine ----------------------------------------------------------------------------
+
+    async def _requests(self, operations: Sequence[Operation]) -> list[Request | Answer]:
+        """What is sent for each operation. Refunds wait for the ledger all at the same time."""
+        refunds = [each for each in operations if isinstance(each, op.Refund)]
+        places = asyncio.Semaphore(PLANS_AT_ONCE_MAX)
+
+        async def plan(refund: op.Refund) -> Request | Answer:
+            async with places:
+                return await self._request(refund)
+
+        planned = iter(await asyncio.gather(*map(plan, refunds)))
+        return [
+            next(planned) if isinstance(each, op.Refund) else await self._request(each)
+            for each in operations
+        ]
 
     async def _request(self, operation: Operation) -> Request | Answer:
         try:
@@ -235,18 +254,10 @@ class Operations:
     async def _stale_balance(self, operation: op.GetBalance, answer: HoldfastError) -> Answer:
         """The ledger's figure while the hot store is away, or the store's error."""
         try:
-            found = await self.ledger.balance_at(operation.tenant, operation.account)
+            found = await stale_balance(self.ledger, operation.tenant, operation.account)
         except HoldfastError:
             return answer
-        if not found.credits:
-            return answer
-        lines = tuple(
-            rp.CreditBalance(name, buckets, buckets.available, version)
-            for name, (buckets, version) in sorted(found.credits.items())
-            if name
-        )
-        account = operation.account
-        return rp.BalanceReply(account, lines, (), 0, found.as_of_ms, stale=True)
+        return found or answer
 
     async def _durable(
         self, operation: Operation, answer: Answer | NeedsLedger

@@ -216,8 +216,9 @@ def _credit_types(path: list[AccountState]) -> list[str]:
 
 def _credit_balance(path: list[AccountState], credit_type: str) -> rp.CreditBalance:
     credit = path[0].credits.get(credit_type)
+    there = spendable(path, credit_type) if all(map(_is_active, path)) else 0
     if credit is None:
-        return rp.CreditBalance(credit_type, rp.Buckets(), spendable(path, credit_type), 0)
+        return rp.CreditBalance(credit_type, rp.Buckets(), there, 0)
     shown = [
         *credit.grants,
         *sorted(credit.pending, key=lambda grant: (grant.effective_ms, grant.grant_id)),
@@ -226,9 +227,11 @@ def _credit_balance(path: list[AccountState], credit_type: str) -> rp.CreditBala
         rp.GrantBalance(g.grant_id, g.remaining, g.held, g.priority, g.effective_ms, g.expires_ms)
         for g in shown
     )
-    return rp.CreditBalance(
-        credit_type, credit.figures(), spendable(path, credit_type), credit.version, lines
-    )
+    return rp.CreditBalance(credit_type, credit.figures(), there, credit.version, lines)
+
+
+def _is_active(state: AccountState) -> bool:
+    return state.terms.status is op.AccountStatus.ACTIVE
 
 
 _HANDLERS: dict[type, Callable[..., rp.Reply]] = {

@@ -34,6 +34,17 @@ local function credit_names(tree, path)
   return names
 end
 
+-- Nothing can be spent where the account, or one above it, is frozen or closed.
+local function spendable(tree, path, name)
+  for _, account in ipairs(path) do
+    local status = trees.account(tree, account)[A_STATUS]
+    if status == STATUS_FROZEN or status == STATUS_CLOSED then
+      return 0
+    end
+  end
+  return draws.spendable(tree, path, name)
+end
+
 local function credit_line(tree, path, name)
   local credit = trees.account(tree, path[1])[A_CREDITS][name]
   local figures = {}
@@ -41,7 +52,7 @@ local function credit_line(tree, path, name)
     figures[b] = credit and credit[b + 1] or 0
   end
   local grants = credit and grant_lines(credit) or {}
-  return { name, figures, draws.spendable(tree, path, name), credit and credit[C_VERSION] or 0, grants }
+  return { name, figures, spendable(tree, path, name), credit and credit[C_VERSION] or 0, grants }
 end
 
 function keeping.balance(op, tree)
