@@ -7,15 +7,18 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
-from holdfast._calls import Call, Page, T
+from holdfast._calls import Call, Operation, Page, T
 from holdfast._channel import AsyncTransport, AsyncUnary, Tls
 from holdfast._core import (
     ATTEMPT_TIMEOUT_MS,
     CREDIT_TYPE_DEFAULT,
     TIMEOUT_MS,
     Core,
+    TransportName,
     WhenUnreachable,
 )
+from holdfast._session import Session
+from holdfast._stream import Unsupported
 from holdfast.errors import HoldfastError, Unreachable
 
 
@@ -35,6 +38,7 @@ class AsyncConnection:
         attempt_timeout_ms: int = ATTEMPT_TIMEOUT_MS,
         timeout_ms: int = TIMEOUT_MS,
         traceparent: Callable[[], str | None] | None = None,
+        transport: TransportName = "session",
     ) -> None:
         """Connects to `target` (`host:port`) when the first call is made.
 
@@ -43,7 +47,8 @@ class AsyncConnection:
         system's roots, except to this machine, where plaintext is used. `insecure` allows plaintext
         to elsewhere. `unreachable`: "open" lets reserve and burn pass (BYPASSED) when no server
         can be reached. `traceparent`: returns the W3C header of the current trace; by default that
-        of the active OpenTelemetry span.
+        of the active OpenTelemetry span. `transport`: by default all concurrent calls of the hot
+        path share one stream, which is several times as fast; "unary" makes each a call of its own.
         """
         self._core = Core(
             target,
@@ -58,6 +63,11 @@ class AsyncConnection:
             traceparent=traceparent,
         )
         self._transport: AsyncTransport = AsyncUnary(self._core.endpoint)
+        self._session: Session | None = None
+        #: False once a server has said that it knows none: an older one.
+        self._knows_sessions = True
+        if transport == "session":
+            self._session = Session(self._core.endpoint, self._core.credentials)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -80,6 +90,8 @@ class AsyncConnection:
         """Waits for settlements under way, within their deadlines, and disconnects."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if self._session is not None:
+            await self._session.close()
         await self._transport.close()
 
     async def _send(self, call: Call[T]) -> T:
@@ -87,9 +99,28 @@ class AsyncConnection:
         if bypass is not None:
             return bypass.answer
         try:
+            if self._session and self._knows_sessions and isinstance(call, Operation):
+                answer: T = await self._ask(self._session, call)
+                return answer
             return call.read(await self._attempt(call))
+        except Unsupported:
+            self._knows_sessions = False
+            return await self._send(call)
         except Unreachable as error:
             return self._core.bypass_after(call, error)
+
+    async def _ask(self, session: Session, call: Operation[T]) -> T:
+        """The same over the stream."""
+        request, attempts = self._core.message(call), self._core.attempts(call)
+        traceparent = self._core.traceparent()
+        while True:
+            try:
+                return call.read_result(
+                    await session.ask(call.item, request, attempts.timeout_s(), traceparent)
+                )
+            except HoldfastError as error:
+                wait_s = attempts.wait_s(error)
+            await asyncio.sleep(wait_s)
 
     async def _attempt(self, call: Call[Any]) -> bytes:
         request, attempts = self._core.request(call), self._core.attempts(call)

@@ -59,6 +59,15 @@ class Operation(Call[T_co]):
     item: str = ""
     read_item: Callable[[Any], T_co] | None = None
 
+    def read_result(self, result: pb.BatchResult) -> T_co:
+        """The operation's own answer among the answers of many. Raises its error."""
+        kind = result.WhichOneof("result")
+        if kind == "error":
+            raise read_item_error(result.error)
+        if kind != self.item or self.read_item is None:
+            raise InternalError("the server answered another kind of operation than was sent")
+        return self.read_item(getattr(result, kind))
+
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T_co]):
@@ -127,12 +136,8 @@ def batch(operations: Sequence[Operation[Any]]) -> Call[list[Any]]:
 
 
 def _read_item(operation: Operation[T], item: pb.BatchResult) -> T | HoldfastError:
-    if item.WhichOneof("result") == "error":
-        return read_item_error(item.error)
-    if item.WhichOneof("result") != operation.item or operation.read_item is None:
-        return InternalError("the server answered another kind of operation than was sent")
     try:
-        return operation.read_item(getattr(item, operation.item))
+        return operation.read_result(item)
     except HoldfastError as error:
         return error
 

@@ -137,7 +137,7 @@ class AsyncUnary:
         try:
             return await method(request, timeout=timeout_s, metadata=metadata)
         except aio.AioRpcError as error:
-            raise _translate(error) from None
+            raise translate(error) from None
 
     async def close(self) -> None:
         """Ends the connection; calls under way fail."""
@@ -146,17 +146,9 @@ class AsyncUnary:
 
     def _method(self, path: str) -> aio.UnaryUnaryMultiCallable[bytes, bytes]:
         if self._channel is None:
-            self._channel = self._connect()
+            self._channel = connect_async(self._endpoint)
         self._methods[path] = self._channel.unary_unary(path)
         return self._methods[path]
-
-    def _connect(self) -> aio.Channel:
-        endpoint = self._endpoint
-        if endpoint.plaintext:
-            return aio.insecure_channel(endpoint.target, options=endpoint.options())
-        return aio.secure_channel(
-            endpoint.target, endpoint.credentials(), options=endpoint.options()
-        )
 
 
 class Unary:
@@ -175,11 +167,18 @@ class Unary:
         try:
             return method(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
-            raise _translate(error) from None
+            raise translate(error) from None
 
     def close(self) -> None:
         """Ends the connection; calls under way fail."""
         self._channel.close()
+
+
+def connect_async(endpoint: Endpoint) -> aio.Channel:
+    """A connection for asyncio; it is made when it is first used."""
+    if endpoint.plaintext:
+        return aio.insecure_channel(endpoint.target, options=endpoint.options())
+    return aio.secure_channel(endpoint.target, endpoint.credentials(), options=endpoint.options())
 
 
 def _connect(endpoint: Endpoint) -> grpc.Channel:
@@ -188,7 +187,7 @@ def _connect(endpoint: Endpoint) -> grpc.Channel:
     return grpc.secure_channel(endpoint.target, endpoint.credentials(), options=endpoint.options())
 
 
-def _translate(error: grpc.RpcError) -> HoldfastError:
+def translate(error: grpc.RpcError) -> HoldfastError:
     """What a failed gRPC call means, from its status and the details beside it."""
     reason, metadata, retry_after_ms = "", {}, None
     for detail in _details(error.trailing_metadata() or ()):

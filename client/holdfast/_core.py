@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from google.protobuf.message import Message
+
 from holdfast import results
 from holdfast._calls import Amounts, Bypass, Call, Defaults, Operation, T, lines_of
 from holdfast._channel import Endpoint, Metadata, Tls
@@ -17,6 +19,9 @@ from holdfast.kinds import Outcome
 
 #: What to do when no server can be reached: "closed" raises `Unreachable`, "open" lets work pass.
 WhenUnreachable = Literal["closed", "open"]
+
+#: How calls of the hot path travel: all over one stream, or each as a call of its own.
+TransportName = Literal["session", "unary"]
 
 #: The credit type of bare amounts.
 CREDIT_TYPE_DEFAULT = "credits"
@@ -58,17 +63,28 @@ class Core:
 
     def metadata(self) -> Metadata:
         """What goes beside every request."""
+        traceparent, pairs = self._traceparent(), self.credentials()
+        return (*pairs, ("traceparent", traceparent)) if traceparent else pairs
+
+    def credentials(self) -> Metadata:
+        """What goes beside every stream."""
         token = self._token if isinstance(self._token, str) else self._token()
-        traceparent = self._traceparent()
-        pairs = [("authorization", f"Bearer {token}")] if token else []
-        return (*pairs, ("traceparent", traceparent)) if traceparent else tuple(pairs)
+        return (("authorization", f"Bearer {token}"),) if token else ()
 
     def request(self, call: Call[Any]) -> bytes:
         """The bytes of a request. Raises InvalidRequest for a number that no message can carry."""
+        return self.message(call).SerializeToString()
+
+    def message(self, call: Call[Any]) -> Message:
+        """A request. Raises InvalidRequest for a number that no message can carry."""
         try:
-            return call.build(self._defaults).SerializeToString()
+            return call.build(self._defaults)
         except ValueError as error:
             raise InvalidRequest(str(error), reason="FIELD_INVALID") from error
+
+    def traceparent(self) -> str | None:
+        """The W3C header of the caller's span, if there is one."""
+        return self._traceparent()
 
     def attempts(self, call: Call[Any]) -> Attempts:
         """The attempts of one call, its clock started."""

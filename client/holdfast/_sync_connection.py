@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from holdfast._calls import Call, Page, T
+from holdfast._calls import Call, Operation, Page, T
 from holdfast._channel import Tls, Transport, Unary
 from holdfast._core import (
     ATTEMPT_TIMEOUT_MS,
     CREDIT_TYPE_DEFAULT,
     TIMEOUT_MS,
     Core,
+    TransportName,
     WhenUnreachable,
 )
 from holdfast._hold_sync import Extender
+from holdfast._session_thread import SessionThread
+from holdfast._stream import Unsupported
 from holdfast.errors import HoldfastError, Unreachable
 
 
@@ -36,6 +39,7 @@ class Connection:
         attempt_timeout_ms: int = ATTEMPT_TIMEOUT_MS,
         timeout_ms: int = TIMEOUT_MS,
         traceparent: Callable[[], str | None] | None = None,
+        transport: TransportName = "session",
     ) -> None:
         """Connects to `target` (`host:port`) in the background.
 
@@ -44,7 +48,8 @@ class Connection:
         system's roots, except to this machine, where plaintext is used. `insecure` allows plaintext
         to elsewhere. `unreachable`: "open" lets reserve and burn pass (BYPASSED) when no server
         can be reached. `traceparent`: returns the W3C header of the current trace; by default that
-        of the active OpenTelemetry span.
+        of the active OpenTelemetry span. `transport`: by default all concurrent calls of the hot
+        path share one stream, which is several times as fast; "unary" makes each a call of its own.
         """
         self._core = Core(
             target,
@@ -59,6 +64,11 @@ class Connection:
             traceparent=traceparent,
         )
         self._transport: Transport = Unary(self._core.endpoint)
+        self._session: SessionThread | None = None
+        #: False once a server has said that it knows none: an older one.
+        self._knows_sessions = True
+        if transport == "session":
+            self._session = SessionThread(self._core.endpoint, self._core.credentials)
         self._extender = Extender("holdfast-extender")
 
     @property
@@ -80,6 +90,8 @@ class Connection:
     def close(self) -> None:
         """Stops extending holds and disconnects; calls under way in other threads fail."""
         self._extender.close()
+        if self._session is not None:
+            self._session.close()
         self._transport.close()
 
     def _send(self, call: Call[T]) -> T:
@@ -87,9 +99,28 @@ class Connection:
         if bypass is not None:
             return bypass.answer
         try:
+            if self._session and self._knows_sessions and isinstance(call, Operation):
+                answer: T = self._ask(self._session, call)
+                return answer
             return call.read(self._attempt(call))
+        except Unsupported:
+            self._knows_sessions = False
+            return self._send(call)
         except Unreachable as error:
             return self._core.bypass_after(call, error)
+
+    def _ask(self, session: SessionThread, call: Operation[T]) -> T:
+        """The same over the stream."""
+        request, attempts = self._core.message(call), self._core.attempts(call)
+        traceparent = self._core.traceparent()
+        while True:
+            try:
+                return call.read_result(
+                    session.ask(call.item, request, attempts.timeout_s(), traceparent)
+                )
+            except HoldfastError as error:
+                wait_s = attempts.wait_s(error)
+            time.sleep(wait_s)
 
     def _attempt(self, call: Call[Any]) -> bytes:
         request, attempts = self._core.request(call), self._core.attempts(call)

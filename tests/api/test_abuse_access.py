@@ -35,6 +35,7 @@ REQUESTS: dict[str, Ask] = {
     "BalanceService/Refund": lambda c: c.balance.Refund(balance.RefundRequest()),
     "BalanceService/Balance": lambda c: c.balance.Balance(balance.BalanceRequest()),
     "BalanceService/ListHolds": lambda c: c.balance.ListHolds(balance.ListHoldsRequest()),
+    "BalanceService/Session": lambda c: _first(c.session()),
     "BalanceService/Batch": lambda c: c.balance.Batch(balance.BatchRequest()),
     "AccountService/CreateAccount": lambda c: c.accounts.CreateAccount(
         accounts.CreateAccountRequest()
@@ -66,6 +67,12 @@ REQUESTS: dict[str, Ask] = {
     "LedgerService/Explain": lambda c: c.ledger.Explain(ledger.ExplainRequest()),
     "LedgerService/Verify": lambda c: c.ledger.Verify(ledger.VerifyRequest(partitions=[-1])),
 }
+
+
+async def _first(stream: Any) -> object:
+    """The first message of a stream that asks for nothing, or why it was refused."""
+    await stream.done_writing()
+    return await stream.read()
 
 
 @pytest.fixture(params=list(Role))

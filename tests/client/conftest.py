@@ -26,7 +26,11 @@ def faulty() -> Iterator[FaultyServer]:
 async def client(faulty: FaultyServer) -> AsyncIterator[AsyncClient]:
     """An asyncio client of the stand-in."""
     async with AsyncClient(
-        faulty.address, token="secret", attempt_timeout_ms=ATTEMPT_MS, timeout_ms=TOTAL_MS
+        faulty.address,
+        token="secret",
+        attempt_timeout_ms=ATTEMPT_MS,
+        timeout_ms=TOTAL_MS,
+        transport="unary",
     ) as one:
         yield one
 
@@ -35,7 +39,11 @@ async def client(faulty: FaultyServer) -> AsyncIterator[AsyncClient]:
 def threaded(faulty: FaultyServer) -> Iterator[Client]:
     """A threaded client of the stand-in."""
     with Client(
-        faulty.address, token="secret", attempt_timeout_ms=ATTEMPT_MS, timeout_ms=TOTAL_MS
+        faulty.address,
+        token="secret",
+        attempt_timeout_ms=ATTEMPT_MS,
+        timeout_ms=TOTAL_MS,
+        transport="unary",
     ) as one:
         yield one
 

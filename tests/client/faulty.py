@@ -84,6 +84,10 @@ class FaultyServer(BalanceServiceServicer):
         assert arrived, f"{method} came {self.methods().count(method)} times"
         return [one for one in self.seen if one.method == method]
 
+    def Session(self, request_iterator: Any, context: Any) -> Any:
+        """A server of before: every call is a call of its own."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no sessions here")
+
     def Reserve(self, request: Any, context: Any) -> Any:
         lines = [
             types_pb2.HeldLine(credit_type=one.credit_type, requested=one.amount, held=one.amount)

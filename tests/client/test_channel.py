@@ -61,7 +61,7 @@ def test_these_are_not_and_need_tls(target: str) -> None:
 
 async def test_the_token_is_asked_for_with_every_call(faulty: FaultyServer) -> None:
     tokens = iter(["first", "second"])
-    async with AsyncClient(faulty.address, token=lambda: next(tokens)) as client:
+    async with AsyncClient(faulty.address, token=lambda: next(tokens), transport="unary") as client:
         await client.reserve("a", 1)
         await client.reserve("a", 1)
     assert [one.metadata["authorization"] for one in faulty.seen] == [
@@ -81,7 +81,9 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 async def test_a_given_trace_context_is_sent(faulty: FaultyServer) -> None:
-    async with AsyncClient(faulty.address, traceparent=lambda: TRACEPARENT) as client:
+    async with AsyncClient(
+        faulty.address, traceparent=lambda: TRACEPARENT, transport="unary"
+    ) as client:
         await client.reserve("a", 1)
     assert faulty.seen[0].metadata["traceparent"] == TRACEPARENT
 

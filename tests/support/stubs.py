@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -34,6 +34,12 @@ class Stubs:
     grants: GrantServiceAsyncStub
     control: ControlServiceAsyncStub
     ledger: LedgerServiceAsyncStub
+    #: What goes beside a stream: interceptors see single calls only.
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def session(self) -> Any:
+        """A Session stream."""
+        return self.balance.Session(metadata=self.metadata)
 
     async def raw(
         self, path: str, payload: bytes, *, compression: grpc.Compression | None = None
@@ -74,4 +80,5 @@ async def stubs(
             GrantServiceStub(channel),
             ControlServiceStub(channel),
             LedgerServiceStub(channel),
+            (("authorization", f"Bearer {token}"),) if token else (),
         )

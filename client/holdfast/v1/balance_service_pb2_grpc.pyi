@@ -73,9 +73,10 @@ class BalanceServiceStub:
 
     At most 4,096 operations may be unanswered; beyond that the server stops reading until it has
     answered some, and flow control holds the caller back. Credentials are those of the stream's
-    metadata. When `closing` is true the server wants no more on this stream (it shuts down, the
-    stream is older than 15 minutes, or the credentials expire): open another one, on a new
-    connection where there can be one, and half-close this one; what was sent is still answered.
+    metadata; a stream whose credentials are not good any more is ended with UNAUTHENTICATED. When
+    `closing` is true the server wants no more on this stream (it shuts down, or the stream is older
+    than 8 minutes): open another one, on a new connection where there can be one, and half-close
+    this one; what was sent is still answered.
 
     When a stream breaks, what was unanswered may or may not have been applied: send it again, with
     the same idempotency keys, on another stream. A caller that no longer waits for an operation
@@ -127,9 +128,10 @@ class BalanceServiceAsyncStub(BalanceServiceStub):
 
     At most 4,096 operations may be unanswered; beyond that the server stops reading until it has
     answered some, and flow control holds the caller back. Credentials are those of the stream's
-    metadata. When `closing` is true the server wants no more on this stream (it shuts down, the
-    stream is older than 15 minutes, or the credentials expire): open another one, on a new
-    connection where there can be one, and half-close this one; what was sent is still answered.
+    metadata; a stream whose credentials are not good any more is ended with UNAUTHENTICATED. When
+    `closing` is true the server wants no more on this stream (it shuts down, or the stream is older
+    than 8 minutes): open another one, on a new connection where there can be one, and half-close
+    this one; what was sent is still answered.
 
     When a stream breaks, what was unanswered may or may not have been applied: send it again, with
     the same idempotency keys, on another stream. A caller that no longer waits for an operation
@@ -238,9 +240,10 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
 
         At most 4,096 operations may be unanswered; beyond that the server stops reading until it has
         answered some, and flow control holds the caller back. Credentials are those of the stream's
-        metadata. When `closing` is true the server wants no more on this stream (it shuts down, the
-        stream is older than 15 minutes, or the credentials expire): open another one, on a new
-        connection where there can be one, and half-close this one; what was sent is still answered.
+        metadata; a stream whose credentials are not good any more is ended with UNAUTHENTICATED. When
+        `closing` is true the server wants no more on this stream (it shuts down, or the stream is older
+        than 8 minutes): open another one, on a new connection where there can be one, and half-close
+        this one; what was sent is still answered.
 
         When a stream breaks, what was unanswered may or may not have been applied: send it again, with
         the same idempotency keys, on another stream. A caller that no longer waits for an operation

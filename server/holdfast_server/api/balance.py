@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 
 from holdfast.v1 import balance_service_pb2 as messages
+from holdfast.v1 import types_pb2 as types
 from holdfast_server.api.call import Call
 from holdfast_server.api.form import Form
 from holdfast_server.api.methods import Handler
@@ -17,7 +18,9 @@ from holdfast_server.api.translate import spending as say
 from holdfast_server.api.validate import batches
 from holdfast_server.api.validate import spending as read
 from holdfast_server.domain import reply
+from holdfast_server.domain.operation import Operation
 from holdfast_server.engine.accounts import HoldCursor
+from holdfast_server.errors import HoldfastError
 
 
 class HoldReader(Protocol):
@@ -58,6 +61,7 @@ class BalanceService:
             "Balance": self.balance,
             "ListHolds": self.list_holds,
             "Batch": self.batch,
+            "Session": self.session,
         }
 
     async def reserve(
@@ -125,6 +129,34 @@ class BalanceService:
         read_items = [batches.item_operation(tenant, item) for item in request.items]
         answers = await self._submission.many(call, read_items)
         return messages.BatchResponse(results=map(say.batch_result, answers))
+
+    async def session(
+        self, call: Call, items: Sequence[messages.BatchItem]
+    ) -> list[messages.BatchResult]:
+        """The answers to some independent operations of a stream, in order, each with its id."""
+        asked = [_asked(call, item) for item in items]
+        results = [*map(say.batch_result, await self._submission.many(call, asked))]
+        for item, result in zip(items, results, strict=True):
+            result.id = item.id
+        return results
+
+
+def waits_for_ledger(item: messages.BatchItem) -> bool:
+    """Whether an operation is answered late for what it is, so that others must not wait for it."""
+    kind = item.WhichOneof("operation")
+    if kind in (None, "extend", "balance"):
+        return False
+    return kind == "refund" or getattr(item, kind).durability == types.DURABILITY_LEDGER
+
+
+def _asked(call: Call, item: messages.BatchItem) -> Operation | HoldfastError:
+    """An item's operation, for the tenant that it names, or why it cannot be one."""
+    kind = item.WhichOneof("operation")
+    try:
+        tenant = call.tenant(getattr(item, kind).tenant) if kind else ""
+    except HoldfastError as error:
+        return error
+    return batches.item_operation(tenant, item)
 
 
 def _cursor(place: Place | None) -> HoldCursor | None:

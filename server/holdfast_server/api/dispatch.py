@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -23,6 +23,7 @@ from holdfast_server.api.call import Call
 from holdfast_server.api.methods import Method
 from holdfast_server.api.occasional import OccasionalLog
 from holdfast_server.api.status import code_of, sendable, trailing_metadata
+from holdfast_server.api.streams import Streams
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.logs import current_place
 from holdfast_server.telemetry.names import Attribute
@@ -38,6 +39,7 @@ LONG_DEADLINE_MS = 600_000
 #: Characters of a caller's address that a log line shows.
 PEER_CHARACTERS_MAX = 64
 
+Done = TypeVar("Done")
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 _log = logging.getLogger(__name__)
@@ -70,8 +72,9 @@ class Dispatcher:
         self._recorder = recorder
         self._tracing = tracing
         #: Strong references: the event loop itself keeps only weak ones to its tasks.
-        self._work: set[asyncio.Task[bytes]] = set()
+        self._work: set[asyncio.Task[Any]] = set()
         self._is_leaving = False
+        self._streams = Streams(allowance, recorder, tracing, self._start, self._admit_work)
         self._refusals = OccasionalLog(_log, time.monotonic)
 
     def grpc_handlers(self, methods: Iterable[Method]) -> list[grpc.GenericRpcHandler]:
@@ -86,8 +89,9 @@ class Dispatcher:
         ]
 
     def refuse_new_calls(self) -> None:
-        """From now on answers every call with SHUTTING_DOWN."""
+        """From now on answers every call with SHUTTING_DOWN, and asks streams to end."""
         self._is_leaving = True
+        self._streams.close()
 
     async def wait_for_work(self, grace_seconds: float) -> None:
         """Waits until the work that was begun is done, but not for ever."""
@@ -95,6 +99,9 @@ class Dispatcher:
             await asyncio.wait(self._work, timeout=grace_seconds)
 
     def _grpc_handler(self, method: Method) -> grpc.RpcMethodHandler[bytes, bytes]:
+        if method.is_stream:
+            return self._grpc_stream_handler(method)
+
         async def answer(payload: bytes, context: _Context) -> bytes:
             return await self._answer(method, payload, context)
 
@@ -102,6 +109,29 @@ class Dispatcher:
         # to answer. The stubs only know synchronous handlers here.
         behaviour: Any = answer
         return grpc.unary_unary_rpc_method_handler(behaviour)
+
+    def _grpc_stream_handler(self, method: Method) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def serve(_: object, context: _Context) -> None:
+            try:
+                await self._serve(method, context)
+            except Exception as error:
+                refusal = sendable(method.name, error)
+                self._recorder.refused(method.name, refusal.reason)
+                await context.abort(code_of(refusal), refusal.message, trailing_metadata(refusal))
+
+        behaviour: Any = serve
+        return grpc.stream_stream_rpc_method_handler(behaviour)
+
+    async def _serve(self, method: Method, context: _Context) -> None:
+        self._admit()
+        headers = _headers(context)
+
+        async def prove() -> Principal:
+            principal = await self._principal(method, context, headers)
+            principal.require(method.roles)
+            return principal
+
+        await self._streams.run(method, context, await prove(), prove)
 
     async def _answer(self, method: Method, payload: bytes, context: _Context) -> bytes:
         began = time.perf_counter()
@@ -120,9 +150,7 @@ class Dispatcher:
 
     async def _within_deadline(self, method: Method, payload: bytes, context: _Context) -> bytes:
         self._admit()
-        work = asyncio.create_task(self._work_on(method, payload, context))
-        self._work.add(work)
-        work.add_done_callback(self._finished)
+        work = self._start(self._work_on(method, payload, context))
         # `wait` leaves the work running when the time is over or the caller gives up: what has been
         # sent to a store cannot be taken back, and its answer is kept under its idempotency key.
         done, _ = await asyncio.wait({work}, timeout=self._seconds(method, context))
@@ -140,12 +168,22 @@ class Dispatcher:
                 "This server is going away; call again.",
                 retry_after_ms=SHUTTING_DOWN_RETRY_MS,
             )
+        self._admit_work()
+
+    def _admit_work(self) -> None:
         if len(self._work) >= self._bounds.concurrent_max:
             raise HoldfastError(
                 Reason.OVERLOADED,
                 "The server has as much work as it may hold; call again later.",
                 retry_after_ms=OVERLOADED_RETRY_MS,
             )
+
+    def _start(self, work: Coroutine[Any, Any, Done]) -> asyncio.Task[Done]:
+        """Begins work that is finished even when its caller has gone."""
+        task = asyncio.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._finished)
+        return task
 
     def _seconds(self, method: Method, context: _Context) -> float:
         longest_ms = LONG_DEADLINE_MS if method.name in LONG_METHODS else self._bounds.deadline_ms
@@ -184,7 +222,10 @@ class Dispatcher:
         except DecodeError:
             message = f"The bytes are no request of {method.name}."
             raise HoldfastError(Reason.MALFORMED_REQUEST, message) from None
-        return await method.handle(Call(principal, place, self._allowance.charge), request)
+        reply: Message = await method.handle(
+            Call(principal, place, self._allowance.charge), request
+        )
+        return reply
 
     async def _principal(
         self, method: Method, context: _Context, headers: dict[str, str]
@@ -202,7 +243,7 @@ class Dispatcher:
             self._refusals.warn("refused credentials", facts)
             raise
 
-    def _finished(self, work: asyncio.Task[bytes]) -> None:
+    def _finished(self, work: asyncio.Task[Any]) -> None:
         self._work.discard(work)
         if not work.cancelled():
             # Nobody may be left to take the exception; it was logged where it was raised.

@@ -13,8 +13,9 @@ from google.protobuf.message_factory import GetMessageClass
 from holdfast_server.api.auth.principal import Role
 from holdfast_server.api.call import Call
 
-#: Answers one request of the method's type. `Any`, because the table holds methods of every type.
-Handler = Callable[[Call, Any], Awaitable[Message]]
+#: Answers one request of the method's type, or the items of one message of a stream. `Any`, because
+#: the table holds methods of every type.
+Handler = Callable[[Call, Any], Awaitable[Any]]
 
 
 class Service(Protocol):
@@ -36,6 +37,8 @@ class Method:
     roles: frozenset[Role]
     parse: Callable[[bytes], Message]
     handle: Handler
+    #: Whether messages go both ways for as long as the call lasts.
+    is_stream: bool
 
 
 def bind(service: Service, roles: Mapping[str, frozenset[Role]]) -> list[Method]:
@@ -58,6 +61,7 @@ def bind(service: Service, roles: Mapping[str, frozenset[Role]]) -> list[Method]
             roles=roles[f"{descriptor.name}/{method.name}"],
             parse=GetMessageClass(method.input_type).FromString,
             handle=handlers[method.name],
+            is_stream=method.client_streaming,
         )
         for method in descriptor.methods
     ]

@@ -46,7 +46,7 @@ def _line(path: Sequence[Account], found: Sequence[BalanceAt], name: str) -> Cre
 
 
 def _spendable(path: Sequence[Account], found: Sequence[BalanceAt], name: str) -> int:
-    """As a live Balance counts it: available and overdraft room of all, unless one may not spend."""
+    """As a live Balance counts it; 0 where one of the path may not spend."""
     if any(each.terms.status is not AccountStatus.ACTIVE for each in path):
         return 0
     total = 0

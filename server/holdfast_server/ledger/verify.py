@@ -105,7 +105,7 @@ class PartitionCheck:
         version, event_ms, before = self._balances.get(key, (0, 0, Buckets()))
         self._balances[key] = entry.version, entry.event_ms, entry.after
         if entry.event_ms < event_ms:
-            # Not within a partition: an expiry has the time when it was due, not when it was noticed.
+            # Within a partition they do: an expiry has the time when it was due.
             self._note("version", entry.seq, f"time {entry.event_ms} of {key} follows {event_ms}")
         if entry.version != version + 1:
             self._note("version", entry.seq, f"version {entry.version} of {key} follows {version}")

@@ -78,6 +78,9 @@ class Metrics(Recorder):
         self._batch_operations.record(operations)
         self._batch_duration.record(seconds)
 
+    def sessions(self, streams: int) -> None:
+        self._set(names.SESSIONS, streams)
+
     def queued(self, operations: int) -> None:
         self._set(names.QUEUE_OPERATIONS, operations)
 

@@ -102,6 +102,7 @@ RPC_DURATION = Metric(
     ("method", "status"),
     _SECONDS,
 )
+SESSIONS = Metric("holdfast.sessions", Kind.GAUGE, "{stream}", "Session streams that are open.")
 BATCH_OPERATIONS = Metric(
     "holdfast.batch.operations",
     Kind.HISTOGRAM,
@@ -156,7 +157,7 @@ ALERTS = Metric("holdfast.alerts", Kind.COUNTER, "{alert}", "Alerts, by what hap
 #: Every metric there is.
 METRICS = (
     *(DECISIONS, REFUSALS, BYPASSED, RPC_DURATION, BATCH_OPERATIONS, BATCH_DURATION),
-    *(QUEUE_OPERATIONS, FLUSH_ROWS, FLUSH_LAG, OUTBOX_ENTRIES, OUTBOX_LAG, HOLDS_OPEN),
+    *(SESSIONS, QUEUE_OPERATIONS, FLUSH_ROWS, FLUSH_LAG, OUTBOX_ENTRIES, OUTBOX_LAG, HOLDS_OPEN),
     *(KILL_SWITCH, POLICIES, CONFIG_VERSION, CONFIG_AGE, SPOOL_RECORDS, SPOOL_BYTES),
     *(REPLAYED, ALERTS),
 )

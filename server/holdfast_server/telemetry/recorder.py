@@ -27,6 +27,9 @@ class Recorder:
     def rpc(self, method: str, status: str, seconds: float) -> None:
         """A call was answered with a gRPC status, by its name."""
 
+    def sessions(self, streams: int) -> None:
+        """So many Session streams are open."""
+
     def batch(self, operations: int, seconds: float) -> None:
         """A script call came back."""
 

@@ -33,6 +33,7 @@ ROLES: Final[Mapping[str, frozenset[Role]]] = {
     "BalanceService/ListHolds": _READ,
     # A spender may call each method that a batch can carry.
     "BalanceService/Batch": _SPEND,
+    "BalanceService/Session": _SPEND,
     "AccountService/CreateAccount": _OPEN_ACCOUNT,
     "AccountService/UpdateAccount": _ADMINISTER,
     "AccountService/GetAccount": _READ,

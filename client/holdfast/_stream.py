@@ -1,0 +1,173 @@
+"""One Session stream: what was sent on it, what has been answered, and how it ends.
+
+Everything here runs on one event loop and needs no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+from google.protobuf.message import Message
+from grpc import aio
+
+from holdfast._channel import Endpoint, Metadata, connect_async, translate
+from holdfast.errors import HoldfastError, from_status
+from holdfast.v1 import balance_service_pb2 as pb
+
+PATH = "/holdfast.v1.BalanceService/Session"
+#: Messages without any answer: while the server works on one, the next arrives.
+MESSAGES_IN_FLIGHT_MAX = 4
+#: Operations on one stream without an answer: beyond this the server reads no more.
+UNANSWERED_MAX = 4_096
+#: How long a stream that is not wanted any more may take to answer the rest.
+RETIRE_TIMEOUT_S = 30.0
+
+_DEADLINE_EXCEEDED = 4
+_UNIMPLEMENTED = 12
+_UNAVAILABLE = 14
+
+
+class Unsupported(Exception):
+    """The server has no Session: call it singly."""
+
+
+class Asked:
+    """One operation, from the call to its answer."""
+
+    __slots__ = ("answer", "id", "kind", "request", "stream", "traceparent")
+
+    def __init__(self, kind: str, request: Message, traceparent: str | None) -> None:
+        self.kind = kind
+        self.request = request
+        self.traceparent = traceparent
+        self.answer: asyncio.Future[pb.BatchResult] = asyncio.get_running_loop().create_future()
+        #: Where and under which id it was sent; nowhere and 0 before.
+        self.stream: Stream | None = None
+        self.id = 0
+
+    def expire(self) -> None:
+        """Its time is over."""
+        if self.answer.done():
+            return
+        error = from_status(_DEADLINE_EXCEEDED, "no answer in time")
+        error.result_unknown = self.stream is not None
+        self.answer.set_exception(error)
+        if self.stream is not None:
+            self.stream.suspect(self.id)
+
+    def fail(self, error: Exception) -> None:
+        """Ends it without an answer, unless somebody has ended it before."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def withdraw(self) -> None:
+        """Nobody wants the answer."""
+        if self.stream is not None:
+            self.stream.unanswered.pop(self.id, None)
+
+
+class Stream:
+    """A stream on a connection of its own. `changed` is called when it can take more, or ends."""
+
+    def __init__(self, endpoint: Endpoint, metadata: Metadata, changed: Callable[[], None]) -> None:
+        self._channel = connect_async(endpoint)
+        method: Any = self._channel.stream_stream(
+            PATH, pb.SessionRequest.SerializeToString, pb.SessionResponse.FromString
+        )
+        self._call: aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse] = method(
+            metadata=metadata
+        )
+        self._changed = changed
+        self._ids = count(1)
+        self.unanswered: dict[int, Asked] = {}
+        #: The last id of each message that has no answer yet.
+        self._messages: deque[int] = deque()
+        self._newest_answered = 0
+        #: False as soon as nothing more may be sent.
+        self.is_open = True
+        self._half_closing: asyncio.Task[None] | None = None
+        self._reading = asyncio.get_running_loop().create_task(self._read())
+
+    @property
+    def room(self) -> int:
+        """How many operations may be sent now."""
+        if len(self._messages) >= MESSAGES_IN_FLIGHT_MAX:
+            return 0
+        return UNANSWERED_MAX - len(self.unanswered)
+
+    async def send(self, batch: Sequence[Asked]) -> None:
+        """Sends operations in one message. What goes wrong becomes their answer."""
+        message = pb.SessionRequest()
+        for asked in batch:
+            asked.id, asked.stream = next(self._ids), self
+            self.unanswered[asked.id] = asked
+            item = message.items.add(id=asked.id, traceparent=asked.traceparent)
+            getattr(item, asked.kind).CopyFrom(asked.request)
+        self._messages.append(batch[-1].id)
+        try:
+            await self._call.write(message)
+        except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError):
+            # The stream has ended: whoever reads it learns why, and tells them all.
+            self.is_open = False
+
+    def suspect(self, id: int) -> None:
+        """An operation was not answered in time. If nothing was since, the connection is dead."""
+        self.unanswered.pop(id, None)
+        if id > self._newest_answered:
+            self._call.cancel()
+
+    def retire(self) -> None:
+        """Sends nothing more; ends when the server has answered the rest, or soon after."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        loop = asyncio.get_running_loop()
+        self._half_closing = loop.create_task(self._call.done_writing())
+        loop.call_later(RETIRE_TIMEOUT_S, self._call.cancel)
+
+    async def close(self) -> None:
+        """Ends at once; what was not answered fails."""
+        self._call.cancel()
+        await self._reading
+
+    async def _read(self) -> None:
+        try:
+            response: Any
+            while (response := await self._call.read()) is not aio.EOF:
+                self._take(response)
+            self._end(lambda: from_status(_UNAVAILABLE, "the server ended the stream"))
+        except aio.AioRpcError as error:
+            broken = error
+            self._end(lambda: _why(broken))
+        except asyncio.CancelledError:
+            self._end(lambda: from_status(_UNAVAILABLE, "the stream was given up"))
+        await self._channel.close()
+
+    def _take(self, response: pb.SessionResponse) -> None:
+        for result in response.results:
+            asked = self.unanswered.pop(result.id, None)
+            self._newest_answered = max(self._newest_answered, result.id)
+            if asked is not None and not asked.answer.done():
+                asked.answer.set_result(result)
+        while self._messages and self._messages[0] <= self._newest_answered:
+            self._messages.popleft()
+        if response.closing:
+            self.retire()
+        self._changed()
+
+    def _end(self, why: Callable[[], Exception]) -> None:
+        self.is_open = False
+        for asked in self.unanswered.values():
+            asked.fail(why())
+        self.unanswered.clear()
+        self._changed()
+
+
+def _why(error: aio.AioRpcError) -> HoldfastError | Unsupported:
+    if error.code().value[0] == _UNIMPLEMENTED:
+        return Unsupported()
+    return translate(error)

@@ -1,0 +1,154 @@
+"""One Session stream: many operations in, their answers out as they come, bounded and never lost.
+
+Each message is one submission, and several are at work at one time. Answers that come while a
+message is being written travel together in the next one, so that a busy stream writes few messages
+and an idle one waits for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from holdfast.v1 import balance_service_pb2 as messages
+from holdfast_server.api.validate.batches import check_size
+from holdfast_server.errors import HoldfastError, Reason
+
+#: Operations of one stream that may wait for an answer; beyond it, reading pauses.
+UNANSWERED_MAX: Final = 4_096
+#: A stream wants no more operations after this time: shorter than a connection may last, so that
+#: no stream is cut off by the end of its connection.
+AGE_SECONDS_MAX: Final = 480.0
+#: Answers in one message: far below what a message may carry.
+RESULTS_MAX: Final = 1_000
+#: How often a stream proves again that its credentials are good.
+PROOF_SECONDS: Final = 30.0
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+#: Takes answers, in any order, and writes them.
+Put = Callable[[Sequence[messages.BatchResult]], Awaitable[None]]
+#: Answers the items of one message; MUST NOT raise, and MUST put one result for each.
+Work = Callable[[Sequence[messages.BatchItem], Put], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What a session needs from its surroundings."""
+
+    #: Starts work that goes on when the stream has ended.
+    start: Callable[[Coroutine[Any, Any, None]], object]
+    work: Work
+    #: Raises HoldfastError when the stream's credentials are not good any more.
+    prove: Callable[[], Awaitable[object]]
+    clock: Callable[[], float]
+
+
+class Session:
+    """One stream. `run` reads until the caller is done."""
+
+    def __init__(self, context: Context, ways: Ways) -> None:
+        self._context = context
+        self._ways = ways
+        self._unanswered: set[int] = set()
+        self._answers: list[messages.BatchResult] = []
+        self._progress = asyncio.Event()
+        self._is_writing = False
+        self._is_closing = False
+        self._is_told = False
+        self._began = self._proved = ways.clock()
+
+    async def run(self) -> None:
+        """Answers what comes until the caller has no more. Raises HoldfastError to end the stream.
+
+        Work under way goes on when the stream breaks: its answers are kept under their keys.
+        """
+        timer = asyncio.get_running_loop().call_later(AGE_SECONDS_MAX, self.close)
+        try:
+            while (payload := await self._next()) is not None:
+                await self._take(payload)
+            await self._settled(0)
+        finally:
+            timer.cancel()
+            self._is_told = True
+
+    def close(self) -> None:
+        """Tells the caller to send no more. What was sent is still answered."""
+        self._is_closing = True
+        self._ways.start(self._write())
+
+    async def _next(self) -> bytes | None:
+        """The next message; None when the caller has no more."""
+        payload: Any = await self._context.read()
+        return None if payload is grpc.aio.EOF else payload
+
+    async def _take(self, payload: bytes) -> None:
+        items = _items(payload)
+        await self._prove()
+        await self._settled(UNANSWERED_MAX - len(items))
+        self._remember(items)
+        self._ways.start(self._ways.work(items, self._put))
+
+    async def _prove(self) -> None:
+        now = self._ways.clock()
+        if now - self._proved >= PROOF_SECONDS:
+            await self._ways.prove()
+            self._proved = now
+        if now - self._began >= AGE_SECONDS_MAX and not self._is_closing:
+            self.close()
+
+    async def _settled(self, unanswered: int) -> None:
+        """Waits until at most so many operations wait for their answers."""
+        while len(self._unanswered) > unanswered:
+            self._progress.clear()
+            await self._progress.wait()
+
+    def _remember(self, items: Sequence[messages.BatchItem]) -> None:
+        for index, item in enumerate(items):
+            if not item.id or item.id in self._unanswered:
+                raise HoldfastError(
+                    Reason.FIELD_INVALID,
+                    f"items[{index}].id must be 1 or more, and of no operation without an answer.",
+                    field=f"items[{index}].id",
+                )
+            self._unanswered.add(item.id)
+
+    async def _put(self, results: Sequence[messages.BatchResult]) -> None:
+        self._answers.extend(results)
+        await self._write()
+
+    async def _write(self) -> None:
+        """Writes what there is, and what comes meanwhile; one at a time."""
+        if self._is_writing:
+            return
+        self._is_writing = True
+        try:
+            while self._answers or self._is_closing > self._is_told:
+                await self._write_one()
+        except Exception:
+            self._answers.clear()
+            self._is_told = True
+        finally:
+            self._is_writing = False
+
+    async def _write_one(self) -> None:
+        answers, self._answers = self._answers[:RESULTS_MAX], self._answers[RESULTS_MAX:]
+        self._is_told = self._is_closing
+        message = messages.SessionResponse(results=answers, closing=self._is_closing)
+        await self._context.write(message.SerializeToString())
+        self._unanswered.difference_update([answer.id for answer in answers])
+        self._progress.set()
+
+
+def _items(payload: bytes) -> Sequence[messages.BatchItem]:
+    try:
+        items = messages.SessionRequest.FromString(payload).items
+    except DecodeError:
+        message = "The bytes are no SessionRequest."
+        raise HoldfastError(Reason.MALFORMED_REQUEST, message) from None
+    check_size(items)
+    return items

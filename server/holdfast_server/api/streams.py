@@ -1,0 +1,103 @@
+"""The sessions of one process: who they are for, what each message means, and their end.
+
+The dispatcher answers calls; here are the calls that last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.v1 import balance_service_pb2 as messages
+from holdfast_server.api.allowance import Allowance
+from holdfast_server.api.auth.principal import Principal
+from holdfast_server.api.balance import waits_for_ledger
+from holdfast_server.api.call import Call
+from holdfast_server.api.methods import Method
+from holdfast_server.api.session import Context, Put, Session, Ways
+from holdfast_server.api.status import sendable
+from holdfast_server.api.translate.spending import item_error
+from holdfast_server.errors import HoldfastError
+from holdfast_server.telemetry.recorder import Recorder
+from holdfast_server.telemetry.tracing import Tracing, parse_traceparent
+
+Items = Sequence[messages.BatchItem]
+
+
+@dataclass(slots=True)
+class Streams:
+    """Runs sessions. `start` begins work that outlives its stream; `admit` refuses too much."""
+
+    allowance: Allowance
+    recorder: Recorder
+    tracing: Tracing
+    start: Callable[[Coroutine[Any, Any, Any]], object]
+    admit: Callable[[], None]
+    _open: set[Session] = field(default_factory=set)
+
+    async def run(
+        self,
+        method: Method,
+        context: Context,
+        principal: Principal,
+        prove: Callable[[], Coroutine[Any, Any, Principal]],
+    ) -> None:
+        """Serves one stream to its end. Raises HoldfastError where the caller is at fault."""
+
+        async def work(items: Items, put: Put) -> None:
+            await self._work(method, principal, items, put)
+
+        session = Session(context, Ways(self.start, work, prove, time.monotonic))
+        self._open.add(session)
+        self.recorder.sessions(len(self._open))
+        try:
+            await session.run()
+        finally:
+            self._open.discard(session)
+            self.recorder.sessions(len(self._open))
+
+    def close(self) -> None:
+        """Asks the callers of all streams to go elsewhere."""
+        for session in self._open:
+            session.close()
+
+    async def _work(self, method: Method, principal: Principal, items: Items, put: Put) -> None:
+        """Answers one message: what waits for the ledger apart from the rest."""
+        first, *others = _groups(items)
+        for group in others:
+            self.start(self._answer(method, principal, group, put))
+        await self._answer(method, principal, first, put)
+
+    async def _answer(self, method: Method, principal: Principal, items: Items, put: Put) -> None:
+        began, status = time.perf_counter(), "OK"
+        with self.tracing.rpc(parse_traceparent(items[0].traceparent or None)) as span:
+            try:
+                self.admit()
+                call = Call(principal, span.place, self.allowance.charge)
+                results = await method.handle(call, items)
+            except Exception as error:
+                refusal = sendable(method.name, error)
+                status = refusal.status.name
+                self.recorder.refused(method.name, refusal.reason)
+                results = _refused(items, refusal)
+        self.recorder.rpc(method.name, status, time.perf_counter() - began)
+        await put(results)
+
+
+def _groups(items: Items) -> Iterable[Items]:
+    """The items that are answered together: of one trace, and none that waits for the ledger."""
+    slow = [item for item in items if waits_for_ledger(item)]
+    if not slow and not any(item.traceparent for item in items):
+        return [items]
+    by_trace = defaultdict[str, list[messages.BatchItem]](list)
+    for item in items:
+        if not waits_for_ledger(item):
+            by_trace[item.traceparent].append(item)
+    return [*by_trace.values(), *([item] for item in slow)]
+
+
+def _refused(items: Items, error: HoldfastError) -> list[messages.BatchResult]:
+    return [messages.BatchResult(id=item.id, error=item_error(error)) for item in items]
