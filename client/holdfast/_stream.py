@@ -26,6 +26,8 @@ UNANSWERED_MAX = 4_096
 #: How long a stream that is not wanted any more may take to answer the rest.
 RETIRE_TIMEOUT_S = 30.0
 
+#: CANCELLED, UNKNOWN and INTERNAL.
+_BROKEN = frozenset({1, 2, 13})
 _DEADLINE_EXCEEDED = 4
 _UNIMPLEMENTED = 12
 _UNAVAILABLE = 14
@@ -170,4 +172,8 @@ class Stream:
 def _why(error: aio.AioRpcError) -> HoldfastError | Unsupported:
     if error.code().value[0] == _UNIMPLEMENTED:
         return Unsupported()
-    return translate(error)
+    said = translate(error)
+    if not said.reason and error.code().value[0] in _BROKEN:
+        # Nobody of Holdfast has said so: it is how the transport names a stream that broke.
+        return from_status(_UNAVAILABLE, "the stream broke")
+    return said

@@ -38,6 +38,11 @@ class Work:
         return bool(self.entries or self.obstacles)
 
     @property
+    def size(self) -> int:
+        """How many entries it has."""
+        return sum(map(len, self.entries))
+
+    @property
     def is_prepared(self) -> bool:
         """Whether all of it could be made ready."""
         return len(self.entries) == len(self.prepared)

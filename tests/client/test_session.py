@@ -1,0 +1,185 @@
+"""Calls that share one stream: batched by themselves, each with its own end, each applied once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from holdfast import AsyncClient, Client, ResourceExhausted, Unreachable
+from holdfast._stream import MESSAGES_IN_FLIGHT_MAX
+from holdfast.v1 import balance_service_pb2 as pb
+from holdfast.v1 import reason_pb2
+from tests.client.faulty import FaultyServer
+from tests.client.session_server import SessionServer, answer, session_server
+from tests.support.waiting import until
+
+CALLS = 1_000
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[SessionServer]:
+    async with session_server() as started:
+        yield started
+
+
+@pytest.fixture
+async def client(server: SessionServer) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(server.address, token="secret") as opened:
+        yield opened
+
+
+async def silent(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+    """Never answers this message."""
+
+
+async def cut_before(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+    """The connection breaks before anything is applied."""
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
+async def cut_after(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+    """The connection breaks when all is applied and nothing is answered."""
+    server.apply(message)
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
+async def closing(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+    """Answers, and wants no more on this stream."""
+    await context.write(server.apply(message, closing=True))
+
+
+async def test_many_callers_share_few_messages(server: SessionServer, client: AsyncClient) -> None:
+    answers = await asyncio.gather(*(client.reserve("a", 1, key=f"k{n}") for n in range(CALLS)))
+    assert [each.hold_id for each in answers] == [f"hold of k{n}" for n in range(CALLS)]
+    assert server.streams == 1
+    assert len(server.messages) <= MESSAGES_IN_FLIGHT_MAX + 2
+    assert set(server.came.values()) == {1}
+    assert server.metadata[0]["authorization"] == "Bearer secret"
+
+
+async def test_a_lone_call_goes_alone(server: SessionServer, client: AsyncClient) -> None:
+    for _ in range(3):
+        await client.reserve("a", 1)
+    assert [len(message.items) for message in server.messages] == [1, 1, 1]
+
+
+async def test_threads_share_one_stream(server: SessionServer) -> None:
+    with Client(server.address) as client, ThreadPoolExecutor(32) as pool:
+        loop = asyncio.get_running_loop()
+        asked = [loop.run_in_executor(pool, client.reserve, "a", 1) for _ in range(200)]
+        answers = await asyncio.gather(*asked)
+        assert all(each.decision.allowed for each in answers)
+        assert server.streams == 1
+        await asyncio.to_thread(client.close)
+
+
+@pytest.mark.parametrize("cut", [cut_before, cut_after])
+async def test_what_was_not_answered_is_sent_again_under_its_key(
+    server: SessionServer, client: AsyncClient, cut: Any
+) -> None:
+    server.plan = [cut, cut]
+    answers = await asyncio.gather(*(client.reserve("a", 1, key=f"k{n}") for n in range(50)))
+    assert [each.hold_id for each in answers] == [f"hold of k{n}" for n in range(50)]
+    assert server.streams >= 2
+    assert set(server.applied.values()) == {1}
+    assert len(server.applied) == 50
+
+
+async def test_a_stream_that_closes_is_followed_by_another(
+    server: SessionServer, client: AsyncClient
+) -> None:
+    server.plan = [closing]
+    for n in range(3):
+        await client.reserve("a", 1, key=f"k{n}")
+    assert server.streams == 2
+    assert set(server.came.values()) == {1}
+
+
+async def test_a_call_ends_at_its_deadline(server: SessionServer) -> None:
+    server.plan = [silent] * 100
+    async with AsyncClient(server.address, attempt_timeout_ms=100, timeout_ms=250) as client:
+        with pytest.raises(Unreachable) as caught:
+            await client.reserve("a", 1)
+    assert caught.value.result_unknown
+    assert server.streams >= 2  # A stream that is silent is not trusted again.
+
+
+async def test_what_is_cancelled_before_it_is_sent_is_never_sent(
+    server: SessionServer, client: AsyncClient
+) -> None:
+    server.plan = [silent] * MESSAGES_IN_FLIGHT_MAX
+    stuck = []
+    for n in range(MESSAGES_IN_FLIGHT_MAX):
+        stuck.append(asyncio.create_task(client.reserve("a", 1, key=f"stuck{n}")))
+        await until(lambda: len(server.messages) == len(stuck))
+    waiting = asyncio.create_task(client.reserve("a", 1, key="waiting"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    for task in stuck:
+        task.cancel()
+    await asyncio.gather(waiting, *stuck, return_exceptions=True)
+    assert waiting.cancelled()
+    assert "waiting" not in server.came
+
+
+async def test_an_answer_that_nobody_waits_for_is_dropped(
+    server: SessionServer, client: AsyncClient
+) -> None:
+    held = asyncio.Event()
+
+    async def late(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+        await held.wait()
+        await answer(server, context, message)
+
+    server.plan = [late]
+    first = asyncio.create_task(client.reserve("a", 1, key="first"))
+    await until(lambda: server.messages)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    held.set()
+    result = await client.reserve("a", 1, key="second")
+    assert result.hold_id == "hold of second"
+    assert server.streams == 1
+
+
+async def test_errors_of_one_call_are_raised_to_its_caller_alone(
+    server: SessionServer, client: AsyncClient
+) -> None:
+    async def refuse_one(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+        response = server.apply(message)
+        for item, result in zip(message.items, response.results, strict=True):
+            if item.reserve.account == "full":
+                result.error.code = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+                result.error.reason = reason_pb2.REASON_RATE_LIMITED
+        await context.write(response)
+
+    server.plan = [refuse_one]
+    good, bad = await asyncio.gather(
+        client.reserve("a", 1), client.reserve("full", 1), return_exceptions=True
+    )
+    assert not isinstance(good, BaseException)
+    assert isinstance(bad, ResourceExhausted)
+    assert bad.reason == "RATE_LIMITED"
+
+
+async def test_a_server_without_sessions_is_called_singly(faulty: FaultyServer) -> None:
+    async with AsyncClient(faulty.address) as client:
+        await client.reserve("a", 1)
+        await client.reserve("a", 1)
+    assert faulty.methods() == ["Reserve", "Reserve"]
+
+
+async def test_closing_the_client_leaves_nobody_waiting(server: SessionServer) -> None:
+    server.plan = [silent] * 100
+    client = AsyncClient(server.address, timeout_ms=300)
+    waiting = asyncio.create_task(client.reserve("a", 1))
+    await until(lambda: server.messages)
+    await client.close()
+    async with asyncio.timeout(10):
+        (ended,) = await asyncio.gather(waiting, return_exceptions=True)
+    assert isinstance(ended, Unreachable)
