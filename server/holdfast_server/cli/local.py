@@ -52,7 +52,7 @@ def up(data: Path | None, as_json: bool, **flags: Any) -> None:
     """Run Holdfast on this machine, with stores of its own, and print how to call it."""
     folder = data or Path.home() / ".local" / "share" / "holdfast"
 
-    async def wait(service: _Service) -> None:
+    async def wait(service: LocalService) -> None:
         await _prepare_account(service.serving.target)
         _print_up(service.serving, folder, as_json)
         await service.stopping.wait()
@@ -69,7 +69,7 @@ def up(data: Path | None, as_json: bool, **flags: Any) -> None:
 def demo(requests: int, seed: int, as_json: bool, **flags: Any) -> None:
     """Run traffic like a product's through a whole service, and verify what it left behind."""
     rows = generate_trace(requests, seed)
-    _report(_run_locally(_Job(rows, Options(seed=seed), as_json), flags), as_json)
+    _report(_drive_locally(_Job(rows, Options(seed=seed), as_json), flags), as_json)
 
 
 @click.command()
@@ -93,7 +93,7 @@ def replay(file: Path, target: str | None, token: str, as_json: bool, **flags: A
     options = Options(flags.pop("concurrency"), flags.pop("seed"), flags.pop("speed"))
     job = _Job(rows, options, as_json)
     if target is None:
-        _report(_run_locally(job, flags), as_json)
+        _report(_drive_locally(job, flags), as_json)
         return
     settings = read_settings(flags)
     if not (settings.redis_url and settings.postgres_url):
@@ -102,7 +102,7 @@ def replay(file: Path, target: str | None, token: str, as_json: bool, **flags: A
 
 
 @dataclass(frozen=True, slots=True)
-class _Service:
+class LocalService:
     """A service that runs, its settings, and when it shall end."""
 
     serving: Serving
@@ -127,18 +127,29 @@ class _Command:
     text: str
 
 
-def _run_locally(job: _Job, flags: dict[str, Any]) -> Report:
+def run_locally(
+    flags: dict[str, Any],
+    use: Callable[[LocalService], Awaitable[Result]],
+    *,
+    workers_only: bool = False,
+) -> Result:
     """Starts everything for this run alone, and leaves nothing behind."""
 
-    async def drive(service: _Service) -> Report:
-        work = _drive(service.serving.target, "", service.settings, job)
-        return await _unless_stopped(work, service.stopping)
+    async def unless_stopped(service: LocalService) -> Result:
+        return await _unless_stopped(use(service), service.stopping)
 
     with (
         _temporary_folder() as folder,
         _stores(folder, flags, port=0, metrics_port=0) as settings,
     ):
-        return asyncio.run(_serve(settings, drive))
+        return asyncio.run(_serve(settings, unless_stopped, workers_only))
+
+
+def _drive_locally(job: _Job, flags: dict[str, Any]) -> Report:
+    async def drive(service: LocalService) -> Report:
+        return await _drive(service.serving.target, "", service.settings, job)
+
+    return run_locally(flags, drive)
 
 
 async def _drive(target: str, token: str, settings: Settings, job: _Job) -> Report:
@@ -172,13 +183,17 @@ def _stores(folder: Path, flags: dict[str, Any], **defaults: object) -> Iterator
         yield settings
 
 
-async def _serve(settings: Settings, use: Callable[[_Service], Awaitable[Result]]) -> Result:
+async def _serve(
+    settings: Settings,
+    use: Callable[[LocalService], Awaitable[Result]],
+    workers_only: bool = False,
+) -> Result:
     stopping = stop_event()
     await migrate(settings.postgres_url)
-    async with running(settings, stopping) as serving:
+    async with running(settings, stopping, workers_only=workers_only) as serving:
         if stopping.is_set():
             raise click.Abort
-        return await use(_Service(serving, settings, stopping))
+        return await use(LocalService(serving, settings, stopping))
 
 
 async def _unless_stopped(work: Awaitable[Result], stopping: asyncio.Event) -> Result:

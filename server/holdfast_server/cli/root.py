@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "up": ("local", "up"),
     "demo": ("local", "demo"),
     "replay": ("local", "replay"),
+    "bench": ("bench", "bench"),
     "serve": ("service", "serve"),
     "worker": ("service", "worker"),
     "flush": ("service", "flush"),

@@ -1,0 +1,82 @@
+"""The floors: a bare echo server, and a bare script that takes one from each of some keys."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import grpc
+import redis.asyncio as redis
+
+from holdfast_server.bench.cpu import Meter
+from holdfast_server.bench.echo import PATH
+from holdfast_server.bench.rounds import Done, Work
+
+#: Keys that the bare script counts down.
+KEYS: Final = 1_000
+_DECREASE: Final = (
+    "#!lua\nfor i = 1, #KEYS do redis.call('DECRBY', KEYS[i], ARGV[1]) end return #KEYS"
+)
+
+
+@asynccontextmanager
+async def echo(
+    meter: Meter, request_bytes: int, answer_bytes: int, in_flight: int, calls: int
+) -> AsyncIterator[Work]:
+    """Rounds of so many bare calls, so many at a time."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "holdfast_server.bench.echo", str(answer_bytes)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    meter.name(process.pid, "echo")
+    target = f"127.0.0.1:{int(await process.stdout.readline())}"
+    request = bytes(request_bytes)
+    async with grpc.aio.insecure_channel(target) as channel:
+        method: Any = channel.unary_unary(PATH)
+        yield lambda: _calls(method, request, in_flight, calls)
+    process.stdin.close()
+    await process.wait()
+
+
+async def _calls(method: Any, request: bytes, in_flight: int, calls: int) -> Done:
+    latencies: list[float] = []
+
+    async def call_some() -> None:
+        while len(latencies) < calls:
+            began = time.perf_counter()
+            await method(request)
+            latencies.append(time.perf_counter() - began)
+
+    await asyncio.gather(*(call_some() for _ in range(in_flight)))
+    return Done(len(latencies), latencies)
+
+
+@asynccontextmanager
+async def decreases(redis_url: str, batch: int, operations: int) -> AsyncIterator[Work]:
+    """Rounds of so many DECRBY, in batches by one script call each."""
+    store = redis.Redis.from_url(redis_url)
+    script = await store.script_load(_DECREASE)
+
+    async def work() -> Done:
+        used = await store_seconds(store)
+        for first in range(0, operations, batch):
+            names = [f"bench:{(first + n) % KEYS}" for n in range(batch)]
+            call: Awaitable[Any] = store.evalsha(script, batch, *names, "1")
+            await call
+        return Done(operations, (), await store_seconds(store) - used)
+
+    yield work
+    await store.aclose()
+
+
+async def store_seconds(store: redis.Redis) -> float:
+    """CPU seconds that the store has used."""
+    facts = await store.info("cpu")
+    return float(facts["used_cpu_user"]) + float(facts["used_cpu_sys"])

@@ -1,0 +1,93 @@
+"""What is measured: accounts with grants, and callers that reserve and commit."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from holdfast import AsyncClient, Durability, GrantSource, operations
+from holdfast_server.bench.rounds import Done
+
+CREDIT_TYPE: Final = "credits"
+#: Enough for any run.
+GRANTED: Final = 10**12
+GRANTS: Final = 3
+RESERVED: Final = 100
+COMMITTED: Final = 80
+#: Operations that prepare accounts at one time.
+PREPARED_AT_ONCE: Final = 500
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Callers on some accounts. `hot_percent` of what they do is about one account."""
+
+    client: AsyncClient
+    accounts: Sequence[str]
+    hot_percent: int = 0
+    #: A source of its own, so that runs are alike.
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
+
+    def account(self) -> str:
+        """The next one to spend from."""
+        if self.hot_percent and self.chance.randrange(100) < self.hot_percent:
+            return self.accounts[0]
+        return self.chance.choice(self.accounts)
+
+    async def pairs(self, in_flight: int, total: int) -> Done:
+        """Reserve, then commit, by so many callers, each doing one after the other."""
+        latencies: list[float] = []
+
+        async def spend() -> None:
+            while 2 * len(latencies) < total:
+                began = time.perf_counter()
+                held = await self.client.reserve(self.account(), RESERVED, feature="chat")
+                latencies.append(time.perf_counter() - began)
+                await self.client.commit(held.hold_id, COMMITTED)
+
+        await asyncio.gather(*(spend() for _ in range(in_flight)))
+        return Done(2 * len(latencies), latencies)
+
+    async def batches(self, size: int, total: int) -> Done:
+        """The same in batches: one that reserves, then one that commits."""
+        for _ in range(0, total, 2 * size):
+            held = await self.reserve_batch(size)
+            await self.client.batch([operations.commit(each, COMMITTED) for each in held])
+        return Done(total)
+
+    async def reserve_batch(self, size: int) -> list[str]:
+        """Places so many holds in one call."""
+        asked = [operations.reserve(self.account(), RESERVED, feature="chat") for _ in range(size)]
+        answers: list[Any] = await self.client.batch(asked)
+        return [answer.hold_id for answer in answers]
+
+    async def settle_batch(self, holds: Sequence[str]) -> None:
+        """Commits holds in one call."""
+        await self.client.batch([operations.commit(each, COMMITTED) for each in holds])
+
+
+async def prepare(client: AsyncClient, count: int) -> list[str]:
+    """Makes accounts with grants that expire, some sooner than others."""
+    await client.create_credit_type(CREDIT_TYPE)
+    names = [f"bench-{number:07d}" for number in range(count)]
+    expires_ms = time.time_ns() // 1_000_000 + 10**9
+    for first in range(0, count, PREPARED_AT_ONCE):
+        some = names[first : first + PREPARED_AT_ONCE]
+        await asyncio.gather(*(client.create_account(name) for name in some))
+        for number in range(GRANTS):
+            await asyncio.gather(*(_grant(client, name, expires_ms + number) for name in some))
+    return names
+
+
+async def _grant(client: AsyncClient, account: str, expires_at_ms: int) -> None:
+    await client.grant(
+        account,
+        GRANTED,
+        source=GrantSource.PURCHASE,
+        expires_at_ms=expires_at_ms,
+        durability=Durability.MEMORY,
+    )

@@ -1,0 +1,111 @@
+"""`holdfast bench`: how fast, and what it costs, beside a floor in the same run."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from holdfast_server.bench.benches import BENCHES, Options, Stage
+from holdfast_server.bench.report import Found
+from holdfast_server.cli.local import LocalService, run_locally
+from holdfast_server.cli.options import json_option, settings_options
+from holdfast_server.cli.output import Column, print_facts, print_json, print_rows
+
+#: These look at the store alone: a flusher would use it as well.
+WITHOUT_FLUSHER = frozenset({"engine"})
+
+#: Options that say how much is done.
+AMOUNTS = ("accounts", "operations", "rounds", "in_flight", "hot_percent")
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(BENCHES)))
+@click.option(
+    "--accounts",
+    default=1_000,
+    type=click.IntRange(1, 1_000_000),
+    show_default=True,
+    help="Accounts, with 3 grants each.",
+)
+@click.option(
+    "--operations",
+    default=20_000,
+    type=click.IntRange(2),
+    show_default=True,
+    help="Operations in one round.",
+)
+@click.option(
+    "--rounds",
+    default=3,
+    type=click.IntRange(1, 100),
+    show_default=True,
+    help="Rounds of it, and of its floor.",
+)
+@click.option(
+    "--in-flight",
+    default=128,
+    type=click.IntRange(1, 10_000),
+    show_default=True,
+    help="Callers at one time.",
+)
+@click.option(
+    "--batch", default=None, type=int, help="Operations in one batch [default: 500, 100]."
+)
+@click.option(
+    "--hot-percent",
+    default=0,
+    type=click.IntRange(0, 100),
+    show_default=True,
+    help="Share of one account.",
+)
+@settings_options
+@json_option
+def bench(name: str, batch: int | None, as_json: bool, **flags: Any) -> None:
+    """Measure one thing beside its floor, in turn, on a service of its own.
+
+    \b
+    session   callers that share one stream; the floor is a bare gRPC server
+    unary     CPU of the server for a call of its own; the floor is a bare call
+    batch     batches through the whole service; the floor is a bare script
+    engine    CPU of the store for one Reserve; the floor is a bare script
+    """
+    size = batch or (100 if name == "engine" else 500)
+    amounts = {each: flags.pop(each) for each in AMOUNTS}
+    options = Options(batch=size, **amounts)
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(name, total=2 * options.rounds + 2)
+
+        async def measure(service: LocalService) -> Found:
+            serving = service.serving
+            stage = Stage(
+                serving.target,
+                service.settings.redis_url,
+                serving.processes,
+                lambda: progress.advance(task),
+            )
+            return await BENCHES[name](stage, options)
+
+        found = run_locally(flags, measure, workers_only=name in WITHOUT_FLUSHER)
+    _show(found, as_json)
+
+
+def _show(found: Found, as_json: bool) -> None:
+    if as_json:
+        print_json(found.as_json())
+        return
+    facts = {f"{found.bench}, {found.unit}": f"{found.measure:,.2f}"}
+    facts |= {"floor": f"{found.floor:,.2f}", "ratio": f"{found.ratio:.2f}"}
+    facts |= {name: str(value) for name, value in found.facts.items()}
+    print_facts(facts, found.as_json(), as_json=False)
+    click.echo()
+    names = sorted({*found.cpu_us, *found.floor_cpu_us})
+    columns = [
+        Column[str]("CPU us per operation", lambda each: each),
+        Column[str]("measure", lambda each: f"{found.cpu_us.get(each, 0):.1f}", figure=True),
+        Column[str]("floor", lambda each: f"{found.floor_cpu_us.get(each, 0):.1f}", figure=True),
+    ]
+    print_rows(names, columns, as_json=False)

@@ -1,0 +1,81 @@
+"""Each benchmark in its smallest size: it ends, and what it says is complete and adds up."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from holdfast_server.bench.benches import BENCHES
+from holdfast_server.bench.cpu import Meter
+from holdfast_server.bench.report import Found
+from holdfast_server.bench.rounds import Done, Round, alternate
+from tests.support.server import run
+
+SMALL = ("--accounts", "20", "--operations", "400", "--rounds", "1", "--batch", "50")
+
+
+@contextmanager
+def no_stores() -> Iterator[dict[str, str]]:
+    """An environment in which a benchmark has to bring its own."""
+    yield {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_a_benchmark_says_what_it_found(name: str) -> None:
+    with no_stores() as variables:
+        ended = run(["bench", name, "--json", *SMALL], variables)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["bench"] == name
+    assert found["measure"] > 0
+    assert found["floor"] > 0
+    assert found["ratio"] == pytest.approx(found["measure"] / found["floor"], rel=0.05)
+    assert {"client", "server", "valkey"} <= found["cpu_us"].keys()
+    assert found["cores"] >= 1
+
+
+def test_people_get_a_table() -> None:
+    with no_stores() as variables:
+        ended = run(["bench", "session", "--in-flight", "1", *SMALL], variables)
+    assert ended.returncode == 0, ended.stderr
+    assert "p50 of one call" in ended.stdout
+    assert "CPU us per operation" in ended.stdout
+
+
+async def test_rounds_alternate_and_the_first_of_each_does_not_count() -> None:
+    order: list[str] = []
+
+    async def measure() -> Done:
+        order.append("measure")
+        return Done(len(order))
+
+    async def floor() -> Done:
+        order.append("floor")
+        return Done(len(order))
+
+    measured, floors = await alternate(Meter({}), measure, floor, 2, lambda: order.append("|"))
+    assert order == ["measure", "|", "floor", "|"] * 3
+    assert [each.done.operations for each in measured] == [5, 9]
+    assert [each.done.operations for each in floors] == [7, 11]
+
+
+def test_figures_are_per_operation() -> None:
+    found = Round(Done(1_000, [0.003, 0.001, 0.002]), 0.5, {"server": 0.02})
+    assert found.rate == 2_000
+    assert found.cpu_us == {"server": 20.0}
+    assert (found.percentile_ms(0), found.percentile_ms(50), found.percentile_ms(100)) == (1, 2, 3)
+
+
+def test_a_ratio_is_the_measure_over_the_floor() -> None:
+    found = Found("x", "operations/s", 300.0, 200.0, {}, {}, {"batch": 5})
+    assert found.as_json()["ratio"] == 1.5
+    assert found.as_json()["batch"] == 5
+
+
+def test_this_process_is_the_client() -> None:
+    used = Meter({}).read()
+    assert used["client"] > 0
