@@ -50,11 +50,16 @@ class Work:
 
 async def read_ahead(outbox: Outbox, progress: Progress, count: int, wait_ms: int) -> Work:
     """The next work, up to `count` entries; none where none come within `wait_ms`."""
-    work = Work()
+    work, unpaused = Work(), 0
     found = await outbox.read(progress.positions(progress.ahead), count, wait_ms)
     for partition, group in groupby(found, key=lambda each: each.partition):
         cursor, anchor = progress.ahead[partition], progress.anchors.get(partition)
-        await _add(work, progress, readable(cursor, anchor, group))
+        readied = readable(cursor, anchor, group)
+        await _add(work, progress, readied)
+        unpaused += len(readied.entries)
+        if unpaused >= PIECE_ENTRIES:
+            unpaused = 0
+            await asyncio.sleep(0)
     return work
 
 
@@ -75,6 +80,8 @@ async def _add(work: Work, progress: Progress, found: Readable) -> None:
 
 async def _prepared(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared:
     """Piece by piece: between them the batch that is being written can take its next step."""
+    if len(entries) <= PIECE_ENTRIES:
+        return prepare(cursor, entries)
     pieces: list[Prepared] = []
     for start in range(0, len(entries), PIECE_ENTRIES):
         await asyncio.sleep(0)
