@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from holdfast._channel import Endpoint, Metadata
 from holdfast._stream import Asked, Stream
-from holdfast.errors import from_status
+from holdfast.errors import FailedPrecondition, from_status
 from holdfast.v1 import balance_service_pb2 as pb
 
 #: Operations in one message: what the server takes.
@@ -41,6 +41,7 @@ class Session:
         self._stream: Stream | None = None
         self._retiring: set[Stream] = set()
         self._pumping: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     async def ask(
         self, kind: str, request: Message, timeout_s: float, traceparent: str | None
@@ -50,6 +51,8 @@ class Session:
         `kind` is its name in `BatchItem`. Raises HoldfastError where there is no answer, and
         `Unsupported` where the server knows no sessions.
         """
+        if self._is_closed:
+            raise closed()
         loop = asyncio.get_running_loop()
         if self._pumping is None:
             self._pumping = loop.create_task(self._pump())
@@ -69,6 +72,9 @@ class Session:
 
     async def close(self) -> None:
         """Disconnects; calls under way fail."""
+        self._is_closed = True
+        for asked in self._taken(len(self._queue)):
+            asked.fail(closed())
         if self._pumping is not None:
             self._pumping.cancel()
             with suppress(asyncio.CancelledError):
@@ -89,7 +95,7 @@ class Session:
         if self._stream is not None and not self._stream.is_open:
             self._retiring.add(self._stream)
             self._stream = None
-        self._retiring = {each for each in self._retiring if each.unanswered}
+        self._retiring = {each for each in self._retiring if not each.has_ended}
         if self._stream is None:
             try:
                 self._stream = Stream(self._endpoint, self._metadata(), self._wanted.set)
@@ -106,3 +112,8 @@ class Session:
             if not asked.answer.done():
                 batch.append(asked)
         return batch
+
+
+def closed() -> FailedPrecondition:
+    """Never retried: no other attempt of this client can be sent."""
+    return FailedPrecondition("the client is closed", result_unknown=False)

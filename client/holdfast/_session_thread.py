@@ -11,13 +11,10 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from holdfast._channel import Endpoint, Metadata
-from holdfast._session import Session
-from holdfast.errors import from_status
+from holdfast._session import Session, closed
 from holdfast.v1 import balance_service_pb2 as pb
 
 Done = TypeVar("Done")
-
-_UNAVAILABLE = 14
 
 
 class SessionThread:
@@ -52,7 +49,7 @@ class SessionThread:
     def _start(self) -> None:
         with self._lock:
             if self._is_closed:
-                raise from_status(_UNAVAILABLE, "the client is closed")
+                raise closed()
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._loop.run_forever, name="holdfast-session", daemon=True
@@ -71,4 +68,4 @@ class SessionThread:
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
         except CancelledError:
-            raise from_status(_UNAVAILABLE, "the client was closed") from None
+            raise closed() from None

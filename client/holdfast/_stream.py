@@ -17,6 +17,7 @@ from grpc import aio
 from holdfast._channel import Endpoint, Metadata, connect_async, translate
 from holdfast.errors import HoldfastError, from_status
 from holdfast.v1 import balance_service_pb2 as pb
+from holdfast.v1 import types_pb2
 
 PATH = "/holdfast.v1.BalanceService/Session"
 #: Messages without any answer: while the server works on one, the next arrives.
@@ -29,6 +30,7 @@ RETIRE_TIMEOUT_S = 30.0
 #: CANCELLED, UNKNOWN and INTERNAL.
 _BROKEN = frozenset({1, 2, 13})
 _DEADLINE_EXCEEDED = 4
+_LEDGER = types_pb2.DURABILITY_LEDGER
 _UNIMPLEMENTED = 12
 _UNAVAILABLE = 14
 
@@ -40,12 +42,14 @@ class Unsupported(Exception):
 class Asked:
     """One operation, from the call to its answer."""
 
-    __slots__ = ("answer", "id", "kind", "request", "stream", "traceparent")
+    __slots__ = ("answer", "id", "is_slow", "kind", "request", "stream", "traceparent")
 
     def __init__(self, kind: str, request: Message, traceparent: str | None) -> None:
         self.kind = kind
         self.request = request
         self.traceparent = traceparent
+        #: Whether the server answers it later than others, when the ledger has it.
+        self.is_slow = kind == "refund" or getattr(request, "durability", 0) == _LEDGER
         self.answer: asyncio.Future[pb.BatchResult] = asyncio.get_running_loop().create_future()
         #: Where and under which id it was sent; nowhere and 0 before.
         self.stream: Stream | None = None
@@ -86,13 +90,20 @@ class Stream:
         self._changed = changed
         self._ids = count(1)
         self.unanswered: dict[int, Asked] = {}
-        #: The last id of each message that has no answer yet.
+        #: Of each message that has no answer yet, the last id that is answered soon.
         self._messages: deque[int] = deque()
         self._newest_answered = 0
         #: False as soon as nothing more may be sent.
         self.is_open = True
         self._half_closing: asyncio.Task[None] | None = None
+        #: The write that waits for the connection; only the first does.
+        self._first: asyncio.Task[None] | None = None
         self._reading = asyncio.get_running_loop().create_task(self._read())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self._reading.done()
 
     @property
     def room(self) -> int:
@@ -109,12 +120,27 @@ class Stream:
             self.unanswered[asked.id] = asked
             item = message.items.add(id=asked.id, traceparent=asked.traceparent)
             getattr(item, asked.kind).CopyFrom(asked.request)
-        self._messages.append(batch[-1].id)
+        soon = [asked.id for asked in batch if not asked.is_slow]
+        if soon:
+            self._messages.append(soon[-1])
         try:
-            await self._call.write(message)
+            await self._write(message)
         except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError):
             # The stream has ended: whoever reads it learns why, and tells them all.
             self.is_open = False
+
+    async def _write(self, message: pb.SessionRequest) -> None:
+        if self._first is not None:
+            await self._call.write(message)
+            return
+        # A stream that ends before it is connected leaves its first write waiting for ever, so
+        # that the end of the stream has to end the wait.
+        self._first = asyncio.get_running_loop().create_task(self._call.write(message))
+        await asyncio.wait((self._first, self._reading), return_when=asyncio.FIRST_COMPLETED)
+        if not self._first.done():
+            self._first.cancel()
+        elif not self._first.cancelled():
+            self._first.result()
 
     def suspect(self, id: int) -> None:
         """An operation was not answered in time. If nothing was since, the connection is dead."""

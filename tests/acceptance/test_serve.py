@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,25 @@ def test_killed_worker_is_restarted_and_service_goes_on(variables: dict[str, str
             lambda: _replaced(before, workers(service)), "another worker is in its place"
         )
         assert len(after) == len(before)
+        assert service.stop() == 0
+
+
+def test_streams_that_break_lose_and_double_nothing(variables: dict[str, str]) -> None:
+    """The one worker is killed under callers that share a stream: each burn is applied once."""
+    burns, callers = 600, 30
+    alone = {**variables, "HOLDFAST_WORKERS": "1"}
+    patience_ms = int(PATIENCE_S * 1_000)
+    with serving(alone) as service, Client(service.target, timeout_ms=patience_ms) as client:
+        client.create_credit_type("credits")
+        client.create_account("a")
+        client.grant("a", burns, source=GrantSource.SUPPORT)
+        with ThreadPoolExecutor(callers) as pool:
+            asked = [pool.submit(client.burn, "a", 1) for _ in range(burns)]
+            eventually(lambda: sum(each.done() for each in asked) > burns // 10, "some are")
+            os.kill(service.processes["worker-0"], signal.SIGKILL)
+            assert all(each.result().decision.allowed for each in asked)
+        (line,) = client.balance("a").credits
+        assert (line.buckets.burned, line.buckets.available) == (burns, 0)
         assert service.stop() == 0
 
 

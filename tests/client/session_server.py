@@ -58,8 +58,8 @@ class SessionServer:
 
 
 @asynccontextmanager
-async def session_server() -> AsyncIterator[SessionServer]:
-    """The server, until the block ends."""
+async def session_server(port: int = 0) -> AsyncIterator[SessionServer]:
+    """The server, until the block ends; on a port of its own choosing by default."""
     stand_in, server = SessionServer(), aio.server()
     behaviour: Any = stand_in.session
     handler = grpc.stream_stream_rpc_method_handler(
@@ -71,7 +71,7 @@ async def session_server() -> AsyncIterator[SessionServer]:
         "holdfast.v1.BalanceService", {"Session": handler}
     )
     server.add_generic_rpc_handlers((service,))
-    stand_in.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    stand_in.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     await server.start()
     try:
         yield stand_in

@@ -10,7 +10,14 @@ from typing import Any
 import grpc
 import pytest
 
-from holdfast import AsyncClient, Client, ResourceExhausted, Unreachable
+from holdfast import (
+    AsyncClient,
+    Client,
+    Durability,
+    FailedPrecondition,
+    ResourceExhausted,
+    Unreachable,
+)
 from holdfast._stream import MESSAGES_IN_FLIGHT_MAX
 from holdfast.v1 import balance_service_pb2 as pb
 from holdfast.v1 import reason_pb2
@@ -175,11 +182,51 @@ async def test_a_server_without_sessions_is_called_singly(faulty: FaultyServer) 
 
 
 async def test_closing_the_client_leaves_nobody_waiting(server: SessionServer) -> None:
+    """Neither who was sent, nor who waits to be sent, nor who comes later."""
     server.plan = [silent] * 100
-    client = AsyncClient(server.address, timeout_ms=300)
-    waiting = asyncio.create_task(client.reserve("a", 1))
-    await until(lambda: server.messages)
+    client = AsyncClient(server.address, attempt_timeout_ms=60_000, timeout_ms=60_000)
+    waiting = []
+    for n in range(2 * MESSAGES_IN_FLIGHT_MAX):
+        waiting.append(asyncio.create_task(client.reserve("a", 1, key=f"k{n}")))
+        await until(lambda: len(server.messages) == min(len(waiting), MESSAGES_IN_FLIGHT_MAX))
     await client.close()
     async with asyncio.timeout(10):
-        (ended,) = await asyncio.gather(waiting, return_exceptions=True)
-    assert isinstance(ended, Unreachable)
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(each) for each in ended} == {FailedPrecondition}
+    with pytest.raises(FailedPrecondition, match="closed"):
+        await client.reserve("a", 1)
+
+
+async def test_who_waits_for_the_ledger_holds_up_nobody(
+    server: SessionServer, client: AsyncClient
+) -> None:
+    count = 2 * MESSAGES_IN_FLIGHT_MAX
+    server.plan = [silent] * count
+    slow = []
+    for _ in range(count):
+        slow.append(asyncio.create_task(client.reserve("a", 1, durability=Durability.LEDGER)))
+        await until(lambda: len(server.messages) == len(slow))
+    assert (await client.reserve("a", 1)).decision.allowed
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_a_peer_that_never_speaks_is_left_behind(server: SessionServer) -> None:
+    """Whoever accepts connections and says nothing must not be waited for once it is gone."""
+    mute = await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0)
+    port = mute.sockets[0].getsockname()[1]
+    async with AsyncClient(f"127.0.0.1:{port}", attempt_timeout_ms=200, timeout_ms=400) as client:
+        with pytest.raises(Unreachable):
+            await client.reserve("a", 1)
+        mute.close()
+        async with session_server(port) as back:
+
+            async def answered() -> bool:
+                try:
+                    return (await client.reserve("a", 1)).decision.allowed
+                except Unreachable:
+                    return False
+
+            await until(answered)
+            assert back.streams
