@@ -17,6 +17,7 @@ import psycopg
 
 from holdfast import AsyncClient, GrantSource, HoldfastError, Outcome
 from tests.support.server import PATIENCE_S, POLL_INTERVAL_S, RunningService
+from tests.support.waiting import until
 
 CALLERS = 64
 GRANTED = 40_000
@@ -93,6 +94,7 @@ async def test_64_callers_drain_one_balance(holdfast_server: RunningService) -> 
         await client.grant(account, GRANTED, source=GrantSource.PURCHASE)
         await asyncio.gather(*(spend(client, account, tally, chance) for _ in range(CALLERS)))
         available = await at_rest(client, account)
+    await until(lambda: ends_recorded(holdfast_server.postgres_url, account) >= tally.holds)
     ends, burned, lowest = ledger_rows(holdfast_server.postgres_url, account, GRANTED - available)
 
     assert tally.burned + available == GRANTED
@@ -101,6 +103,16 @@ async def test_64_callers_drain_one_balance(holdfast_server: RunningService) -> 
     assert set(tally.ends.values()) == {1}
     assert len(ends) == tally.holds
     assert set(ends.values()) == {1}
+
+
+def ends_recorded(url: str, account: str) -> int:
+    """How many ends of holds the ledger has."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM holdfast.entry WHERE account = %s AND ends_hold <> 0", (account,)
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def ledger_rows(url: str, account: str, burned: int) -> tuple[dict[str, int], int, int]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from importlib import resources
 from typing import Any, Final
 
 import grpc
@@ -18,9 +19,6 @@ from holdfast_server.bench.rounds import Done, Work
 
 #: Keys that the bare script counts down.
 KEYS: Final = 1_000
-_DECREASE: Final = (
-    "#!lua\nfor i = 1, #KEYS do redis.call('DECRBY', KEYS[i], ARGV[1]) end return #KEYS"
-)
 
 
 @asynccontextmanager
@@ -62,7 +60,8 @@ async def _calls(method: Any, request: bytes, in_flight: int, calls: int) -> Don
 async def decreases(redis_url: str, batch: int, operations: int) -> AsyncIterator[Work]:
     """Rounds of so many DECRBY, in batches by one script call each."""
     store = redis.Redis.from_url(redis_url)
-    script = await store.script_load(_DECREASE)
+    text = resources.files("holdfast_server.bench").joinpath("decrease.lua").read_text()
+    script = await store.script_load(text)
 
     async def work() -> Done:
         used = await store_seconds(store)
