@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ from holdfast_server.telemetry.tracing import (
     open_tracing,
     parse_traceparent,
 )
+from tests.support.server import eventually
 
 RESOURCE = {"service.name": "holdfast", "holdfast.role": "worker"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -55,6 +57,7 @@ def report_everything(recorder: Recorder) -> None:
     recorder.bypassed("Burn", Cause.KILL)
     recorder.rpc("Reserve", "OK", 0.003)
     recorder.batch(12, 0.001)
+    recorder.sessions(2)
     recorder.queued(7)
     recorder.flushed(100, 0.25)
     recorder.outbox(5, 1.5)
@@ -137,6 +140,7 @@ def test_the_recorder_without_a_backend_takes_every_report() -> None:
 
 
 def test_a_collector_that_never_answers_costs_a_call_nothing() -> None:
+    others = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         tracing = open_tracing(RESOURCE, 1.0, endpoint)
@@ -146,6 +150,8 @@ def test_a_collector_that_never_answers_costs_a_call_nothing() -> None:
                 span.set(Attribute.METHOD, "Reserve")
         tracing.close()
         assert time.perf_counter() - started < 10.0
+    # It goes on trying for a while, and draws random numbers that other tests would notice.
+    eventually(lambda: set(threading.enumerate()) <= others, "its threads have ended")
 
 
 # --- Traces -------------------------------------------------------------------------------------
