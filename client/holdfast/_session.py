@@ -41,6 +41,7 @@ class Session:
         self._stream: Stream | None = None
         self._retiring: set[Stream] = set()
         self._pumping: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
     async def ask(
@@ -55,7 +56,9 @@ class Session:
             raise closed()
         loop = asyncio.get_running_loop()
         if self._pumping is None:
-            self._pumping = loop.create_task(self._pump())
+            self._loop, self._pumping = loop, loop.create_task(self._pump())
+        if loop is not self._loop:
+            raise unusable("a client belongs to the event loop of its first call; make another")
         if len(self._queue) >= QUEUE_MAX:
             raise from_status(_RESOURCE_EXHAUSTED, "too many calls wait in this client")
         asked = Asked(kind, request, traceparent)
@@ -115,5 +118,10 @@ class Session:
 
 
 def closed() -> FailedPrecondition:
-    """Never retried: no other attempt of this client can be sent."""
-    return FailedPrecondition("the client is closed", result_unknown=False)
+    """What a call of a closed client ends with."""
+    return unusable("the client is closed")
+
+
+def unusable(why: str) -> FailedPrecondition:
+    """Never retried: no other attempt of this client can be sent either."""
+    return FailedPrecondition(why, result_unknown=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from holdfast._channel import Endpoint, Metadata
-from holdfast._session import Session, closed
+from holdfast._session import Session, closed, unusable
 from holdfast.v1 import balance_service_pb2 as pb
 
 Done = TypeVar("Done")
@@ -24,6 +25,8 @@ class SessionThread:
         self._session = Session(endpoint, metadata)
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
+        #: Where the thread runs: a process that is forked has none.
+        self._process = 0
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -38,7 +41,7 @@ class SessionThread:
         """Disconnects; calls under way in other threads fail."""
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
-        if was_closed:
+        if was_closed or self._process not in {0, os.getpid()}:
             return
         if self._thread is not None:
             self._run(self._shut())
@@ -55,6 +58,9 @@ class SessionThread:
                     target=self._loop.run_forever, name="holdfast-session", daemon=True
                 )
                 self._thread.start()
+                self._process = os.getpid()
+            if self._process != os.getpid():
+                raise unusable("a client that was used before a fork is no use after it")
 
     async def _shut(self) -> None:
         """Ends the session, and whoever still waits for something else, such as to ask again."""

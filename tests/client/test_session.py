@@ -230,3 +230,32 @@ async def test_a_peer_that_never_speaks_is_left_behind(server: SessionServer) ->
 
             await until(answered)
             assert back.streams
+
+
+def test_a_client_belongs_to_one_event_loop() -> None:
+    client = AsyncClient("127.0.0.1:1", attempt_timeout_ms=100, timeout_ms=200)
+
+    async def ask() -> None:
+        await client.reserve("a", 1)
+
+    async def ask_and_close() -> None:
+        with pytest.raises(Unreachable):
+            await ask()
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(ask_and_close())
+        with pytest.raises(FailedPrecondition, match="event loop"):
+            second.run(ask())
+        first.run(client.close())
+
+
+async def test_a_client_from_before_a_fork_says_so(
+    server: SessionServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client(server.address) as client:
+        await asyncio.to_thread(client.reserve, "a", 1)
+        with monkeypatch.context() as forked:
+            forked.setattr("holdfast._session_thread.os.getpid", lambda: -1)
+            with pytest.raises(FailedPrecondition, match="fork"):
+                await asyncio.to_thread(client.reserve, "a", 1)
+        await asyncio.to_thread(client.close)
