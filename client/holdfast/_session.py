@@ -18,15 +18,13 @@ from google.protobuf.message import Message
 
 from holdfast._channel import Endpoint, Metadata
 from holdfast._stream import Asked, Stream
-from holdfast.errors import FailedPrecondition, from_status
+from holdfast.errors import FailedPrecondition, ResourceExhausted
 from holdfast.v1 import balance_service_pb2 as pb
 
 #: Operations in one message: what the server takes.
 MESSAGE_OPERATIONS_MAX = 1_000
 #: Operations that may wait to be sent. Beyond that, callers are told so.
 QUEUE_MAX = 100_000
-
-_RESOURCE_EXHAUSTED = 8
 
 
 class Session:
@@ -41,7 +39,6 @@ class Session:
         self._stream: Stream | None = None
         self._retiring: set[Stream] = set()
         self._pumping: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
     async def ask(
@@ -56,11 +53,11 @@ class Session:
             raise closed()
         loop = asyncio.get_running_loop()
         if self._pumping is None:
-            self._loop, self._pumping = loop, loop.create_task(self._pump())
-        if loop is not self._loop:
+            self._pumping = loop.create_task(self._pump())
+        if self._pumping.get_loop() is not loop:
             raise unusable("a client belongs to the event loop of its first call; make another")
         if len(self._queue) >= QUEUE_MAX:
-            raise from_status(_RESOURCE_EXHAUSTED, "too many calls wait in this client")
+            raise ResourceExhausted("too many calls wait in this client", result_unknown=False)
         asked = Asked(kind, request, traceparent)
         self._queue.append(asked)
         self._wanted.set()
@@ -103,6 +100,7 @@ class Session:
             try:
                 self._stream = Stream(self._endpoint, self._metadata(), self._wanted.set)
             except Exception as error:
+                # Whatever a token function raised is for those who asked, as in a single call.
                 for asked in self._taken(len(self._queue)):
                     asked.fail(error)
         return self._stream

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
+import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
 from holdfast._channel import Endpoint, Metadata, connect_async, translate
-from holdfast.errors import HoldfastError, from_status
+from holdfast.errors import HoldfastError, Unreachable
 from holdfast.v1 import balance_service_pb2 as pb
 from holdfast.v1 import types_pb2
 
@@ -27,12 +28,9 @@ UNANSWERED_MAX = 4_096
 #: How long a stream that is not wanted any more may take to answer the rest.
 RETIRE_TIMEOUT_S = 30.0
 
-#: CANCELLED, UNKNOWN and INTERNAL.
-_BROKEN = frozenset({1, 2, 13})
-_DEADLINE_EXCEEDED = 4
+#: How the transport names a stream that broke.
+_BROKEN = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL})
 _LEDGER = types_pb2.DURABILITY_LEDGER
-_UNIMPLEMENTED = 12
-_UNAVAILABLE = 14
 
 
 class Unsupported(Exception):
@@ -59,9 +57,8 @@ class Asked:
         """Its time is over."""
         if self.answer.done():
             return
-        error = from_status(_DEADLINE_EXCEEDED, "no answer in time")
-        error.result_unknown = self.stream is not None
-        self.answer.set_exception(error)
+        was_sent = self.stream is not None
+        self.answer.set_exception(Unreachable("no answer in time", result_unknown=was_sent))
         if self.stream is not None:
             self.stream.suspect(self.id)
 
@@ -167,12 +164,12 @@ class Stream:
             response: Any
             while (response := await self._call.read()) is not aio.EOF:
                 self._take(response)
-            self._end(lambda: from_status(_UNAVAILABLE, "the server ended the stream"))
+            self._end(lambda: Unreachable("the server ended the stream"))
         except aio.AioRpcError as error:
             broken = error
             self._end(lambda: _why(broken))
         except asyncio.CancelledError:
-            self._end(lambda: from_status(_UNAVAILABLE, "the stream was given up"))
+            self._end(lambda: Unreachable("the stream was given up"))
         await self._channel.close()
 
     def _take(self, response: pb.SessionResponse) -> None:
@@ -196,10 +193,10 @@ class Stream:
 
 
 def _why(error: aio.AioRpcError) -> HoldfastError | Unsupported:
-    if error.code().value[0] == _UNIMPLEMENTED:
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return Unsupported()
     said = translate(error)
-    if not said.reason and error.code().value[0] in _BROKEN:
-        # Nobody of Holdfast has said so: it is how the transport names a stream that broke.
-        return from_status(_UNAVAILABLE, "the stream broke")
+    if not said.reason and error.code() in _BROKEN:
+        # Nobody of Holdfast has said so.
+        return Unreachable("the stream broke")
     return said

@@ -141,7 +141,7 @@ async def test_who_waits_for_the_ledger_does_not_hold_up_the_others(world: World
     assert answer.reserve.applied.durability == types.DURABILITY_LEDGER
 
 
-async def test_what_was_sent_is_applied_although_the_stream_breaks(world: World) -> None:
+async def test_a_stream_that_breaks_and_the_same_again_leave_one_hold(world: World) -> None:
     account = await world.create_account(credits=100)
     item = reserve(world, account)
     broken = Line(world.client.session())

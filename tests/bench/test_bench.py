@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -18,16 +16,14 @@ from tests.support.server import run
 SMALL = ("--accounts", "20", "--operations", "400", "--rounds", "1", "--batch", "50")
 
 
-@contextmanager
-def no_stores() -> Iterator[dict[str, str]]:
+def without_stores() -> dict[str, str]:
     """An environment in which a benchmark has to bring its own."""
-    yield {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    return {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
 
 
 @pytest.mark.parametrize("name", BENCHES)
 def test_a_benchmark_says_what_it_found(name: str) -> None:
-    with no_stores() as variables:
-        ended = run(["bench", name, "--json", *SMALL], variables)
+    ended = run(["bench", name, "--json", *SMALL], without_stores())
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found["bench"] == name
@@ -39,8 +35,7 @@ def test_a_benchmark_says_what_it_found(name: str) -> None:
 
 
 def test_people_get_a_table() -> None:
-    with no_stores() as variables:
-        ended = run(["bench", "session", "--in-flight", "1", *SMALL], variables)
+    ended = run(["bench", "session", "--in-flight", "1", *SMALL], without_stores())
     assert ended.returncode == 0, ended.stderr
     assert "p50 of one call" in ended.stdout
     assert "CPU us per operation" in ended.stdout

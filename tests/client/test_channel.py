@@ -111,7 +111,8 @@ def test_an_active_span_is_found_where_opentelemetry_is_loaded(
 
 async def test_every_attempt_has_a_deadline(client: AsyncClient, faulty: FaultyServer) -> None:
     await client.reserve("a", 1)
-    assert 0 < faulty.seen[0].time_remaining_s <= 0.3
+    # The wire carries whole milliseconds, rounded up.
+    assert 0 < faulty.seen[0].time_remaining_s < 0.302
 
 
 async def test_an_error_carries_what_the_server_said(

@@ -60,7 +60,7 @@ class Session:
         self._is_writing = False
         self._is_closing = False
         self._is_told = False
-        self._began = self._proved = ways.clock()
+        self._proved = ways.clock()
 
     async def run(self) -> None:
         """Answers what comes until the caller has no more. Raises HoldfastError to end the stream.
@@ -98,8 +98,6 @@ class Session:
         if now - self._proved >= PROOF_SECONDS:
             await self._ways.prove()
             self._proved = now
-        if now - self._began >= AGE_SECONDS_MAX and not self._is_closing:
-            self.close()
 
     async def _settled(self, unanswered: int) -> None:
         """Waits until at most so many operations wait for their answers."""
@@ -130,6 +128,7 @@ class Session:
             while self._answers or self._is_closing > self._is_told:
                 await self._write_one()
         except Exception:
+            # The stream has ended in whatever way: nobody is left to tell.
             self._answers.clear()
             self._is_told = True
         finally:

@@ -58,18 +58,19 @@ async def _calls(method: Any, request: bytes, in_flight: int, calls: int) -> Don
 
 @asynccontextmanager
 async def decreases(redis_url: str, batch: int, operations: int) -> AsyncIterator[Work]:
-    """Rounds of so many DECRBY, in batches by one script call each."""
+    """Rounds of at least so many DECRBY, in batches by one script call each."""
     store = redis.Redis.from_url(redis_url)
     text = resources.files("holdfast_server.bench").joinpath("decrease.lua").read_text()
     script = await store.script_load(text)
 
     async def work() -> Done:
         used = await store_seconds(store)
-        for first in range(0, operations, batch):
+        starts = range(0, operations, batch)
+        for first in starts:
             names = [f"bench:{(first + n) % KEYS}" for n in range(batch)]
             call: Awaitable[Any] = store.evalsha(script, batch, *names, "1")
             await call
-        return Done(operations, (), await store_seconds(store) - used)
+        return Done(len(starts) * batch, (), await store_seconds(store) - used)
 
     yield work
     await store.aclose()

@@ -53,11 +53,11 @@ class Traffic:
         return Done(2 * len(latencies), latencies)
 
     async def batches(self, size: int, total: int) -> Done:
-        """The same in batches: one that reserves, then one that commits."""
-        for _ in range(0, total, 2 * size):
-            held = await self.reserve_batch(size)
-            await self.client.batch([operations.commit(each, COMMITTED) for each in held])
-        return Done(total)
+        """The same in batches: one that reserves, then one that commits. At least so many."""
+        rounds = range(0, total, 2 * size)
+        for _ in rounds:
+            await self.settle_batch(await self.reserve_batch(size))
+        return Done(len(rounds) * 2 * size)
 
     async def reserve_batch(self, size: int) -> list[str]:
         """Places so many holds in one call."""

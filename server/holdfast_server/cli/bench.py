@@ -53,7 +53,9 @@ AMOUNTS = ("accounts", "operations", "rounds", "in_flight", "hot_percent")
     help="Callers at one time.",
 )
 @click.option(
-    "--batch", default=None, type=int, help="Operations in one batch [default: 500, 100]."
+    "--batch",
+    type=click.IntRange(1, 1_000),
+    help="Operations in one batch [default: 500; engine: 100].",
 )
 @click.option(
     "--hot-percent",
