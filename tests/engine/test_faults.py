@@ -12,8 +12,9 @@ import pytest
 
 from holdfast_server.domain import operation as op
 from holdfast_server.engine.batcher import Limits
+from holdfast_server.engine.keys import FLUSHED_FIELD
 from holdfast_server.errors import HoldfastError, Reason
-from tests.support.pair import Real, build
+from tests.support.pair import GENERATION_MS, Real, build
 
 
 def reserve(key: str, amount: int = 10, account: str = "a") -> op.Reserve:
@@ -35,6 +36,11 @@ async def prepare(real: Real) -> str:
     return str(answers[-1].hold)
 
 
+async def publish_flushed(real: Real, seq: int) -> None:
+    """Says that the ledger has the first partition up to there."""
+    await real.store.client.hset(real.keys.state(0, 1), FLUSHED_FIELD, seq)
+
+
 async def dump(real: Real) -> dict[bytes, bytes]:
     """Everything in the store."""
     client = real.store.client
@@ -44,6 +50,9 @@ async def dump(real: Real) -> dict[bytes, bytes]:
 async def test_a_key_of_a_wrong_type_leaves_no_partial_write(valkey_url: str) -> None:
     """F22: every key in turn, for an operation that would write most of them."""
     real = build(valkey_url, partitions=1)
+    await real.decide([op.CreateAccount("t", "b", op.AccountTerms(), "first")])
+    await publish_flushed(real, 1)
+    real.clock.now_ms += GENERATION_MS
     hold = await prepare(real)
     real.clock.now_ms += 1_500
     names = [*real.keys.partition_keys(0, 1), *real.keys.tree_keys(0, 1, "t", "a")]

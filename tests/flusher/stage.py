@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from holdfast_server.domain.entry import Entry
-from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.keys import FLUSHED_FIELD, Keys
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.flusher.events import FlushedBatch, FlusherHooks, Halt
 from holdfast_server.flusher.flusher import Flusher
@@ -97,7 +97,9 @@ class Stage:
 
     async def watermarks(self, epoch: int = 1) -> dict[int, int]:
         """How far the hot store says that the ledger is."""
-        values = [await self.client.get(KEYS.flushed(p, epoch)) for p in range(PARTITIONS)]
+        values = [
+            await self.client.hget(KEYS.state(p, epoch), FLUSHED_FIELD) for p in range(PARTITIONS)
+        ]
         return {partition: int(value) for partition, value in enumerate(values) if value}
 
     async def until_recorded(self, **places: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from holdfast_server.engine.keys import FLUSHED_FIELD
 from holdfast_server.flusher.retention import Retention
 from tests.flusher.stage import KEYS, Heard, Stage
 from tests.support.entries import Story, holds_and_commits
@@ -136,7 +137,7 @@ async def test_watermarks_that_were_lost_are_said_again(stage: Stage) -> None:
     await stage.add(Story().grant("ada", 100))
     async with stage.flushing():
         await stage.until_recorded(p0=1)
-    await stage.client.delete(KEYS.flushed(0, 1))
+    await stage.client.hdel(KEYS.state(0, 1), FLUSHED_FIELD)
 
     async with stage.flushing():
 

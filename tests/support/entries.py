@@ -9,8 +9,9 @@ from typing import Any
 import msgpack
 from redis.asyncio import Redis
 
-from holdfast_server.domain.entry import ENTRY_LAYOUT, Context, Entry, EntryKind, GrantPosting
+from holdfast_server.domain.entry import Context, Entry, EntryKind, GrantPosting
 from holdfast_server.domain.operation import Mode
+from holdfast_server.domain.packed import LAYOUT
 from holdfast_server.domain.reply import Buckets, HoldState
 from holdfast_server.engine.keys import Keys
 
@@ -38,21 +39,16 @@ def pack(entry: Entry) -> bytes:
             dict(context.detail),
         ]
     )
-    grants = [
-        [bytes.fromhex(g.grant_id), g.remaining, g.held, g.burned, g.expired, g.revoked]
-        for g in entry.grants
-    ]
     fields = [
-        ENTRY_LAYOUT,
+        LAYOUT,
         int(entry.kind),
         entry.tenant,
         entry.account,
         entry.credit_type,
         entry.version,
         entry.event_ms,
-        list(entry.delta.as_tuple()),
-        list(entry.after.as_tuple()),
-        grants,
+        *entry.delta.as_tuple(),
+        *entry.after.as_tuple(),
         entry.first_seq,
         int(entry.mode or 0),
         bytes.fromhex(entry.hold),
@@ -62,6 +58,9 @@ def pack(entry: Entry) -> bytes:
         entry.answer,
         entry.refund_of,
     ]
+    for grant in entry.grants:
+        fields += [bytes.fromhex(grant.grant_id), grant.remaining, grant.held]
+        fields += [grant.burned, grant.expired, grant.revoked]
     packed: bytes = msgpack.packb(fields)
     return packed
 

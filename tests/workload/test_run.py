@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import msgpack
 import psycopg
 import pytest
 import redis
@@ -16,8 +15,9 @@ from psycopg import sql
 from rich.console import Console
 
 from holdfast import AsyncClient, GrantSource, new_key
+from holdfast_server.engine.rows import pack_row
 from holdfast_server.workload.checks.audit import Audit, Auditor
-from holdfast_server.workload.checks.store import ACCOUNT_CREDITS, CREDIT_VERSION
+from holdfast_server.workload.checks.store import ACCOUNT_CREDITS, CREDIT_VERSION, unpack_row
 from holdfast_server.workload.history import History
 from holdfast_server.workload.report import JSON_FIELDS
 from holdfast_server.workload.run import Options, run
@@ -86,9 +86,11 @@ def _changed_bucket(url: str, account: str) -> Iterator[None]:
         (key,) = store.scan_iter(match=f"*:t:*/{account}", count=10_000)
         packed = store.hget(key, "a" + account)
         assert isinstance(packed, bytes)
-        state = msgpack.unpackb(packed, raw=True, strict_map_key=False)
-        state[ACCOUNT_CREDITS][b"ai"][CREDIT_VERSION + 1] += 1
-        store.hset(key, "a" + account, msgpack.packb(state, use_bin_type=False))
+        state = unpack_row(packed)
+        credit = unpack_row(state[ACCOUNT_CREDITS + 1])
+        credit[CREDIT_VERSION + 1] += 1
+        state[ACCOUNT_CREDITS + 1] = pack_row(credit)
+        store.hset(key, "a" + account, pack_row(state))
         try:
             yield
         finally:

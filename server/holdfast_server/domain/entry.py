@@ -1,8 +1,7 @@
 """The ledger entry: one immutable record of one state change, and the bytes its hash is over.
 
-The scripts write each entry once, as the msgpack array that `FIELDS` lists, to the outbox stream of
-its partition under the explicit id `<epoch>-<seq>`. The flusher decodes it and the ledger stores
-it.
+The scripts write each entry once, as `domain.packed` lists its values, to the outbox stream of its
+partition under the explicit id `<epoch>-<seq>`. The flusher decodes it and the ledger stores it.
 """
 
 from __future__ import annotations
@@ -15,36 +14,14 @@ from enum import IntEnum
 from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.reply import Buckets, HoldState
 
-#: The layout below. A flusher refuses entries of a version it does not know.
-ENTRY_LAYOUT = 1
+#: The version of `canonical`, part of its bytes.
+CANONICAL_LAYOUT = 1
 
 #: Digits of a number in a transaction's name: as many as 2^53-1 has.
 NUMBER_DIGITS_MAX = 16
 
 #: The hash before the first entry of a partition.
 GENESIS_HASH = bytes(32)
-
-#: The position of each field in the array that the scripts write.
-FIELDS = (
-    "layout",
-    "kind",
-    "tenant",
-    "account",
-    "credit_type",
-    "version",
-    "event_ms",
-    "delta",
-    "after",
-    "grants",
-    "first_seq",
-    "mode",
-    "hold",
-    "actor",
-    "ends_hold",
-    "context",
-    "answer",
-    "refund_of",
-)
 
 
 class EntryKind(IntEnum):
@@ -188,7 +165,7 @@ def _place(entry: Entry) -> list[str]:
         entry.version,
     )
     return [
-        str(ENTRY_LAYOUT),
+        str(CANONICAL_LAYOUT),
         *map(str, numbers),
         str(entry.event_ms),
         entry.tenant,

@@ -1,5 +1,9 @@
 """An entry as the array that the scripts write, and what the flusher needs of it, fast.
 
+The array is flat: layout, kind, tenant, account, credit type, version, event time (ms); the eight
+changes and the eight buckets after; first sequence number, mode, hold, actor, hold state where it
+ends one, context, answer, refunded transaction; and for each grant its id and five changes.
+
 Most entries pass from the outbox to the ledger without ever becoming an `Entry`: building one, and
 the bytes of its hash from it, would take the flusher as long as all the rest of its work. For every
 entry that `to_entry` accepts, `canonical` gives the same bytes as `domain.entry.canonical`; a
@@ -15,8 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from holdfast_server.domain.entry import (
-    ENTRY_LAYOUT,
-    FIELDS,
+    CANONICAL_LAYOUT,
     Context,
     Entry,
     EntryKind,
@@ -36,13 +39,30 @@ MALFORMED: Final = (
     RecursionError,
 )
 
+#: The version of the array. A flusher refuses entries of one that it does not know.
+LAYOUT: Final = 2
+#: Where it has what is looked up by its place. Each grant has so many values.
+KIND: Final = 1
+TENANT: Final = 2
+VERSION: Final = 5
+EVENT_MS: Final = 6
+DELTA: Final = 7
+AFTER: Final = 15
+FIRST_SEQ: Final = 23
+HOLD: Final = 25
+ACTOR: Final = 26
+CONTEXT: Final = 28
+REFUND_OF: Final = 30
+FIRST_GRANT: Final = 31
+GRANT_VALUES: Final = 6
+
 #: Numbers that are kept ready: codes, partitions, and the lengths of nearly all texts in entries.
 NUMBERS_AT_HAND: Final = 512
 
 
 @dataclass(slots=True)
 class PackedEntry:
-    """Where an entry stands, its `FIELDS`, and the unpacked context. Texts are still bytes.
+    """Where an entry stands, its values, and the unpacked context. Texts are still bytes.
 
     Not frozen, since that would double the time it takes to make one; nobody changes it.
     """
@@ -58,7 +78,7 @@ class PackedEntry:
     @property
     def kind(self) -> int:
         """The number of an `EntryKind`, if the entry is a sound one."""
-        return int(self.fields[_KIND])
+        return int(self.fields[KIND])
 
     @property
     def trace(self) -> tuple[str, str]:
@@ -68,13 +88,14 @@ class PackedEntry:
     @property
     def event_ms(self) -> int:
         """The entry's event time, if it is a sound one."""
-        return int(self.fields[_EVENT_MS])
+        return int(self.fields[EVENT_MS])
 
 
 def to_entry(packed: PackedEntry) -> Entry:
     """The entry in full. Raises one of MALFORMED for what is none."""
-    _, kind, tenant, account, credit_type, version, event_ms, delta, after = packed.fields[:9]
-    grants, first_seq, mode, hold, actor, ends_hold, _, answer, refund_of = packed.fields[9:]
+    fields = packed.fields
+    _, kind, tenant, account, credit_type, version, event_ms = fields[:DELTA]
+    first_seq, mode, hold, actor, ends_hold, _, answer, refund_of = fields[FIRST_SEQ:FIRST_GRANT]
     return Entry(
         partition=packed.partition,
         epoch=packed.epoch,
@@ -85,9 +106,9 @@ def to_entry(packed: PackedEntry) -> Entry:
         credit_type=credit_type.decode(),
         version=version,
         event_ms=event_ms,
-        delta=Buckets(*delta),
-        after=Buckets(*after),
-        grants=tuple(GrantPosting(grant[0].hex(), *grant[1:]) for grant in grants),
+        delta=Buckets(*fields[DELTA:AFTER]),
+        after=Buckets(*fields[AFTER:FIRST_SEQ]),
+        grants=tuple(GrantPosting(grant.hex(), *parts) for grant, *parts in postings(fields)),
         first_seq=first_seq,
         mode=Mode(mode) if mode else None,
         hold=hold.hex(),
@@ -99,6 +120,12 @@ def to_entry(packed: PackedEntry) -> Entry:
     )
 
 
+def postings(fields: Sequence[Any]) -> list[Sequence[Any]]:
+    """What an entry changes of each grant: the id and the five changes."""
+    places = range(FIRST_GRANT, len(fields), GRANT_VALUES)
+    return [fields[place : place + GRANT_VALUES] for place in places]
+
+
 def chain_hash(previous: bytes, packed: PackedEntry) -> bytes:
     """SHA-256 over the hash before and this entry."""
     return hashlib.sha256(previous + canonical(packed)).digest()
@@ -106,8 +133,9 @@ def chain_hash(previous: bytes, packed: PackedEntry) -> bytes:
 
 def canonical(packed: PackedEntry) -> bytes:
     """The bytes that stand for the entry in the hash chain. Raises one of MALFORMED."""
-    _, kind, tenant, account, credit_type, version, event_ms, delta, after = packed.fields[:9]
-    grants, first_seq, mode, hold, actor, ends_hold, _, _, refund_of = packed.fields[9:]
+    fields = packed.fields
+    _, kind, tenant, account, credit_type, version, event_ms = fields[:DELTA]
+    first_seq, mode, hold, actor, ends_hold, _, _, refund_of = fields[FIRST_SEQ:FIRST_GRANT]
     method, key, fingerprint, feature, labels, caller, trace, span, reason, detail = packed.context
     parts = [
         _LAYOUT,
@@ -126,9 +154,9 @@ def canonical(packed: PackedEntry) -> bytes:
         actor,
         _DIGITS[ends_hold],
         refund_of,
-        _BUCKETS % tuple(delta),
-        _BUCKETS % tuple(after),
-        b";".join([_POSTING % (hexlify(grant[0]), *grant[1:]) for grant in grants]),
+        _BUCKETS % tuple(fields[DELTA:AFTER]),
+        _BUCKETS % tuple(fields[AFTER:FIRST_SEQ]),
+        b";".join([_POSTING % (hexlify(grant), *parts) for grant, *parts in postings(fields)]),
         method,
         key,
         hexlify(fingerprint),
@@ -190,13 +218,11 @@ def _context(context: Sequence[Any]) -> Context:
     )
 
 
-_KIND: Final = FIELDS.index("kind")
-_EVENT_MS: Final = FIELDS.index("event_ms")
 _TRACE_ID: Final = 6
 _SPAN_ID: Final = 7
 _PREFIXES: Final = Numbers(lambda length: b"%d:" % length)
 _DIGITS: Final = Numbers(lambda number: b"%d" % number)
-_LAYOUT: Final = b"%d" % ENTRY_LAYOUT
+_LAYOUT: Final = b"%d" % CANONICAL_LAYOUT
 _BUCKETS: Final = b",".join([b"%d"] * 8)
 _POSTING: Final = b",".join([b"%b"] + [b"%d"] * 5)
 _NO_DETAIL: Final = canonical_value({}).encode()

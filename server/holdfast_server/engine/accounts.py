@@ -12,7 +12,8 @@ from holdfast_server.domain.bounds import TREE_LEVELS_MAX
 from holdfast_server.domain.operation import CreateAccount, Mode
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.engine.failures import failed
-from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.keys import NUMBERS_FIELD, Keys
+from holdfast_server.engine.rows import unpack_row
 from holdfast_server.engine.store import Store
 from holdfast_server.engine.unpack import unpack_terms
 from holdfast_server.errors import Reason
@@ -50,7 +51,7 @@ class AccountReader:
         state, unread = await self._store.read("HMGET", key, f"a{account}", f"n{account}")
         if state is None:
             raise failed(Reason.ACCOUNT_NOT_FOUND, {"account": account})
-        return _account(account, root, _unpacked(state), _unpacked(unread) if unread else None)
+        return _account(account, root, unpack_row(state), _unpacked(unread) if unread else None)
 
     async def check_parent(self, operation: CreateAccount, root: str) -> None:
         """Raises ACCOUNT_TREE_INVALID unless the parent exists and has room below it."""
@@ -60,15 +61,16 @@ class AccountReader:
             if state is None:
                 metadata = {"account": operation.account, "rule": "parent"}
                 raise failed(Reason.ACCOUNT_TREE_INVALID, metadata)
-            above, levels = _unpacked(state)[1].decode(), levels + 1
+            above, levels = unpack_row(state)[1].decode(), levels + 1
         if levels > TREE_LEVELS_MAX:
             metadata = {"account": operation.account, "rule": "levels"}
             raise failed(Reason.ACCOUNT_TREE_INVALID, metadata)
 
     async def current_seq(self, partition: int) -> int:
         """The sequence number of a partition's newest entry; 0 when it has none."""
-        packed = await self._store.read("GET", self._keys.meta(partition, self._epoch))
-        return int(_unpacked(packed)[0]) if packed else 0
+        key = self._keys.state(partition, self._epoch)
+        numbers = await self._store.read("HGET", key, NUMBERS_FIELD)
+        return int(unpack_row(numbers)[0]) if numbers else 0
 
     async def holds(
         self, tenant: str, account: str, root: str, page: HoldPage
@@ -112,7 +114,7 @@ class AccountReader:
         key = self._tree_keys(tenant, root)[0]
         values = await self._store.read("HMGET", key, *[b"h" + member.hold for member in members])
         pairs = zip(members, values, strict=True)
-        return [(member.hold, _unpacked(value)) for member, value in pairs if value is not None]
+        return [(member.hold, unpack_row(value)) for member, value in pairs if value is not None]
 
     async def _is_below(self, tenant: str, root: str, account: str, above: str) -> bool:
         key = self._tree_keys(tenant, root)[0]
@@ -120,7 +122,7 @@ class AccountReader:
             state = await self._store.read("HGET", key, f"a{account}")
             if state is None:
                 return False
-            account = _unpacked(state)[1].decode()
+            account = unpack_row(state)[1].decode()
             if account == above:
                 return True
         return False
@@ -138,10 +140,8 @@ class AccountReader:
         return self._keys.tree_keys(self._keys.partition(tenant, root), self._epoch, tenant, root)
 
 
-def _unpacked(raw: bytes) -> list[Any]:
-    fields = msgpack.unpackb(raw, raw=True, strict_map_key=False)
-    assert isinstance(fields, list)
-    return fields
+def _unpacked(raw: bytes) -> Any:
+    return msgpack.unpackb(raw, raw=True, strict_map_key=False)
 
 
 def _holds_after(rows: list[tuple[bytes, int]], after: HoldCursor | None) -> list[HoldCursor]:
@@ -174,6 +174,7 @@ def _held_line(line: list[Any]) -> rp.HeldLine:
 
 
 def _account(account: str, root: str, state: list[Any], unread: list[Any] | None) -> rp.Account:
-    status, parent, version, created_ms, overdraft, limits = state[:6]
-    fields = [parent, status, overdraft or {}, limits or [], *(unread or (b"", b"", {}))]
+    status, parent, version, created_ms, _, _, _, overdraft, limits = state[:9]
+    known = [_unpacked(overdraft) if overdraft else {}, _unpacked(limits) if limits else []]
+    fields = [parent, status, *known, *(unread or (b"", b"", {}))]
     return rp.Account(account, root, unpack_terms(fields), version, created_ms)

@@ -25,6 +25,7 @@ from holdfast_server.engine.call_keys import CallKeys
 from holdfast_server.engine.failures import internal
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import Facts, digest_of, pack_operation
+from holdfast_server.engine.rows import pack_row
 from holdfast_server.engine.scripts import Script
 from holdfast_server.engine.store import ScriptFault, Store
 from holdfast_server.errors import HoldfastError, Reason
@@ -32,8 +33,6 @@ from holdfast_server.telemetry.tracing import TraceContext, Tracing
 
 #: What callers are told to wait when the queue is full.
 RETRY_AFTER_MS = 100
-#: So many values msgpack announces in one byte; more than that, in three.
-SHORT_ARRAY_MAX = 15
 
 _LOG = logging.getLogger(__name__)
 
@@ -219,7 +218,7 @@ class Batcher:
         ]
         keys.finish()
         operations = [
-            _row(
+            pack_row(
                 pack_operation(
                     item.operation, item.facts, digest, place, keys.whereabouts_index(place)
                 )
@@ -228,12 +227,6 @@ class Batcher:
         ]
         shards = [place.shard for place in places]
         return keys, [self._header(keys), _packed(operations), _packed(shards)]
-
-
-def _row(values: Sequence[object]) -> bytes:
-    """Values packed one after another: an array without its header."""
-    packed = _packed(values)
-    return packed[1:] if len(values) <= SHORT_ARRAY_MAX else packed[3:]
 
 
 def _packed(value: object) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast_server.domain.operation import CreateAccount, Operation
-from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.keys import CLAIM_KEYS, Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class CallKeys(Sequence[str]):
     @property
     def claims_start(self) -> int:
         """How many keys stand before those of the claim shards."""
-        return len(self._all) - 3 * len(self._shards)
+        return len(self._all) - len(CLAIM_KEYS) * len(self._shards)
 
     def whereabouts_index(self, places: Places) -> int:
         """The 1-based index of a whereabouts key among all keys; 0 stays 0."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgpack
-
-from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.keys import NUMBERS_FIELD, Keys
+from holdfast_server.engine.rows import unpack_row
 from holdfast_server.engine.store import Store
 
+#: Where a partition's numbers have how many holds are open.
+OPEN_HOLDS = 4
 #: Trees of one partition that are looked at in one round.
 TREES_OF_PARTITION_MAX = 100
 
@@ -30,11 +31,11 @@ class DueIndex:
     async def open_holds(self) -> int:
         """How many holds are open in all partitions."""
         commands = [
-            ("GET", self._keys.meta(partition, self._epoch))
+            ("HGET", self._keys.state(partition, self._epoch), NUMBERS_FIELD)
             for partition in range(self._keys.partitions)
         ]
         states = await self._store.read_all(commands)
-        return sum(msgpack.unpackb(state)[5] for state in states if state)
+        return sum(unpack_row(state)[OPEN_HOLDS] for state in states if state)
 
     async def due(self, limit: int) -> list[DueTree]:
         """Up to `limit` trees that are due, from every partition some."""

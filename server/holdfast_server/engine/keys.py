@@ -7,17 +7,18 @@ they get here, so `/` separates tenant from account without ambiguity.
 
 | key | type | what it holds |
 | --- | --- | --- |
-| `meta` | string | sequence number, clock and idempotency generations of the partition |
+| `state` | hash | numbers of the partition, and the records of this generation: see below |
+| `former` | hash | the records of the generation before |
 | `out` | stream | the outbox: entries not yet trimmed, ids `<epoch>-<seq>` |
-| `flushed` | string | the last sequence number that the ledger has committed |
 | `due` | sorted set | trees with something to expire, by the earliest due time |
-| `i0`, `i1` | hash | idempotency records and ended holds: this generation and the one before |
 | `late` | hash | expired holds that can still be committed |
 | `lated` | sorted set | the same, by the time until which they can |
 | `t:TENANT/ROOT` | hash | one tree: its accounts and open holds, packed |
 | `d:TENANT/ROOT` | sorted set | the tree's holds and grants by the time they are due |
 | `w:TENANT/ACCOUNT` | string | the root of an account that is not a root itself |
 
+`state` has a field `m` (sequence number, clock, generations), a field `f` (the last sequence number
+that the ledger has committed), and a field for each idempotency record and each ended hold.
 `w` lives in the partition of the account's own name, since it is asked before the root is known.
 
 An idempotency key is scoped by tenant and method, wherever its account is decided. Which partition
@@ -25,8 +26,8 @@ a key was used in stands in one of `CLAIM_SHARDS` shards, whose keys begin with 
 
 | key | type | what it holds |
 | --- | --- | --- |
-| `meta` | string | the generation of the shard |
-| `c0`, `c1` | hash | digest of a key: partition; this generation and the one before |
+| `claims` | hash | digest of a key: partition; `m`: when this generation began |
+| `former` | hash | the claims of the generation before |
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ from dataclasses import dataclass
 DEPLOYMENT_KEY = "holdfast:deployment"
 #: Shards of the table that says in which partition an idempotency key was used.
 CLAIM_SHARDS = 16
+
+#: The keys of a partition, of a claim shard; and the fields of `state` that are no records.
+PARTITION_KEYS = ("state", "former", "out", "due", "late", "lated")
+CLAIM_KEYS = ("claims", "former")
+NUMBERS_FIELD, FLUSHED_FIELD = "m", "f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +60,13 @@ class Keys:
         """What every key of a partition begins with."""
         return f"{{p{partition:03d}}}:e{epoch}:"
 
-    def meta(self, partition: int, epoch: int) -> str:
-        """The partition's state."""
-        return self.prefix(partition, epoch) + "meta"
+    def state(self, partition: int, epoch: int) -> str:
+        """The partition's numbers and the records of this generation."""
+        return self.prefix(partition, epoch) + "state"
 
     def outbox(self, partition: int, epoch: int) -> str:
         """The partition's outbox stream."""
         return self.prefix(partition, epoch) + "out"
-
-    def flushed(self, partition: int, epoch: int) -> str:
-        """The ledger's watermark for the partition."""
-        return self.prefix(partition, epoch) + "flushed"
 
     def due(self, partition: int, epoch: int) -> str:
         """The partition's index of trees by due time."""
@@ -75,9 +77,7 @@ class Keys:
         `lib/partition.lua`.
         """
         prefix = self.prefix(partition, epoch)
-        return [
-            prefix + name for name in ("meta", "out", "flushed", "due", "i0", "i1", "late", "lated")
-        ]
+        return [prefix + name for name in PARTITION_KEYS]
 
     def tree_keys(self, partition: int, epoch: int, tenant: str, root: str) -> list[str]:
         """The keys of one tree, in the order of `lib/tree.lua`."""
@@ -90,7 +90,7 @@ class Keys:
 
     def claim_keys(self, shard: int, epoch: int) -> list[str]:
         """The keys of one shard, in the order of `lib/claims.lua`."""
-        return [f"{{c{shard:02d}}}:e{epoch}:{name}" for name in ("meta", "c0", "c1")]
+        return [f"{{c{shard:02d}}}:e{epoch}:{name}" for name in CLAIM_KEYS]
 
     def whereabouts(self, epoch: int, tenant: str, account: str) -> str:
         """Where the root of an account is written down."""

@@ -18,8 +18,16 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
-from holdfast_server.domain.entry import ENTRY_LAYOUT, FIELDS, Entry
-from holdfast_server.domain.packed import MALFORMED, PackedEntry, to_entry
+from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.packed import (
+    CONTEXT,
+    FIRST_GRANT,
+    GRANT_VALUES,
+    LAYOUT,
+    MALFORMED,
+    PackedEntry,
+    to_entry,
+)
 from holdfast_server.engine.keys import Keys
 from holdfast_server.errors import HoldfastError, Reason
 
@@ -28,7 +36,6 @@ READ_ENTRIES_MAX: Final = 2_000
 
 #: Values in the context that Python packs and the scripts carry.
 CONTEXT_FIELDS: Final = 10
-_CONTEXT: Final = FIELDS.index("context")
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +103,7 @@ class Outbox:
         """Raises the watermarks to the given positions; lower ones change nothing."""
         if not positions:
             return
-        names = [self._keys.flushed(partition, place[0]) for partition, place in positions.items()]
+        names = [self._keys.state(partition, place[0]) for partition, place in positions.items()]
         with _translated():
             await self._publish(keys=names, args=[seq for _, seq in positions.values()])
 
@@ -166,9 +173,9 @@ def unpack(found: OutboxEntry) -> PackedEntry:
     """
     try:
         fields = msgpack.unpackb(found.raw, raw=True)
-        if len(fields) != len(FIELDS) or fields[0] != ENTRY_LAYOUT:
+        if fields[0] != LAYOUT or (len(fields) - FIRST_GRANT) % GRANT_VALUES:
             raise ValueError("not the layout that this version knows")
-        context = msgpack.unpackb(fields[_CONTEXT], raw=True)
+        context = msgpack.unpackb(fields[CONTEXT], raw=True)
         if len(context) != CONTEXT_FIELDS:
             raise ValueError("not the context that this version knows")
     except (*MALFORMED, msgpack.UnpackException) as error:

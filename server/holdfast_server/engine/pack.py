@@ -176,41 +176,38 @@ def new_grant_id() -> bytes:
 
 
 def _reserve(operation: op.Reserve, facts: Facts) -> list[Any]:
-    lines = [[line.credit_type, line.amount, line.minimum] for line in operation.lines]
-    return [
-        operation.account,
-        facts.mode,
-        operation.fit,
-        operation.ttl_ms,
-        os.urandom(16),
-        operation.feature,
-        lines,
-    ]
+    return _spend(operation, facts, operation.ttl_ms, os.urandom(16))
 
 
 def _burn(operation: op.Burn, facts: Facts) -> list[Any]:
-    lines = [[line.credit_type, line.amount, line.minimum] for line in operation.lines]
-    return [operation.account, facts.mode, operation.fit, 0, b"", operation.feature, lines]
+    return _spend(operation, facts, 0, b"")
 
 
-def _hold(facts: Facts) -> bytes:
+def _spend(operation: op.Reserve | op.Burn, facts: Facts, ttl_ms: int, hold: bytes) -> list[Any]:
+    own = [operation.account, facts.mode, operation.fit, ttl_ms, hold, operation.feature]
+    for line in operation.lines:
+        own += (line.credit_type, line.amount, line.minimum)
+    return own
+
+
+def _hold(facts: Facts) -> list[Any]:
     assert facts.token is not None
-    return facts.token.hold
+    return [facts.token.account, facts.token.hold]
 
 
 def _commit(operation: op.Commit, facts: Facts) -> list[Any]:
-    lines = [
-        [line.credit_type, -1 if line.amount is None else line.amount] for line in operation.lines
-    ]
-    return [_hold(facts), int(operation.final), operation.ttl_ms, operation.overage, lines]
+    own = [*_hold(facts), int(operation.final), operation.ttl_ms, operation.overage]
+    for line in operation.lines:
+        own += (line.credit_type, -1 if line.amount is None else line.amount)
+    return own
 
 
 def _release(operation: op.Release, facts: Facts) -> list[Any]:
-    return [_hold(facts)]
+    return _hold(facts)
 
 
 def _extend(operation: op.Extend, facts: Facts) -> list[Any]:
-    return [_hold(facts), operation.ttl_ms]
+    return [*_hold(facts), operation.ttl_ms]
 
 
 def _refund(operation: op.Refund, facts: Facts) -> list[Any]:

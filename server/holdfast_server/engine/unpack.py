@@ -18,6 +18,11 @@ from holdfast_server.domain.operation import Mode, Operation
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.errors import Reason
 
+#: Where a decided operation's answer has its warnings, and what its own file lists.
+WARNINGS, OWN = 8, 9
+#: Values of a line of a hold, of a settled line before its shares, of a share.
+_HELD_VALUES, _SETTLED_VALUES, _SHARE_VALUES = 6, 8, 6
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -52,7 +57,8 @@ def _applied(fields: list[Any], place: Place) -> rp.Applied:
 
 
 def _decision(fields: list[Any]) -> rp.Decision:
-    outcome, mode, reason, shortfalls, limit, retry_ms = fields
+    """What every decided operation answers in the same places (see `apply.lua`)."""
+    outcome, mode, reason, retry_ms, shortfalls, limit = fields[2:WARNINGS]
     return rp.Decision(
         rp.Outcome(outcome),
         Mode(mode),
@@ -78,11 +84,8 @@ def _warnings(rows: list[Any]) -> tuple[rp.Warning, ...]:
     )
 
 
-def _shares(rows: list[Any]) -> tuple[rp.GrantShare, ...]:
-    return tuple(
-        rp.GrantShare(grant.hex(), account.decode(), burned, returned, expired, revoked)
-        for grant, account, burned, returned, expired, revoked in rows
-    )
+def _share(grant: bytes, account: bytes, *figures: int) -> rp.GrantShare:
+    return rp.GrantShare(grant.hex(), account.decode(), *figures)
 
 
 def _settled(rows: list[Any]) -> tuple[rp.SettledLine, ...]:
@@ -90,14 +93,19 @@ def _settled(rows: list[Any]) -> tuple[rp.SettledLine, ...]:
 
 
 def _settled_line(credit_type: bytes, *rest: Any) -> rp.SettledLine:
-    *figures, shares = rest
-    fields = (credit_type.decode(), *figures, _shares(shares))
+    first = _SETTLED_VALUES - 1
+    places = range(first, len(rest), _SHARE_VALUES)
+    shares = tuple(_share(*rest[place : place + _SHARE_VALUES]) for place in places)
+    fields = (credit_type.decode(), *rest[:first], shares)
     return rp.SettledLine(*fields)
 
 
-def held_lines(rows: list[Any]) -> tuple[rp.HeldLine, ...]:
-    """The lines of a hold."""
-    return tuple(rp.HeldLine(row[0].decode(), *row[1:]) for row in rows)
+def _held_lines(flat: list[Any]) -> tuple[rp.HeldLine, ...]:
+    places = range(0, len(flat), _HELD_VALUES)
+    return tuple(
+        rp.HeldLine(flat[place].decode(), *flat[place + 1 : place + _HELD_VALUES])
+        for place in places
+    )
 
 
 def _buckets(figures: list[int]) -> rp.Buckets:
@@ -107,47 +115,49 @@ def _buckets(figures: list[int]) -> rp.Buckets:
 def _reserve(
     operation: op.Reserve, fields: list[Any], applied: rp.Applied, place: Place, signer: TokenSigner
 ) -> rp.Reply:
-    decision, hold, lines, expires_ms, warnings = fields[2:]
+    hold, expires_ms, *lines = fields[OWN:]
     token = ""
     if hold:
         what = HoldToken(TokenKind.HELD, place.root, operation.account, hold)
         token = signer.issue(operation.tenant, what)
+    warnings = _warnings(fields[WARNINGS])
     return rp.ReserveReply(
-        _decision(decision), applied, token, held_lines(lines), expires_ms, _warnings(warnings)
+        _decision(fields), applied, token, _held_lines(lines), expires_ms, warnings
     )
 
 
 def _commit(
     operation: op.Commit, fields: list[Any], applied: rp.Applied, place: Place, signer: TokenSigner
 ) -> rp.Reply:
-    decision, state, lines, late, expires_ms, warnings = fields[2:]
+    state, late, expires_ms, *lines = fields[OWN:]
     return rp.CommitReply(
-        _decision(decision),
+        _decision(fields),
         applied,
         rp.HoldState(state),
         _settled(lines),
         bool(late),
         expires_ms,
-        _warnings(warnings),
+        _warnings(fields[WARNINGS]),
     )
 
 
 def _release(
     operation: op.Release, fields: list[Any], applied: rp.Applied, place: Place, signer: TokenSigner
 ) -> rp.Reply:
-    return rp.ReleaseReply(_decision(fields[2]), applied, _settled(fields[3]))
+    return rp.ReleaseReply(_decision(fields), applied, _settled(fields[OWN:]))
 
 
 def _extend(
     operation: op.Extend, fields: list[Any], applied: rp.Applied, place: Place, signer: TokenSigner
 ) -> rp.Reply:
-    return rp.ExtendReply(_decision(fields[2]), applied, fields[3])
+    return rp.ExtendReply(_decision(fields), applied, fields[OWN])
 
 
 def _burn(
     operation: op.Burn, fields: list[Any], applied: rp.Applied, place: Place, signer: TokenSigner
 ) -> rp.Reply:
-    return rp.BurnReply(_decision(fields[2]), applied, _settled(fields[3]), _warnings(fields[4]))
+    warnings = _warnings(fields[WARNINGS])
+    return rp.BurnReply(_decision(fields), applied, _settled(fields[OWN:]), warnings)
 
 
 def _refund(
@@ -158,7 +168,7 @@ def _refund(
 
 def _refunded_line(credit_type: bytes, *rest: Any) -> rp.RefundedLine:
     *figures, shares = rest
-    fields = (credit_type.decode(), *figures, _shares(shares))
+    fields = (credit_type.decode(), *figures, tuple(_share(*row) for row in shares))
     return rp.RefundedLine(*fields)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
-from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.keys import FLUSHED_FIELD, Keys
 from holdfast_server.engine.store import Store
 from holdfast_server.errors import HoldfastError
 
@@ -59,7 +59,10 @@ class Watermarks:
                 await asyncio.sleep(STORE_AWAY_INTERVAL_S)
 
     async def _look(self, partitions: list[int]) -> None:
-        commands = [("GET", self._keys.flushed(partition, self._epoch)) for partition in partitions]
+        commands = [
+            ("HGET", self._keys.state(partition, self._epoch), FLUSHED_FIELD)
+            for partition in partitions
+        ]
         answers = await self._store.read_all(commands)
         for partition, answer in zip(partitions, answers, strict=True):
             flushed = int(answer or 0)

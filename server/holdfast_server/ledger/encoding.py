@@ -12,7 +12,21 @@ from binascii import hexlify
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from holdfast_server.domain.packed import Numbers, PackedEntry, text, with_lengths
+from holdfast_server.domain.packed import (
+    ACTOR,
+    CONTEXT,
+    FIRST_GRANT,
+    FIRST_SEQ,
+    HOLD,
+    REFUND_OF,
+    TENANT,
+    VERSION,
+    Numbers,
+    PackedEntry,
+    postings,
+    text,
+    with_lengths,
+)
 
 #: The columns of `holdfast.entry` in the order of `entry_row`. `recorded_at` sets itself.
 ENTRY_COLUMNS: Final = (
@@ -105,8 +119,9 @@ def copy_block(rows: Iterable[bytes]) -> bytes:
 
 def entry_row(packed: PackedEntry, hash_: bytes) -> bytes:
     """One row of `ENTRY_COLUMNS`. Raises struct.error, ValueError, TypeError for what has none."""
-    _, _, tenant, account, credit_type, _, _, _, _, grants = packed.fields[:10]
-    _, _, hold, actor, _, _, _, refund_of = packed.fields[10:]
+    fields = packed.fields
+    tenant, account, credit_type = fields[TENANT:VERSION]
+    hold, actor, refund_of = fields[HOLD], fields[ACTOR], fields[REFUND_OF]
     method, key, fingerprint, feature, labels, caller, trace, span, reason, detail = packed.context
     return (
         _fixed(packed, hash_)
@@ -117,7 +132,7 @@ def entry_row(packed: PackedEntry, hash_: bytes) -> bytes:
                 account,
                 credit_type,
                 actor,
-                _postings(grants) if grants else _EMPTY_LIST,
+                _postings(fields) if len(fields) > FIRST_GRANT else _EMPTY_LIST,
                 method,
                 key,
                 fingerprint,
@@ -140,10 +155,10 @@ def operation_row(packed: PackedEntry) -> bytes | None:
     An entry with an answer stands for its operation; one that ends a hold and has no answer stands
     for that end alone, under the hold's own id.
     """
-    first_seq, _, hold, _, ends_hold, _, answer, _ = packed.fields[10:]
+    first_seq, _, hold, _, ends_hold, _, answer, _ = packed.fields[FIRST_SEQ:FIRST_GRANT]
     if not answer and not ends_hold:
         return None
-    tenant = packed.fields[2]
+    tenant = packed.fields[TENANT]
     method, key, fingerprint = packed.context[:3]
     if not answer:
         method, key = EXPIRE_METHOD, hexlify(hold)
@@ -155,9 +170,9 @@ def operation_row(packed: PackedEntry) -> bytes | None:
 
 
 def _fixed(packed: PackedEntry, hash_: bytes) -> bytes:
-    _, kind, _, _, _, version, event_ms, d, a, _, first_seq, mode, _, _, ends_hold, _, _, _ = (
-        packed.fields
-    )
+    _, kind, _, _, _, version, event_ms, *amounts = packed.fields[:FIRST_SEQ]
+    first_seq, mode, _, _, ends_hold = packed.fields[FIRST_SEQ:CONTEXT]
+    d, a = amounts[:8], amounts[8:]
     # fmt: off
     return _FIXED.pack(
         len(ENTRY_COLUMNS),
@@ -182,8 +197,8 @@ def _uuid(raw: bytes) -> bytes:
     return _LENGTHS[_UUID_BYTES] + raw
 
 
-def _postings(grants: Sequence[Any]) -> bytes:
-    rows = [_POSTING % (hexlify(grant[0]), *grant[1:]) for grant in grants]
+def _postings(fields: Sequence[Any]) -> bytes:
+    rows = [_POSTING % (hexlify(grant), *parts) for grant, *parts in postings(fields)]
     return _JSON_FORMAT + b"[" + b",".join(rows) + b"]"
 
 

@@ -1,17 +1,16 @@
 #!lua
 -- Decides a batch of operations, in order, and writes everything they change: all or nothing.
 --
--- KEYS: for each partition its 8 keys (lib/partition.lua), then for each tree its 2 keys
+-- KEYS: for each partition its 6 keys (lib/partition.lua), then for each tree its 2 keys
 --   (lib/tree.lua), then the whereabouts keys that CreateAccount names by index, then for each claim
---   shard its 3 keys (lib/claims.lua).
+--   shard its 2 keys (lib/claims.lua).
 -- ARGV[1], packed: [epoch, how long idempotency records are kept (ms), entries that may wait for the
 --   ledger, the time (ms, test build only), numbers of the partitions, how many keys stand before
 --   those of the claim shards].
--- ARGV[2], packed: the operations, each packed by itself as a row of values (not as an array, which Lua
---   would grow value by value): [code, partition (1..), tree (1..), tenant, digest of the
+-- ARGV[2], packed: the operations, each a row (lib/layout.lua): [code, partition (1..), tree (1..), tenant, digest of the
 --   idempotency key or "", fingerprint, time within the key (ms, 0 for none), 1 if the ledger was
---   asked for the key, 1 if the ledger protects the method, context for the entries, and its own
---   fields, which its file in operations/ lists].
+--   asked for the key, 1 if the ledger protects the method, context for the entries, account (the root
+--   for ExpireDue), and its own fields, which its file in operations/ lists].
 -- ARGV[3], packed: for each operation the claim shard (1..) of its idempotency key, 0 for none.
 -- Answers a packed list [flag, answer, flag, answer, ...], one pair per operation; each answer is
 --   packed again, so that it can be stored and repeated to the letter:
@@ -22,9 +21,10 @@
 --   4 REUSED        the fingerprint that the key was used with before; "" in another partition
 --   5 HOLD_MISSING  nothing; only the ledger can say what became of the hold
 --   6 STALE         nothing; the ledger was read before the account's last refund: read it again
--- A decision inside is [outcome, mode, reason, shortfalls, limit use, retry_after_ms]; a settled line
---   [credit type, burned, returned, overage, debt, unenforced, held after, available after,
---   [[grant id, account, burned, returned, expired, revoked], ...]].
+-- Reserve, Burn, Commit, Release and Extend decide: behind the sequence numbers they have outcome, mode,
+--   reason, retry_after_ms, shortfalls, limit use and warnings, and then what their file lists.
+-- A settled line is [credit type, burned, returned, overage, debt, unenforced, held after, available
+--   after, and for each grant: grant id, account, burned, returned, expired, revoked].
 -- Writes, in this order: outbox entries, due times, trees, the partition's state, idempotency
 --   records, claims.
 -- A retry with the same key is answered from its record. An error changes nothing: all decisions are
@@ -78,28 +78,27 @@ local NAMES = {
 local header = unpack_message(ARGV[1])
 local loaded_partitions, loaded_trees = {}, {}
 
+-- The field of an operation's idempotency record.
+local function record_field(op)
+  return "k" .. op[O_DIGEST]
+end
+
 local function partition_of(op)
   local index = op[O_PARTITION]
   local partition = loaded_partitions[index]
   if not partition then
-    partition = partitions.load(header, index)
+    partition = partitions.load(header, index, record_field(op))
     loaded_partitions[index] = partition
   end
   return partition
-end
-
--- The field of the tree that an operation needs first: most begin with an account, some with a hold.
-local function first_field(op)
-  local module = MODULES[op[O_CODE]]
-  local mark = (module == committing or module == holding) and "h" or "a"
-  return mark .. (op[O_FIRST] or "")
 end
 
 local function tree_of(op, partition)
   local index = op[O_TREE]
   local tree = loaded_trees[index]
   if not tree then
-    tree = trees.load(partition, index, #header[5], op[O_TENANT], first_field(op))
+    local module = MODULES[op[O_CODE]]
+    tree = trees.load(partition, index, op, module == committing or module == holding)
     loaded_trees[index] = tree
     if tree.due_ms > 0 and tree.due_ms <= partition.now then
       tree.held_ended, tree.grants_changed = due.pass_time(tree)
@@ -123,15 +122,16 @@ local function decide(op, shard)
   if tree.behind and op[O_CODE] ~= CODE_EXPIRE_DUE then
     return FAILED, pack({ R_OVERLOADED, { "retry_after_ms", RETRY_AFTER_MS } })
   end
-  local field = "k" .. digest
+  local field, fingerprint = record_field(op), op[O_FINGERPRINT]
   if digest ~= "" then
     local record = partitions.record(partition, field)
     if record then
-      local stored = unpack_message(record)
-      if stored[1] ~= op[O_FINGERPRINT] then
-        return REUSED, stored[1]
+      -- All fingerprints of a method are equally long.
+      local stored = sub(record, 1, #fingerprint)
+      if stored ~= fingerprint then
+        return REUSED, stored
       end
-      return REPLAYED, stored[2]
+      return REPLAYED, sub(record, #fingerprint + 1)
     end
     if claims.taken(digest, partition.number) then
       return REUSED, ""
@@ -148,10 +148,10 @@ local function decide(op, shard)
   end
   local packed = pack(reply)
   if digest ~= "" then
-    partitions.remember(partition, field, pack({ op[O_FINGERPRINT], packed }))
+    partitions.remember(partition, field, fingerprint .. packed)
     claims.make(shard, digest, partition.number)
     if entry and op[O_PROTECTED] == 1 then
-      entry[17] = packed
+      entry[E_ANSWER] = packed
     end
   end
   return FRESH, packed
@@ -181,5 +181,5 @@ end
 for _, partition in pairs(loaded_partitions) do
   partitions.write_rest(partition)
 end
-claims.write()
+claims.write(header)
 return pack(answers)

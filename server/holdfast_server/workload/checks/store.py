@@ -1,8 +1,9 @@
 """The hot store as it is, unpacked by hand. Only this module of the audit speaks to Redis.
 
-A partition's keys begin with `{pNNN}:eEPOCH:`. `meta` is a packed array that begins with the
-sequence number; `flushed` is the ledger's watermark as text; `t:TENANT/ROOT` is a hash with a
-packed array for each account (field `a` and the id) and each open hold (field `h` and the id).
+A partition's keys begin with `{pNNN}:eEPOCH:`. `state` is a hash with a row that begins with the
+sequence number (field `m`) and the ledger's watermark as text (`f`); `t:TENANT/ROOT` is a hash with
+a row for each account (field `a` and the id) and each open hold (field `h` and the id). A row is
+values packed one after another.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from holdfast_server.workload.checks.ledger import BUCKETS, Cursor, Place
 #: Keys asked for in one step of a scan, and read in one round trip.
 SCAN_KEYS = 1_000
 
-#: Where an account's array has its credit types; where each of those has its version, then buckets.
-ACCOUNT_CREDITS = 7
+#: Where an account's row begins to name a credit type and, packed by itself, its row; where each of
+#: those has its version, then buckets.
+ACCOUNT_CREDITS = 10
 CREDIT_VERSION = 0
 #: Where a hold's array has the account that placed it.
 HOLD_ACCOUNT = 0
@@ -45,13 +47,11 @@ def read_positions(url: str, cursors: dict[int, Cursor]) -> dict[int, tuple[int,
         pipeline = client.pipeline(transaction=False)
         for partition, cursor in cursors.items():
             prefix = f"{{p{partition:03d}}}:e{cursor.epoch}:"
-            pipeline.get(prefix + "meta")
-            pipeline.get(prefix + "flushed")
+            pipeline.hmget(prefix + "state", "m", "f")
         values = pipeline.execute()
-    pairs = zip(values[0::2], values[1::2], strict=True)
     return {
-        partition: (int(_unpack(meta)[0]) if meta else 0, int(flushed or 0))
-        for partition, (meta, flushed) in zip(cursors, pairs, strict=True)
+        partition: (int(unpack_row(numbers)[0]) if numbers else 0, int(flushed or 0))
+        for partition, (numbers, flushed) in zip(cursors, values, strict=True)
     }
 
 
@@ -87,21 +87,22 @@ def _read_tree(stored: Stored, key: bytes, fields: dict[bytes, bytes]) -> None:
     tenant = match[3].decode()
     for name, value in fields.items():
         if name.startswith(b"h"):
-            stored.open_holds[name[1:].hex()] = _unpack(value)[HOLD_ACCOUNT].decode()
+            stored.open_holds[name[1:].hex()] = unpack_row(value)[HOLD_ACCOUNT].decode()
         elif name.startswith(b"a"):
-            _read_account(stored, tenant, name[1:].decode(), _unpack(value))
+            _read_account(stored, tenant, name[1:].decode(), unpack_row(value))
 
 
 def _read_account(stored: Stored, tenant: str, account: str, state: list[Any]) -> None:
-    credits = state[ACCOUNT_CREDITS]
-    # An empty table may have been packed as an array.
-    for credit_type, credit in credits.items() if isinstance(credits, dict) else ():
-        place = (tenant, account, credit_type.decode())
+    pairs = iter(state[ACCOUNT_CREDITS:])
+    for credit_type, packed in zip(pairs, pairs, strict=True):
+        place, credit = (tenant, account, credit_type.decode()), unpack_row(packed)
         stored.versions[place] = int(credit[CREDIT_VERSION])
         first = CREDIT_VERSION + 1
         stored.buckets[place] = [int(amount) for amount in credit[first : first + len(BUCKETS)]]
 
 
-def _unpack(value: bytes) -> list[Any]:
-    unpacked: list[Any] = msgpack.unpackb(value, raw=True, strict_map_key=False)
-    return unpacked
+def unpack_row(value: bytes) -> list[Any]:
+    """The values that are packed one after another."""
+    unpacker = msgpack.Unpacker(raw=True, strict_map_key=False)
+    unpacker.feed(value)
+    return list(unpacker)

@@ -2,35 +2,46 @@
 -- record lies in the partition of its account: without claims, the same key could be used once in
 -- every partition.
 --
--- KEYS of a shard, in this order (engine/keys.py): meta c0 c1. All digests of a call are looked up with
--- two commands per shard. A claim lives twice as long as a record, so that the ledger has what it was
--- made for long before it is forgotten.
+-- KEYS of a shard, in this order (engine/keys.py): claims former. Fields of the hash `claims`: "m" when
+-- its generation began, and each digest with the number of its partition. All digests of a call are
+-- looked up with two commands per shard. A claim lives twice as long as a record, so that the ledger
+-- has what it was made for long before it is forgotten.
 
 local shards, claimed = {}, {}
+local KEYS_EACH, CHUNK = 2, 1000
 
-local function load_shard(header, index)
-  local base = header[6] + (index - 1) * 3
-  local packed = call("GET", KEYS[base + 1])
-  local meta = packed and unpack_message(packed) or { 0, 0 }
-  local shard = { meta = meta, meta_key = KEYS[base + 1], keys = { [0] = KEYS[base + 2], [1] = KEYS[base + 3] } }
-  shard.asked, shard.made = {}, {}
-  local now = clock_ms(header)
-  if now - meta[1] >= 2 * header[2] then
-    meta[1], meta[2] = now, 1 - meta[2]
-    shard.turned = true
+local function new_shard(header, index)
+  local base = header[6] + (index - 1) * KEYS_EACH
+  return { key = KEYS[base + 1], former_key = KEYS[base + 2], asked = {}, made = {} }
+end
+
+local function keep_found(asked, first, found)
+  for i = 1, #found do
+    local digest = asked[first + i - 1]
+    claimed[digest] = claimed[digest] or found[i]
   end
-  return shard
 end
 
 local function look_up(shard, key)
-  for first = 1, #shard.asked, 1000 do
-    local last = min(first + 999, #shard.asked)
-    local found = call("HMGET", key, unpack(shard.asked, first, last))
-    for i = first, last do
-      local digest = shard.asked[i]
-      claimed[digest] = claimed[digest] or found[i - first + 1]
-    end
+  local asked = shard.asked
+  for first = 1, #asked, CHUNK do
+    keep_found(asked, first, call("HMGET", key, unpack(asked, first, min(first + CHUNK - 1, #asked))))
   end
+end
+
+-- What was found in a generation that is over is the former one's: what that had is forgotten.
+local function read_shard(header, shard)
+  look_up(shard, shard.key)
+  local began = claimed.m
+  claimed.m = nil
+  if not began then
+    shard.begins = true
+  elseif clock_ms(header) - began >= 2 * header[2] then
+    shard.begins, shard.turned = true, true
+    return
+  end
+  look_up(shard, shard.former_key)
+  claimed.m = nil
 end
 
 -- Reads the claims of all keys in a call; `shard_of` is the shard of each operation, 0 for none.
@@ -38,17 +49,17 @@ function claims.load(header, list, shard_of)
   for i = 1, #list do
     local index = shard_of[i]
     if index > 0 then
-      shards[index] = shards[index] or load_shard(header, index)
-      local asked = shards[index].asked
-      asked[#asked + 1] = list[i][O_DIGEST]
+      local shard = shards[index]
+      if not shard then
+        shard = new_shard(header, index)
+        shard.asked[1] = "m"
+        shards[index] = shard
+      end
+      shard.asked[#shard.asked + 1] = list[i][O_DIGEST]
     end
   end
   for _, shard in pairs(shards) do
-    local parity = shard.meta[2]
-    if not shard.turned then
-      look_up(shard, shard.keys[parity])
-    end
-    look_up(shard, shard.keys[1 - parity])
+    read_shard(header, shard)
   end
 end
 
@@ -59,22 +70,30 @@ function claims.taken(digest, partition_number)
 end
 
 function claims.make(shard_index, digest, partition_number)
-  if not claimed[digest] then
+  local shard = shards[shard_index]
+  if shard and not claimed[digest] then
     claimed[digest] = partition_number
-    local made = shards[shard_index].made
-    made[#made + 1], made[#made + 2] = digest, claimed[digest]
+    local made = shard.made
+    made[#made + 1], made[#made + 2] = digest, partition_number
   end
 end
 
-function claims.write()
+local function write_shard(header, shard)
+  local made = shard.made
+  if #made == 0 then
+    return
+  elseif shard.turned then
+    call("UNLINK", shard.former_key)
+    call("RENAME", shard.key, shard.former_key)
+  end
+  if shard.begins then
+    made[#made + 1], made[#made + 2] = "m", clock_ms(header)
+  end
+  partitions.write_list("HSET", shard.key, made)
+end
+
+function claims.write(header)
   for _, shard in pairs(shards) do
-    if #shard.made > 0 then
-      local key = shard.keys[shard.meta[2]]
-      if shard.turned then
-        call("UNLINK", key)
-        call("SET", shard.meta_key, pack(shard.meta))
-      end
-      partitions.write_list("HSET", key, shard.made)
-    end
+    write_shard(header, shard)
   end
 end

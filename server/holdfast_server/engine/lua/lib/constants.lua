@@ -18,18 +18,20 @@ local CODE_EXPIRE_DUE = 13
 -- How far the clocks of callers may be from the store's: keys carry the callers' time.
 local CLOCK_SKEW_MS = 300000
 
--- An account.
-local A_STATUS, A_PARENT, A_VERSION, A_CREATED, A_OVERDRAFT, A_LIMITS = 1, 2, 3, 4, 5, 6
-local A_OFFSETS, A_CREDITS, A_OPEN_HOLDS, A_REFUND_SEQ, A_HEIGHT = 7, 8, 9, 10, 11
+-- An account: a row. Overdraft, limits and offsets are packed by themselves, "" for none; pairs of a
+-- credit type and its row follow.
+local A_STATUS, A_PARENT, A_VERSION, A_CREATED, A_OPEN_HOLDS, A_REFUND_SEQ, A_HEIGHT = 1, 2, 3, 4, 5, 6, 7
+local A_OVERDRAFT, A_LIMITS, A_OFFSETS, A_FIRST_CREDIT = 8, 9, 10, 11
 local STATUS_FROZEN, STATUS_CLOSED = 2, 3
 
--- One credit type of an account. Bucket N of an entry stands at N + 1.
+-- One credit type of an account: a row. C_TOPPED is what was available after the last grant.
+-- The parts of debt and unenforced that open holds pledge: nobody owes them yet. Grants that are not
+-- effective yet are packed by themselves, "" for none; the rows of those that are follow.
 local C_VERSION, C_GRANTED, C_DEBT, C_UNENFORCED, C_AVAILABLE = 1, 2, 3, 4, 5
-local C_HELD, C_BURNED, C_EXPIRED, C_REVOKED, C_GRANTS, C_PENDING, C_TOPPED = 6, 7, 8, 9, 10, 11, 12
--- The parts of debt and unenforced that open holds pledge: nobody owes them yet.
-local C_DEBT_PLEDGED, C_UNENFORCED_PLEDGED = 13, 14
+local C_HELD, C_BURNED, C_EXPIRED, C_REVOKED, C_TOPPED = 6, 7, 8, 9, 10
+local C_DEBT_PLEDGED, C_UNENFORCED_PLEDGED, C_PENDING, C_FIRST_GRANT = 11, 12, 13, 14
 
--- A grant.
+-- A grant: a row, whose first value, the id, stands behind one byte.
 local G_ID, G_REMAINING, G_HELD, G_PRIORITY, G_EXPIRES, G_PAID, G_EFFECTIVE, G_REVOKED, G_REPAY =
   1, 2, 3, 4, 5, 6, 7, 8, 9
 
@@ -40,7 +42,7 @@ local UNIT_REQUESTS = 1
 local WINDOW_DAY, WINDOW_SLIDING, WINDOW_BURST = 1, 3, 4
 local LIMIT_HARD, LIMIT_SOFT = 1, 2
 
--- An open hold. A line's draws are [account, source, amount, ...]; counts are
+-- An open hold: a row. A line's draws are [account, source, amount, ...]; counts are
 -- [account, limit, window, amount, credit type, ...].
 local H_ACCOUNT, H_FEATURE, H_MODE, H_PLACED, H_EXPIRES, H_LINES, H_COUNTS = 1, 2, 3, 4, 5, 6, 7
 local N_CREDIT_TYPE, N_REQUESTED, N_CAPTURED, N_DRAWS = 1, 2, 3, 4
@@ -50,15 +52,21 @@ local SOURCE_DEBT, SOURCE_UNENFORCED = "D", "U"
 -- T_COUNTED is 1 while it counts as a request: its expiry gave that back unless something was burned.
 local T_ACCOUNT, T_FEATURE, T_MODE, T_LINES, T_UNTIL, T_COUNTED = 1, 2, 3, 4, 5, 6
 
--- The state of a partition.
-local M_SEQ, M_LAST_MS, M_GENERATION_MS, M_PARITY, M_GENERATION_SEQ, M_OPEN_HOLDS, M_FORMER_MS = 1, 2, 3, 4, 5, 6, 7
+-- The state of a partition: a row.
+local M_SEQ, M_LAST_MS, M_GENERATION_MS, M_GENERATION_SEQ, M_OPEN_HOLDS, M_FORMER_MS = 1, 2, 3, 4, 5, 6
 
--- A posting of the journal.
-local P_KIND, P_ACCOUNT, P_CREDIT_TYPE, P_DELTA, P_GRANTS, P_CREDIT, P_VERSION, P_AFTER = 1, 2, 3, 4, 5, 6, 7, 8
+-- An entry of the outbox (domain/packed.py). Eight changes, then eight buckets, from bucket N of a
+-- credit at N + E_DELTA_OF and N + E_AFTER_OF; then six values for each grant.
+local ENTRY_LAYOUT = 2
+local E_KIND, E_TENANT, E_ACCOUNT, E_CREDIT_TYPE, E_VERSION, E_AT = 2, 3, 4, 5, 6, 7
+local E_DELTA, E_DELTA_OF, E_AFTER, E_AFTER_OF = 8, 6, 16, 14
+local E_FIRST_SEQ, E_MODE, E_HOLD, E_ACTOR, E_ENDS_HOLD = 24, 25, 26, 27, 28
+local E_CONTEXT, E_ANSWER, E_REFUND_OF, E_FIRST_GRANT = 29, 30, 31, 32
 
--- An operation, as far as all operations agree; its own fields follow.
+-- An operation, as far as all operations agree; its own fields follow. Those about a hold name it, and
+-- the account that their token says it is of.
 local O_CODE, O_PARTITION, O_TREE, O_TENANT, O_DIGEST, O_FINGERPRINT = 1, 2, 3, 4, 5, 6
-local O_KEY_MS, O_CHECKED, O_PROTECTED, O_CONTEXT, O_FIRST = 7, 8, 9, 10, 11
+local O_KEY_MS, O_CHECKED, O_PROTECTED, O_CONTEXT, O_ACCOUNT, O_HOLD = 7, 8, 9, 10, 11, 12
 
 -- How an answer is to be read (see apply.lua).
 local FRESH, REPLAYED, FAILED, LOOK_UP, REUSED, HOLD_MISSING, STALE = 0, 1, 2, 3, 4, 5, 6

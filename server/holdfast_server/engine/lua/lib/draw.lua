@@ -2,14 +2,17 @@
 -- Draws are a flat list [account, source, amount, ...]; a source is a grant id, "D" or "U".
 
 function draws.available(state, credit_type)
-  local credit = state[A_CREDITS][credit_type]
+  local credit = trees.credit(state, credit_type)
   return credit and credit[C_AVAILABLE] or 0
 end
 
 -- How much more debt a Reserve may take on here.
 function draws.overdraft_room(state, credit_type)
-  local limit = state[A_OVERDRAFT][credit_type] or 0
-  local credit = state[A_CREDITS][credit_type]
+  local limit = state[A_OVERDRAFT] ~= "" and trees.overdraft(state)[credit_type]
+  if not limit then
+    return 0
+  end
+  local credit = trees.credit(state, credit_type)
   return max(0, limit - (credit and credit[C_DEBT] or 0))
 end
 
@@ -33,13 +36,12 @@ draws.push = push
 function draws.from_grants(tree, path, credit_type, amount, list)
   for i = 1, #path do
     local account = path[i]
-    local credit = trees.account(tree, account)[A_CREDITS][credit_type]
-    local grants = credit and credit[C_GRANTS]
-    for j = 1, grants and #grants or 0 do
+    local credit = trees.credit(trees.account(tree, account), credit_type) or NONE
+    for place = C_FIRST_GRANT, #credit do
       if amount == 0 then
         return 0
       end
-      local grant = grants[j]
+      local grant = trees.grant_at(credit, place)
       local part = min(amount, grant[G_REVOKED] == 1 and 0 or grant[G_REMAINING])
       if part > 0 then
         push(list, account, grant[G_ID], part)
@@ -65,10 +67,11 @@ end
 
 -- Refuses draws whose booking would take a bucket past 2^53-1.
 function draws.check_room(tree, credit_type, list)
-  local booked = {}
+  local booked
   for i = 1, #list, 3 do
     local account, source = list[i], list[i + 1]
     if source == SOURCE_DEBT or source == SOURCE_UNENFORCED then
+      booked = booked or {}
       booked[account] = (booked[account] or 0) + list[i + 2]
       if booked[account] > journals.room(trees.account(tree, account), credit_type) then
         return failure(R_BALANCE_LIMIT_EXCEEDED, "credit_type", credit_type)
@@ -77,12 +80,13 @@ function draws.check_room(tree, credit_type, list)
   end
 end
 
+-- A grant and its place. The id of a packed one stands behind one byte.
 function draws.find_grant(credit, grant_id)
-  local grants = credit[C_GRANTS]
-  for index = 1, #grants do
-    local grant = grants[index]
-    if grant[G_ID] == grant_id then
-      return grant, index
+  for place = C_FIRST_GRANT, #credit do
+    local grant = credit[place]
+    local id = type(grant) == "string" and sub(grant, 2, 17) or grant[G_ID]
+    if id == grant_id then
+      return trees.grant_at(credit, place), place
     end
   end
 end
@@ -96,9 +100,9 @@ function draws.forget(tree, account, credit_type, credit, grant)
     trees.remove_due(tree, draws.due_member("g", grant, account, credit_type))
   end
   if grant[G_HELD] == 0 then
-    local _, index = draws.find_grant(credit, grant[G_ID])
-    if index then
-      remove(credit[C_GRANTS], index)
+    local _, place = draws.find_grant(credit, grant[G_ID])
+    if place then
+      remove(credit, place)
     end
   end
 end
@@ -136,12 +140,11 @@ end
 
 -- Puts a grant where the burn order wants it.
 function draws.insert_grant(credit, grant)
-  local list = credit[C_GRANTS]
-  local index = #list + 1
-  while index > 1 and burns_before(grant, list[index - 1]) do
-    index = index - 1
+  local place = #credit + 1
+  while place > C_FIRST_GRANT and burns_before(grant, trees.grant_at(credit, place - 1)) do
+    place = place - 1
   end
-  insert(list, index, grant)
+  insert(credit, place, grant)
 end
 
 local BUCKET_OF = { [SOURCE_DEBT] = C_DEBT, [SOURCE_UNENFORCED] = C_UNENFORCED }
@@ -164,17 +167,16 @@ function draws.apply(journal, kind, credit_type, list, target)
   local tree = journal.tree
   for i = 1, #list, 3 do
     local account, source, amount = list[i], list[i + 1], list[i + 2]
-    local posting = journals.posting(journal, kind, account, credit_type)
+    local posting, credit = journals.posting(journal, kind, account, credit_type)
     local bucket = BUCKET_OF[source]
     if bucket then
-      journals.book(posting, bucket, target, amount)
+      journals.book(posting, credit, bucket, target, amount)
       if target == C_HELD then
-        draws.pledge(posting[P_CREDIT], source, amount)
+        draws.pledge(credit, source, amount)
       end
     else
-      local credit = posting[P_CREDIT]
       local grant = draws.find_grant(credit, source)
-      journals.transfer(posting, C_AVAILABLE, target, amount, grant)
+      journals.transfer(posting, credit, C_AVAILABLE, target, amount, grant)
       draws.forget(tree, account, credit_type, credit, grant)
     end
   end

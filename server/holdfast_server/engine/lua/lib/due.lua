@@ -63,13 +63,12 @@ end
 
 -- Credits become available, debt is repaid first; answers what was repaid.
 function due.start_grant(journal, account, credit_type, grant, kind)
-  local posting = journals.posting(journal, kind, account, credit_type)
-  local credit = posting[P_CREDIT]
+  local posting, credit = journals.posting(journal, kind, account, credit_type)
   local amount = grant[G_REMAINING]
   local repaid = grant[G_REPAY] == 1 and min(amount, draws.settled(credit, SOURCE_DEBT)) or 0
   grant[G_REMAINING] = 0
-  journals.book(posting, C_GRANTED, C_AVAILABLE, amount)
-  journals.book(posting, C_DEBT, C_AVAILABLE, -repaid)
+  journals.book(posting, credit, C_GRANTED, C_AVAILABLE, amount)
+  journals.book(posting, credit, C_DEBT, C_AVAILABLE, -repaid)
   journals.attribute(posting, grant, PART_OF[C_AVAILABLE], amount - repaid)
   if repaid > 0 then
     journals.attribute(posting, grant, PART_OF[C_BURNED], repaid)
@@ -87,16 +86,15 @@ end
 -- The unheld rest is lost.
 local function expire_grant(tree, account, credit_type, grant)
   local journal = journals.new(tree)
-  local posting = journals.posting(journal, KIND_GRANT_EXPIRED, account, credit_type)
-  local credit = posting[P_CREDIT]
+  local posting, credit = journals.posting(journal, KIND_GRANT_EXPIRED, account, credit_type)
   credit[C_TOPPED] = max(0, credit[C_TOPPED] - grant[G_REMAINING])
-  journals.transfer(posting, C_AVAILABLE, C_EXPIRED, grant[G_REMAINING], grant)
+  journals.transfer(posting, credit, C_AVAILABLE, C_EXPIRED, grant[G_REMAINING], grant)
   draws.forget(tree, account, credit_type, credit, grant)
   journals.write(journal, { at_ms = grant[G_EXPIRES], context = context("ExpireGrant", hex(grant[G_ID])) })
 end
 
 function due.find_pending(credit, grant_id)
-  for index, grant in ipairs(credit[C_PENDING]) do
+  for index, grant in ipairs(trees.pending(credit)) do
     if grant[G_ID] == grant_id then
       return grant, index
     end
@@ -108,7 +106,7 @@ local function start_pending(tree, account, credit_type, credit, grant_id)
   if not grant then
     return
   end
-  remove(credit[C_PENDING], index)
+  remove(trees.pending(credit), index)
   local journal = journals.new(tree)
   due.start_grant(journal, account, credit_type, grant, KIND_GRANT_EFFECTIVE)
   journals.write(journal, { at_ms = grant[G_EFFECTIVE], context = context("StartGrant", hex(grant_id)) })
@@ -119,7 +117,7 @@ local function change_grant(tree, member)
   local account, credit_type = string.match(string.sub(member, 18), "^(.*)/([^/]*)$")
   trees.remove_due(tree, member)
   local state = trees.account(tree, account)
-  local credit = state and state[A_CREDITS][credit_type]
+  local credit = state and trees.credit(state, credit_type)
   if not credit then
     return 0
   end
@@ -136,7 +134,7 @@ end
 
 -- What is due, in order: [member, due_ms, member, due_ms, ...].
 local function due_now(tree)
-  local found = call("ZRANGEBYSCORE", tree.due_key, "-inf", text(tree.partition.now), "WITHSCORES", "LIMIT", 0, DUE_MAX)
+  local found = call("ZRANGEBYSCORE", tree.due_key, "-inf", tree.partition.now, "WITHSCORES", "LIMIT", 0, DUE_MAX)
   for i = 2, #found, 2 do
     found[i] = tonumber(found[i])
   end

@@ -1,6 +1,6 @@
--- What all files of a script share: the modules that they fill, and arithmetic that stays exact.
+-- What all files of a script share: the modules that they fill, rows, and arithmetic that stays exact.
 
--- Where a posting keeps the part of a grant that lies in a bucket.
+-- Where a grant, and what an entry says of it, keep what lies in a bucket.
 local PART_OF = { [C_AVAILABLE] = 2, [C_HELD] = 3, [C_BURNED] = 4, [C_EXPIRED] = 5, [C_REVOKED] = 6 }
 
 -- Loops that every Reserve runs count by themselves: ipairs calls a function for every element.
@@ -11,9 +11,18 @@ local claims = {}
 local spending, committing, holding, granting, describing, keeping = {}, {}, {}, {}, {}, {}
 
 local floor, fmod, min, max, insert, remove = math.floor, math.fmod, math.min, math.max, table.insert, table.remove
-local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
+local call, pack, unpack_message, sub, type = redis.call, cmsgpack.pack, cmsgpack.unpack, string.sub, type
 
--- A whole number as text. Lua's own conversion would use an exponent from 1e14 on.
+-- Stands for every list of an answer that has nothing in it. Nobody appends to it.
+local NONE = {}
+
+-- Values packed one after another: an array without its header. `{ unpack_message(row) }` makes a table
+-- of the right size at once, where an array would grow value by value.
+local function row(values)
+  return sub(pack(values), #values <= 15 and 2 or 4)
+end
+
+-- A whole number as text. Lua's own conversion would use an exponent from 1e14 on; redis.call does not.
 local function text(number)
   return string.format("%.0f", number)
 end
@@ -44,4 +53,9 @@ end
 -- What an operation answers when it cannot be decided: a reason and its metadata as [name, value, ...].
 local function failure(reason, ...)
   return { failed = true, reason, { ... } }
+end
+
+-- The answer to a decided operation (see apply.lua), with what its file lists at the end.
+local function decided(first_seq, last_seq, outcome, mode, warnings, own)
+  return { first_seq, last_seq, outcome, mode, 0, 0, NONE, NONE, warnings, unpack(own) }
 end

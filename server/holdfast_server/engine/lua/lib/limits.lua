@@ -10,10 +10,10 @@ function limits.settle(tree, path, now)
   for i = 1, #path do
     local account = path[i]
     local state = trees.account(tree, account)
-    local of_account = state[A_LIMITS]
+    local of_account = state[A_LIMITS] == "" and NONE or trees.limits(state)
     for j = 1, #of_account do
       local limit = of_account[j]
-      windows.settle(limit, state[A_OFFSETS], now)
+      windows.settle(limit, trees.offsets(state), now)
       local n = #limited
       limited[n + 1], limited[n + 2], limited[n + 3] = account, state, limit
     end
@@ -30,7 +30,7 @@ function limits.exceeded(limited, feature, credit_type, amount, now)
   for i = 1, #limited, 3 do
     local account, state, limit = limited[i], limited[i + 1], limited[i + 2]
     if judges(limit, feature, credit_type) and amount > windows.remaining(limit) then
-      local retry_ms = windows.retry_after_ms(limit, state[A_OFFSETS], now, amount)
+      local retry_ms = windows.retry_after_ms(limit, trees.offsets(state), now, amount)
       return { limits.use(account, state, limit, now), retry_ms }
     end
   end
@@ -47,7 +47,7 @@ function limits.remaining(limited, feature, credit_type, amount)
 end
 
 function limits.use(account, state, limit, now)
-  local resets_ms = windows.resets_at_ms(limit, state[A_OFFSETS], now)
+  local resets_ms = windows.resets_at_ms(limit, trees.offsets(state), now)
   return { account, limit[L_ID], limit[L_MAXIMUM], windows.used(limit), resets_ms }
 end
 
@@ -82,7 +82,7 @@ function limits.count(tree, limited, feature, credit_type, amount, now, counts, 
     local account, state, limit = limited[i], limited[i + 1], limited[i + 2]
     if windows.applies(limit, feature, credit_type) then
       local before = windows.used(limit)
-      local window = windows.window_at(limit, state[A_OFFSETS], now)
+      local window = windows.window_at(limit, trees.offsets(state), now)
       windows.count(limit, window, amount)
       trees.touch(tree, account)
       if counts then
@@ -94,7 +94,7 @@ function limits.count(tree, limited, feature, credit_type, amount, now, counts, 
 end
 
 local function find(state, limit_id)
-  for _, limit in ipairs(state[A_LIMITS]) do
+  for _, limit in ipairs(trees.limits(state)) do
     if limit[L_ID] == limit_id then
       return limit
     end
@@ -110,7 +110,7 @@ function limits.give_back(tree, counts, credit_type, amount, now)
       local state = trees.account(tree, counts[i])
       local limit = state and find(state, counts[i + 1])
       if limit then
-        windows.settle(limit, state[A_OFFSETS], now)
+        windows.settle(limit, trees.offsets(state), now)
         windows.give_back(limit, counts[i + 2], part, now)
         trees.touch(tree, counts[i])
       end

@@ -1,36 +1,36 @@
 -- Partitions: order, time, idempotency, and everything that is written at the end of a call.
 --
--- KEYS of a partition, in this order (engine/keys.py): meta out flushed due i0 i1 late lated.
+-- KEYS of a partition, in this order (engine/keys.py): state former out due late lated.
+-- Fields of the hash `state`: "m" its numbers, "f" the last sequence number that the ledger has, and
+-- the idempotency records and ended holds of this generation; those of the one before are in `former`.
 -- Nothing is written while operations are decided. They change tables in memory; `write` stores
 -- these at the end, outbox first. An error before that leaves the store untouched.
 
 -- Where the header of a call (ARGV[1]) and the keys of a partition have what they have.
 local EPOCH, GENERATION_MS, BACKLOG_MAX = 1, 2, 3
-local META, OUT, FLUSHED, DUE, RECORDS, LATE, LATED = 1, 2, 3, 4, 5, 7, 8
+local KEYS_EACH = 6
+local STATE, FORMER, OUT, DUE, LATE, LATED = 1, 2, 3, 4, 5, 6
 
 local function key_of(partition, name)
   return KEYS[partition.base + name]
 end
 
--- Where the records of a generation lie, by its parity.
-local function record_key(partition, parity)
-  return KEYS[partition.base + RECORDS + parity]
-end
-
-function partitions.load(header, index)
-  local base = (index - 1) * 8
-  local packed = call("GET", KEYS[base + META])
-  local meta = packed and unpack_message(packed) or { 0, 0, 0, 0, 0, 0, 0 }
+-- `field` is the record that the first operation asks for: it is read along with the numbers.
+function partitions.load(header, index, field)
+  local base = (index - 1) * KEYS_EACH
+  local found = call("HMGET", KEYS[base + STATE], "m", "f", field)
+  local meta = found[1] and { unpack_message(found[1]) } or { 0, 0, 0, 0, 0, 0 }
   local partition = {
     meta = meta,
-    flushed = tonumber(call("GET", KEYS[base + FLUSHED]) or "0"),
+    flushed = tonumber(found[2] or "0"),
     number = text(header[5][index]),
     now = max(meta[M_LAST_MS], clock_ms(header)),
     header = header,
     base = base,
     due_key = KEYS[base + DUE],
     entries = {},
-    records = {},
+    -- What is known of records: those of this generation that were asked for, and all new ones.
+    records = { [field] = found[3] },
     record_pairs = {},
     late = {},
     late_changes = {},
@@ -39,15 +39,18 @@ function partitions.load(header, index)
   return partition
 end
 
--- Idempotency records live in two hashes, this generation's and the one before. When a generation is
--- as long as the window, the one before is dropped whole, once the ledger has all of it. Everything
--- since the former generation began (M_FORMER_MS) is remembered.
+-- How many keys partitions take before those of trees.
+function partitions.keys_count(header)
+  return #header[5] * KEYS_EACH
+end
+
+-- When a generation is as long as the window, the one before is dropped whole, once the ledger has all
+-- of it. Everything since the former generation began (M_FORMER_MS) is remembered.
 function partitions.turn_generation(partition)
   local meta = partition.meta
   if meta[M_GENERATION_MS] == 0 then
     meta[M_GENERATION_MS] = partition.now
   elseif partition.now - meta[M_GENERATION_MS] >= partition.header[GENERATION_MS] and meta[M_GENERATION_SEQ] <= partition.flushed then
-    meta[M_PARITY] = 1 - meta[M_PARITY]
     meta[M_FORMER_MS] = meta[M_GENERATION_MS]
     meta[M_GENERATION_MS] = partition.now
     meta[M_GENERATION_SEQ] = meta[M_SEQ]
@@ -59,10 +62,11 @@ end
 function partitions.record(partition, field)
   local known = partition.records[field]
   if known == nil then
-    local parity = partition.meta[M_PARITY]
-    known = not partition.turned and call("HGET", record_key(partition, parity), field)
-    known = known or call("HGET", record_key(partition, 1 - parity), field) or false
+    known = call("HGET", key_of(partition, STATE), field)
     partition.records[field] = known
+  end
+  if not known and partition.meta[M_FORMER_MS] > 0 and not partition.turned then
+    known = call("HGET", key_of(partition, FORMER), field)
   end
   return known
 end
@@ -76,10 +80,9 @@ end
 
 -- Gives an entry its place in the partition's order.
 function partitions.append(partition, entry)
-  local seq = partition.meta[M_SEQ] + 1
-  partition.meta[M_SEQ] = seq
-  partition.entries[#partition.entries + 1] = entry
-  return seq
+  local meta, entries = partition.meta, partition.entries
+  meta[M_SEQ] = meta[M_SEQ] + 1
+  entries[#entries + 1] = entry
 end
 
 function partitions.backlogged(partition)
@@ -115,33 +118,37 @@ function partitions.check(partition)
 end
 
 function partitions.write_outbox(partition)
-  local seq = partition.meta[M_SEQ] - #partition.entries
-  local prefix = text(partition.header[EPOCH]) .. "-"
-  for i, entry in ipairs(partition.entries) do
-    call("XADD", key_of(partition, OUT), prefix .. text(seq + i), "e", pack(entry))
+  local entries, out, epoch = partition.entries, key_of(partition, OUT), partition.header[EPOCH]
+  local before = partition.meta[M_SEQ] - #entries
+  for i = 1, #entries do
+    call("XADD", out, string.format("%.0f-%.0f", epoch, before + i), "e", pack(entries[i]))
   end
 end
 
 function partitions.write_rest(partition)
-  local meta = partition.meta
-  if #partition.entries == 0 and #partition.record_pairs == 0 and not partition.turned then
+  local meta, records = partition.meta, partition.record_pairs
+  if #partition.entries == 0 and #records == 0 and not partition.turned then
     return
   end
+  local n, state = #records, key_of(partition, STATE)
   meta[M_LAST_MS] = partition.now
-  call("SET", key_of(partition, META), pack(meta))
+  records[n + 1], records[n + 2] = "m", row(meta)
   if partition.turned then
-    call("UNLINK", record_key(partition, meta[M_PARITY]))
+    call("UNLINK", key_of(partition, FORMER))
+    call("RENAME", state, key_of(partition, FORMER))
+    records[n + 3], records[n + 4] = "f", partition.flushed
   end
-  partitions.write_list("HSET", record_key(partition, meta[M_PARITY]), partition.record_pairs)
-  for _, change in ipairs(partition.late_changes) do
-    partitions.write_late(partition, change[1], change[2])
+  partitions.write_list("HSET", state, records)
+  local changes = partition.late_changes
+  for i = 1, #changes do
+    partitions.write_late(partition, changes[i][1], changes[i][2])
   end
 end
 
 function partitions.write_late(partition, hold, value)
   if value then
     call("HSET", key_of(partition, LATE), hold, pack(value))
-    call("ZADD", key_of(partition, LATED), text(value[T_UNTIL]), hold)
+    call("ZADD", key_of(partition, LATED), value[T_UNTIL], hold)
   else
     call("HDEL", key_of(partition, LATE), hold)
     call("ZREM", key_of(partition, LATED), hold)
@@ -158,7 +165,7 @@ end
 
 -- Forgets expired holds that can no longer be committed. The ledger still knows them.
 function partitions.forget_late(partition)
-  local over = call("ZRANGEBYSCORE", key_of(partition, LATED), "-inf", text(partition.now), "LIMIT", 0, FORGET_MAX)
+  local over = call("ZRANGEBYSCORE", key_of(partition, LATED), "-inf", partition.now, "LIMIT", 0, FORGET_MAX)
   for _, hold in ipairs(over) do
     partitions.set_late(partition, hold, false)
   end

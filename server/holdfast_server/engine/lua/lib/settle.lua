@@ -1,23 +1,31 @@
 -- Commit, Release and expiry: what of a hold is burned, and where the rest goes (twin: settle.py).
 
--- Adds to one grant's share: part 3 burned, 4 returned, 5 expired, 6 revoked.
-local function share(shares, source, account, part, amount)
-  for _, known in ipairs(shares) do
-    if known[1] == source and known[2] == account then
-      known[part] = known[part] + amount
-      return
-    end
+-- Where a receipt has its first share; each share has six values.
+local FIRST_SHARE = 9
+
+-- Adds to one grant's share of a receipt: part 2 burned, 3 returned, 4 expired, 5 revoked.
+local function share(receipt, source, account, part, amount)
+  local place = FIRST_SHARE
+  while receipt[place] and (receipt[place] ~= source or receipt[place + 1] ~= account) do
+    place = place + 6
   end
-  local new = { source, account, 0, 0, 0, 0 }
-  new[part] = amount
-  insert(shares, new)
+  if not receipt[place] then
+    receipt[place], receipt[place + 1], receipt[place + 2] = source, account, 0
+    receipt[place + 3], receipt[place + 4], receipt[place + 5] = 0, 0, 0
+  end
+  receipt[place + part] = receipt[place + part] + amount
+end
+
+-- What a line came to (see apply.lua, "settled line"), without its shares.
+function settle.receipt(credit_type, settled, returned, overage, debt, unenforced, held, available)
+  return { credit_type, settled, returned, overage, debt, unenforced, held, available }
 end
 
 -- Who owes what no credits cover: the first on the path that was ever granted this credit type, whose
 -- next grant will repay it; the root when nobody was.
 local function debtor(tree, path, credit_type)
   for _, account in ipairs(path) do
-    local credit = trees.account(tree, account)[A_CREDITS][credit_type]
+    local credit = trees.credit(trees.account(tree, account), credit_type)
     if credit and credit[C_GRANTED] > 0 then
       return account
     end
@@ -51,85 +59,79 @@ function settle.plan_line(tree, account, line, amount, keep, mode, overage)
 end
 
 -- Held credits become burned; debt and unenforced stay on the left side, now for good.
-local function burn(journal, kind, credit_type, list, shares)
+local function burn(journal, kind, credit_type, list, receipt)
   for i = 1, #list, 3 do
     local account, source, amount = list[i], list[i + 1], list[i + 2]
-    local posting = journals.posting(journal, kind, account, credit_type)
+    local posting, credit = journals.posting(journal, kind, account, credit_type)
     if draws.BUCKET_OF[source] then
-      journals.transfer(posting, C_HELD, C_BURNED, amount)
-      draws.pledge(posting[P_CREDIT], source, -amount)
+      journals.transfer(posting, credit, C_HELD, C_BURNED, amount)
+      draws.pledge(credit, source, -amount)
     else
-      local grant = draws.find_grant(posting[P_CREDIT], source)
-      journals.transfer(posting, C_HELD, C_BURNED, amount, grant)
-      draws.forget(journal.tree, account, credit_type, posting[P_CREDIT], grant)
-      share(shares, source, account, 3, amount)
+      local grant = draws.find_grant(credit, source)
+      journals.transfer(posting, credit, C_HELD, C_BURNED, amount, grant)
+      draws.forget(journal.tree, account, credit_type, credit, grant)
+      share(receipt, source, account, 2, amount)
     end
   end
 end
 
-local function give_back_to_grant(journal, posting, grant, amount, now)
-  local account, credit_type = posting[P_ACCOUNT], posting[P_CREDIT_TYPE]
+local function give_back_to_grant(journal, posting, credit, grant, amount, now)
+  local account, credit_type = posting[E_ACCOUNT], posting[E_CREDIT_TYPE]
   local target = C_AVAILABLE
   if grant[G_REVOKED] == 1 then
     target = C_REVOKED
   elseif grant[G_EXPIRES] > 0 and grant[G_EXPIRES] <= now then
     target = C_EXPIRED
   end
-  journals.transfer(posting, C_HELD, target, amount, grant)
+  journals.transfer(posting, credit, C_HELD, target, amount, grant)
   if target == C_AVAILABLE and grant[G_EXPIRES] > 0 then
     trees.add_due(journal.tree, draws.due_member("g", grant, account, credit_type), grant[G_EXPIRES])
   end
-  draws.forget(journal.tree, account, credit_type, posting[P_CREDIT], grant)
-  return target == C_AVAILABLE and 4 or target == C_EXPIRED and 5 or 6
+  draws.forget(journal.tree, account, credit_type, credit, grant)
+  return target == C_AVAILABLE and 3 or target == C_EXPIRED and 4 or 5
 end
 
 -- Last drawn, first returned: back, or where its grant went meanwhile.
-local function give_back(journal, kind, credit_type, list, shares, now)
+local function give_back(journal, kind, credit_type, list, receipt, now)
   for i = #list - 2, 1, -3 do
     local account, source, amount = list[i], list[i + 1], list[i + 2]
-    local posting = journals.posting(journal, kind, account, credit_type)
+    local posting, credit = journals.posting(journal, kind, account, credit_type)
     local bucket = draws.BUCKET_OF[source]
     if bucket then
-      journals.book(posting, bucket, C_HELD, -amount)
-      draws.pledge(posting[P_CREDIT], source, -amount)
+      journals.book(posting, credit, bucket, C_HELD, -amount)
+      draws.pledge(credit, source, -amount)
     else
-      local grant = draws.find_grant(posting[P_CREDIT], source)
-      share(shares, source, account, give_back_to_grant(journal, posting, grant, amount, now), amount)
+      local grant = draws.find_grant(credit, source)
+      share(receipt, source, account, give_back_to_grant(journal, posting, credit, grant, amount, now), amount)
     end
   end
 end
 
 -- Adds what draws burned to the shares of their grants.
-function settle.share_burned(shares, list)
+function settle.share_burned(receipt, list)
   for i = 1, #list, 3 do
     if not draws.BUCKET_OF[list[i + 1]] then
-      share(shares, list[i + 1], list[i], 3, list[i + 2])
+      share(receipt, list[i + 1], list[i], 2, list[i + 2])
     end
   end
 end
 
 -- Books a plan; answers the receipt of the line (see apply.lua, "settled line").
 function settle.line(journal, account, line, plan, kind, now)
-  local credit_type, shares = line[N_CREDIT_TYPE], {}
-  burn(journal, kind, credit_type, plan.burned, shares)
-  give_back(journal, kind, credit_type, plan.returned, shares, now)
-  draws.apply(journal, kind == KIND_COMMIT and KIND_OVERAGE or kind, credit_type, plan.overflow, C_BURNED)
-  settle.share_burned(shares, plan.overflow)
-  line[N_DRAWS] = plan.kept
+  local credit_type = line[N_CREDIT_TYPE]
   local burned, burned_debt, burned_unenforced = draws.totals(plan.burned)
   local overage, overage_debt, overage_unenforced = draws.totals(plan.overflow)
+  local debt, unenforced = burned_debt + overage_debt, burned_unenforced + overage_unenforced
+  local returned, kept = draws.totals(plan.returned), draws.totals(plan.kept)
+  local receipt = settle.receipt(credit_type, burned + overage, returned, overage, debt, unenforced, kept, 0)
+  burn(journal, kind, credit_type, plan.burned, receipt)
+  give_back(journal, kind, credit_type, plan.returned, receipt, now)
+  draws.apply(journal, kind == KIND_COMMIT and KIND_OVERAGE or kind, credit_type, plan.overflow, C_BURNED)
+  settle.share_burned(receipt, plan.overflow)
+  line[N_DRAWS] = plan.kept
   line[N_CAPTURED] = line[N_CAPTURED] + burned + overage
-  return {
-    credit_type,
-    burned + overage,
-    (draws.totals(plan.returned)),
-    overage,
-    burned_debt + overage_debt,
-    burned_unenforced + overage_unenforced,
-    (draws.totals(plan.kept)),
-    draws.available(trees.account(journal.tree, account), credit_type),
-    shares,
-  }
+  receipt[8] = draws.available(trees.account(journal.tree, account), credit_type)
+  return receipt
 end
 
 function settle.captured(hold)

@@ -4,22 +4,30 @@
 -- KEYS of a tree, in this order (engine/keys.py): the hash and the index of due times.
 -- Fields of the hash: "m" the earliest due time (a lower bound), "a" .. account, "h" .. hold id,
 -- "n" .. account for the terms that no decision reads.
+--
+-- What a decision does not look at stays packed: credits, grants, limits and overdraft are unpacked
+-- where they are first asked for, and an account is packed again as a whole when it was touched.
 
-local ACCOUNT_MARK = string.byte("a")
+local KEYS_EACH = 2
 
--- `field` is the account or hold that the first operation names: it is read along with "m".
-function trees.load(partition, index, partitions_count, tenant, field)
-  local base = partitions_count * 8 + (index - 1) * 2
-  local key = KEYS[base + 1]
-  local found = call("HMGET", key, "m", field)
+-- A hold or an account that was asked for, as a table; false when there is none.
+local function unpacked(packed)
+  return packed and { unpack_message(packed) }
+end
+
+-- `op` is the first operation on the tree: what it names is read along with "m".
+function trees.load(partition, index, op, about_hold)
+  local base = partitions.keys_count(partition.header) + (index - 1) * KEYS_EACH
+  local key, account, hold = KEYS[base + 1], op[O_ACCOUNT], about_hold and op[O_HOLD]
+  local found = hold and call("HMGET", key, "m", "a" .. account, "h" .. hold) or call("HMGET", key, "m", "a" .. account)
   local due_ms = tonumber(found[1] or "0")
-  local tree = {
+  return {
     key = key,
     due_key = KEYS[base + 2],
-    tenant = tenant,
+    tenant = op[O_TENANT],
     partition = partition,
-    accounts = {},
-    holds = {},
+    accounts = { [account] = unpacked(found[2]) },
+    holds = hold and { [hold] = unpacked(found[3]) } or {},
     -- Accounts and holds to be written; a member's due time, false for one to be removed.
     touched = {},
     holds_set = {},
@@ -27,9 +35,6 @@ function trees.load(partition, index, partitions_count, tenant, field)
     due_ms = due_ms,
     due_ms_stored = due_ms,
   }
-  local known = string.byte(field) == ACCOUNT_MARK and tree.accounts or tree.holds
-  known[string.sub(field, 2)] = found[2] and unpack_message(found[2]) or false
-  return tree
 end
 
 -- Counts an open hold in, or out again, for its account and for the partition's figures.
@@ -44,11 +49,65 @@ end
 function trees.account(tree, account)
   local known = tree.accounts[account]
   if known == nil then
-    local packed = call("HGET", tree.key, "a" .. account)
-    known = packed and unpack_message(packed) or false
+    known = unpacked(call("HGET", tree.key, "a" .. account))
     tree.accounts[account] = known
   end
   return known
+end
+
+-- The part of an account that is packed by itself, as a table.
+local function part(state, place)
+  local known = state[place]
+  if type(known) == "string" then
+    known = known == "" and {} or unpack_message(known)
+    state[place] = known
+  end
+  return known
+end
+
+function trees.overdraft(state)
+  return part(state, A_OVERDRAFT)
+end
+
+function trees.limits(state)
+  return part(state, A_LIMITS)
+end
+
+function trees.offsets(state)
+  return part(state, A_OFFSETS)
+end
+
+-- The state of a credit type, nil where the account never had any. `place` is where it stands.
+function trees.credit_at(state, place)
+  local credit = state[place]
+  if type(credit) == "string" then
+    credit = { unpack_message(credit) }
+    state[place] = credit
+  end
+  return credit
+end
+
+function trees.credit(state, credit_type)
+  for place = A_FIRST_CREDIT, #state, 2 do
+    if state[place] == credit_type then
+      return trees.credit_at(state, place + 1)
+    end
+  end
+end
+
+-- An effective grant of a credit, by its place.
+function trees.grant_at(credit, place)
+  local grant = credit[place]
+  if type(grant) == "string" then
+    grant = { unpack_message(grant) }
+    credit[place] = grant
+  end
+  return grant
+end
+
+-- The grants that are not effective yet.
+function trees.pending(credit)
+  return part(credit, C_PENDING)
 end
 
 function trees.touch(tree, account)
@@ -78,8 +137,7 @@ end
 function trees.hold(tree, hold)
   local known = tree.holds[hold]
   if known == nil then
-    local packed = call("HGET", tree.key, "h" .. hold)
-    known = packed and unpack_message(packed) or false
+    known = unpacked(call("HGET", tree.key, "h" .. hold))
     tree.holds[hold] = known
   end
   return known
@@ -125,20 +183,50 @@ function trees.write(tree)
   partitions.write_list("HDEL", tree.key, gone)
 end
 
+local function pack_part(values, place)
+  local known = values[place]
+  if type(known) == "table" then
+    values[place] = next(known) == nil and "" or pack(known)
+  end
+end
+
+-- Nobody looks at a credit or an account any more once it is packed: it is written in its place.
+local function pack_credit(credit)
+  pack_part(credit, C_PENDING)
+  for place = C_FIRST_GRANT, #credit do
+    if type(credit[place]) == "table" then
+      credit[place] = row(credit[place])
+    end
+  end
+  return row(credit)
+end
+
+local function pack_account(state)
+  pack_part(state, A_OVERDRAFT)
+  pack_part(state, A_LIMITS)
+  pack_part(state, A_OFFSETS)
+  for place = A_FIRST_CREDIT + 1, #state, 2 do
+    if type(state[place]) == "table" then
+      state[place] = pack_credit(state[place])
+    end
+  end
+  return row(state)
+end
+
 -- Appends what is to be written of accounts and holds: [field, value, ...] and [field, ...].
 function trees.list_changes(tree, set, gone)
   for account in pairs(tree.touched) do
-    set[#set + 1], set[#set + 2] = "a" .. account, pack(tree.accounts[account])
+    set[#set + 1], set[#set + 2] = "a" .. account, pack_account(tree.accounts[account])
   end
   for hold in pairs(tree.holds_set) do
     local value = tree.holds[hold]
     if value then
-      set[#set + 1], set[#set + 2] = "h" .. hold, pack(value)
+      set[#set + 1], set[#set + 2] = "h" .. hold, row(value)
     else
       gone[#gone + 1] = "h" .. hold
     end
   end
-  for account, terms in pairs(tree.terms or {}) do
+  for account, terms in pairs(tree.terms or NONE) do
     if terms ~= "" then
       set[#set + 1], set[#set + 2] = "n" .. account, terms
     else
@@ -152,7 +240,7 @@ function trees.write_index(tree)
   local added, removed = {}, {}
   for member, at_ms in pairs(tree.due_changes) do
     if at_ms then
-      added[#added + 1], added[#added + 2] = text(at_ms), member
+      added[#added + 1], added[#added + 2] = at_ms, member
     else
       removed[#removed + 1] = member
     end
@@ -169,8 +257,8 @@ end
 function trees.write_due(tree, set, gone)
   local name = string.match(tree.key, ":t:(.*)$")
   if tree.due_ms > 0 then
-    set[#set + 1], set[#set + 2] = "m", text(tree.due_ms)
-    call("ZADD", tree.partition.due_key, text(tree.due_ms), name)
+    set[#set + 1], set[#set + 2] = "m", tree.due_ms
+    call("ZADD", tree.partition.due_key, tree.due_ms, name)
   else
     gone[#gone + 1] = "m"
     call("ZREM", tree.partition.due_key, name)

@@ -61,7 +61,7 @@ function describing.create_account(op, tree)
     return failed
   end
   local now = tree.partition.now
-  local state = { op[STATUS], op[PARENT], 1, now, op[OVERDRAFT], op[LIMITS], op[OFFSETS], {}, 0, 0, 0 }
+  local state = { op[STATUS], op[PARENT], 1, now, 0, 0, 0, op[OVERDRAFT], op[LIMITS], op[OFFSETS] }
   tree.accounts[op[ACCOUNT]] = state
   return write(op, tree, state)
 end
@@ -79,6 +79,6 @@ function describing.update_account(op, tree)
   end
   state[A_STATUS], state[A_PARENT], state[A_VERSION] = op[STATUS], op[PARENT], state[A_VERSION] + 1
   state[A_OVERDRAFT], state[A_OFFSETS] = op[OVERDRAFT], op[OFFSETS]
-  state[A_LIMITS] = limits.merge(state[A_LIMITS], op[LIMITS])
+  state[A_LIMITS] = limits.merge(trees.limits(state), op[LIMITS])
   return write(op, tree, state)
 end

@@ -1,14 +1,15 @@
 -- Commit: burn what was used of a hold, open or expired (twin: World.commit).
 --
--- Operation: hold id, final (1 or 0), ttl_ms, overage, lines [[credit type, amount or -1], ...].
--- Answers [decision, hold state, settled lines, late (1 or 0), expires_ms, warnings].
-local HOLD, FINAL, TTL_MS, OVERAGE, LINES = 11, 12, 13, 14, 15
+-- Operation: account, hold id, final (1 or 0), ttl_ms, overage, and for each line: credit type, amount
+--   or -1.
+-- Answers hold state, late (1 or 0), expires_ms, and settled lines.
+local FINAL, TTL_MS, OVERAGE, FIRST_LINE = 13, 14, 15, 16
 
 -- The actual amount of each line; a final Commit burns as held what it does not name.
 local function actual_amounts(op, names, held)
   local named = {}
-  for _, line in ipairs(op[LINES]) do
-    named[line[1]] = line[2]
+  for place = FIRST_LINE, #op, 2 do
+    named[op[place]] = op[place + 1]
   end
   local amounts = {}
   for i, name in ipairs(names) do
@@ -32,7 +33,11 @@ local function any_above(amounts, held)
 end
 
 local function rejected(mode, state, expires_ms)
-  return { 0, 0, { DENIED, mode, R_OVERAGE_REJECTED, {}, {}, 0 }, state, {}, 0, expires_ms, {} }
+  return { 0, 0, DENIED, mode, R_OVERAGE_REJECTED, 0, NONE, NONE, NONE, state, 0, expires_ms }
+end
+
+local function answer(first_seq, last_seq, mode, warnings, state, late, expires_ms, lines)
+  return decided(first_seq, last_seq, GRANTED, mode, warnings, { state, late, expires_ms, unpack(lines) })
 end
 
 local function sum(amounts)
@@ -65,7 +70,7 @@ local function plan_lines(op, tree, hold, amounts)
 end
 
 local function finish(op, tree, journal, hold, kind, expires_ms)
-  local hold_id = op[HOLD]
+  local hold_id = op[O_HOLD]
   if op[FINAL] == 1 then
     settle.close(journal, tree, hold_id, hold, kind)
     return
@@ -109,17 +114,17 @@ local function commit_open(op, tree, hold)
   finish(op, tree, journal, hold, kind, expires_ms)
   local state = op[FINAL] == 0 and OPEN or nothing and RELEASED or COMMITTED
   local first_seq, last_seq, entry = journals.write(journal, {
-    hold = op[HOLD],
+    hold = op[O_HOLD],
     actor = account,
     mode = mode,
     ends_hold = op[FINAL] == 1 and state or 0,
     context = op[O_CONTEXT],
   })
   if op[FINAL] == 1 then
-    settle.remember_end(tree.partition, op[HOLD], state, hold[H_LINES], first_seq)
+    settle.remember_end(tree.partition, op[O_HOLD], state, hold[H_LINES], first_seq)
     expires_ms = 0
   end
-  return { first_seq, last_seq, { GRANTED, mode, 0, {}, {}, 0 }, state, lines, 0, expires_ms, warnings }, entry
+  return answer(first_seq, last_seq, mode, warnings, state, 0, expires_ms, lines), entry
 end
 
 -- The hold's expiry gave its request back, so it counts again, once, when something is burned.
@@ -173,7 +178,7 @@ local function commit_late(op, tree, late)
     journals.posting(journal, KIND_LATE_COMMIT, account, names[1])
   end
   local first_seq, last_seq, entry = journals.write(journal, {
-    hold = op[HOLD],
+    hold = op[O_HOLD],
     actor = account,
     mode = mode,
     context = op[O_CONTEXT],
@@ -181,26 +186,26 @@ local function commit_late(op, tree, late)
   local state = EXPIRED
   if op[FINAL] == 1 then
     state = COMMITTED
-    partitions.set_late(tree.partition, op[HOLD], false)
+    partitions.set_late(tree.partition, op[O_HOLD], false)
     local ended = {}
     for i, line in ipairs(late[T_LINES]) do
       ended[i] = { line[1], 0, line[3], {} }
     end
-    settle.remember_end(tree.partition, op[HOLD], state, ended, first_seq)
+    settle.remember_end(tree.partition, op[O_HOLD], state, ended, first_seq)
   else
-    partitions.set_late(tree.partition, op[HOLD], late)
+    partitions.set_late(tree.partition, op[O_HOLD], late)
   end
-  return { first_seq, last_seq, { GRANTED, mode, 0, {}, {}, 0 }, state, lines, 1, 0, warnings }, entry
+  return answer(first_seq, last_seq, mode, warnings, state, 1, 0, lines), entry
 end
 
 function committing.commit(op, tree)
-  local hold = trees.hold(tree, op[HOLD])
+  local hold = trees.hold(tree, op[O_HOLD])
   if hold then
     return commit_open(op, tree, hold)
   end
-  local late = partitions.late_hold(tree.partition, op[HOLD])
+  local late = partitions.late_hold(tree.partition, op[O_HOLD])
   if late then
     return commit_late(op, tree, late)
   end
-  return settle.gone(tree.partition, op[HOLD], true)
+  return settle.gone(tree.partition, op[O_HOLD], true)
 end

@@ -18,6 +18,11 @@ local function buckets(credit)
   return list
 end
 
+-- Grants that are effective, and those that will be.
+local function grants_count(credit)
+  return #credit - C_FIRST_GRANT + 1 + #trees.pending(credit)
+end
+
 local function check_grant(tree, path, op, now)
   for _, account in ipairs(path) do
     if trees.account(tree, account)[A_STATUS] == STATUS_CLOSED then
@@ -28,8 +33,8 @@ local function check_grant(tree, path, op, now)
     return failure(R_FIELD_INVALID, "field", "terms.expires_at")
   end
   local state = trees.account(tree, path[1])
-  local credit = state[A_CREDITS][op[CREDIT_TYPE]]
-  if credit and #credit[C_GRANTS] + #credit[C_PENDING] >= GRANTS_MAX then
+  local credit = trees.credit(state, op[CREDIT_TYPE])
+  if credit and grants_count(credit) >= GRANTS_MAX then
     return failure(R_ACCOUNT_FULL, "field", "grants", "maximum", text(GRANTS_MAX))
   end
   -- Debt that the grant repays makes room for it.
@@ -52,15 +57,15 @@ function granting.grant(op, tree)
   local effective_ms = max(op[EFFECTIVE], now)
   local grant = { op[GRANT], op[AMOUNT], 0, op[PRIORITY], op[EXPIRES], op[PAID], effective_ms, 0, op[REPAY] }
   local journal, repaid = journals.new(tree), 0
-  local posting = journals.posting(journal, KIND_GRANT, account, credit_type)
+  local _, credit = journals.posting(journal, KIND_GRANT, account, credit_type)
   if effective_ms > now then
-    insert(posting[P_CREDIT][C_PENDING], grant)
+    insert(trees.pending(credit), grant)
     trees.add_due(tree, draws.due_member("e", grant, account, credit_type), effective_ms)
   else
     repaid = due.start_grant(journal, account, credit_type, grant, KIND_GRANT)
   end
   local first_seq, last_seq, entry = journals.write(journal, { context = op[O_CONTEXT] })
-  return { first_seq, last_seq, op[GRANT], repaid, buckets(posting[P_CREDIT]) }, entry
+  return { first_seq, last_seq, op[GRANT], repaid, buckets(credit) }, entry
 end
 
 local function revoke_effective(journal, account, credit_type, credit, grant)
@@ -68,17 +73,17 @@ local function revoke_effective(journal, account, credit_type, credit, grant)
   grant[G_REVOKED] = 1
   credit[C_TOPPED] = max(0, credit[C_TOPPED] - taken)
   local posting = journals.posting(journal, KIND_REVOKE, account, credit_type)
-  journals.transfer(posting, C_AVAILABLE, C_REVOKED, taken, grant)
+  journals.transfer(posting, credit, C_AVAILABLE, C_REVOKED, taken, grant)
   draws.forget(journal.tree, account, credit_type, credit, grant)
   return taken, grant[G_HELD]
 end
 
 local function revoke_pending(journal, account, credit_type, credit, grant, index)
-  remove(credit[C_PENDING], index)
+  remove(trees.pending(credit), index)
   trees.remove_due(journal.tree, draws.due_member("e", grant, account, credit_type))
   local taken = grant[G_REMAINING]
   local posting = journals.posting(journal, KIND_REVOKE, account, credit_type)
-  journals.book(posting, C_GRANTED, C_REVOKED, taken)
+  journals.book(posting, credit, C_GRANTED, C_REVOKED, taken)
   journals.attribute(posting, grant, PART_OF[C_REVOKED], taken)
   return taken, 0
 end
@@ -90,7 +95,8 @@ function granting.revoke(op, tree)
     return failure(R_ACCOUNT_NOT_FOUND, "account", account)
   end
   local taken, held, credit, found
-  for credit_type, candidate in pairs(state[A_CREDITS]) do
+  for place = A_FIRST_CREDIT, #state, 2 do
+    local credit_type, candidate = state[place], trees.credit_at(state, place + 1)
     local grant = draws.find_grant(candidate, op[GRANT])
     local pending, index = due.find_pending(candidate, op[GRANT])
     if grant then
@@ -111,50 +117,49 @@ function granting.revoke(op, tree)
 end
 
 -- Burned credits become a new grant's; parts with the same new id share one grant.
-local function refund_anew(journal, posting, part, amount, expires_ms, now)
-  local credit = posting[P_CREDIT]
+local function refund_anew(journal, posting, credit, part, amount, expires_ms, now)
   local grant = draws.find_grant(credit, part[10])
   if not grant then
     grant = { part[10], 0, 0, 0, expires_ms, 0, now, 0, 1 }
     draws.insert_grant(credit, grant)
     if expires_ms > 0 then
-      local member = draws.due_member("g", grant, posting[P_ACCOUNT], posting[P_CREDIT_TYPE])
+      local member = draws.due_member("g", grant, posting[E_ACCOUNT], posting[E_CREDIT_TYPE])
       trees.add_due(journal.tree, member, expires_ms)
     end
   end
-  journals.transfer(posting, C_BURNED, C_AVAILABLE, amount)
+  journals.transfer(posting, credit, C_BURNED, C_AVAILABLE, amount)
   journals.attribute(posting, grant, PART_OF[C_AVAILABLE], amount)
 end
 
 -- Debt that was repaid meanwhile cannot shrink: that part comes back as a new grant without expiry.
-local function refund_debt(journal, posting, part, line, now)
-  local credit, amount = posting[P_CREDIT], part[4]
+local function refund_debt(journal, posting, credit, part, line, now)
+  local amount = part[4]
   local forgiven = part[3] == SOURCE_UNENFORCED and min(amount, draws.settled(credit, SOURCE_UNENFORCED)) or 0
   if forgiven > 0 then
-    journals.book(posting, C_UNENFORCED, C_BURNED, -forgiven)
+    journals.book(posting, credit, C_UNENFORCED, C_BURNED, -forgiven)
     line[4] = line[4] + forgiven
   end
   local owed = min(amount - forgiven, draws.settled(credit, SOURCE_DEBT))
   if owed > 0 then
-    journals.book(posting, C_DEBT, C_BURNED, -owed)
+    journals.book(posting, credit, C_DEBT, C_BURNED, -owed)
     line[3] = line[3] + owed
   end
   local rest = amount - forgiven - owed
   if rest > 0 then
-    refund_anew(journal, posting, part, rest, 0, now)
+    refund_anew(journal, posting, credit, part, rest, 0, now)
     insert(line[6], { part[10], part[1], 0, rest, 0, 0 })
   end
 end
 
-local function refund_grant(journal, posting, op, part, line, now)
-  local account, amount, credit = part[1], part[4], posting[P_CREDIT]
+local function refund_grant(journal, posting, credit, op, part, line, now)
+  local account, amount = part[1], part[4]
   local grant = draws.find_grant(credit, part[3])
   local expired = part[6] > 0 and part[6] <= now
   local revoked = grant and grant[G_REVOKED] or part[9]
   local ghost = grant or { part[3], 0, 0, part[5], part[6], part[7], part[8], part[9], 1 }
   if expired and revoked == 0 and op[GOODWILL_TTL_MS] > 0 then
     journals.attribute(posting, ghost, PART_OF[C_BURNED], -amount)
-    refund_anew(journal, posting, part, amount, now + op[GOODWILL_TTL_MS], now)
+    refund_anew(journal, posting, credit, part, amount, now + op[GOODWILL_TTL_MS], now)
     insert(line[6], { part[10], account, 0, amount, 0, 0 })
     return
   end
@@ -164,11 +169,11 @@ local function refund_grant(journal, posting, op, part, line, now)
       draws.insert_grant(credit, ghost)
     end
     if ghost[G_EXPIRES] > 0 then
-      local member = draws.due_member("g", ghost, account, posting[P_CREDIT_TYPE])
+      local member = draws.due_member("g", ghost, account, posting[E_CREDIT_TYPE])
       trees.add_due(journal.tree, member, ghost[G_EXPIRES])
     end
   end
-  journals.transfer(posting, C_BURNED, target, amount, ghost)
+  journals.transfer(posting, credit, C_BURNED, target, amount, ghost)
   local share = { part[3], account, 0, 0, 0, 0 }
   share[target == C_AVAILABLE and 4 or target == C_EXPIRED and 5 or 6] = amount
   insert(line[6], share)
@@ -178,20 +183,20 @@ end
 local function check_grants(tree, op)
   for _, part in ipairs(op[PARTS]) do
     local state = trees.account(tree, part[1])
-    local credit = state and state[A_CREDITS][part[2]]
-    if credit and #credit[C_GRANTS] + #credit[C_PENDING] >= GRANTS_MAX and not draws.find_grant(credit, part[3]) then
+    local credit = state and trees.credit(state, part[2])
+    if credit and grants_count(credit) >= GRANTS_MAX and not draws.find_grant(credit, part[3]) then
       return failure(R_ACCOUNT_FULL, "field", "grants", "maximum", text(GRANTS_MAX))
     end
   end
 end
 
 local function refund_part(journal, op, part, line, now)
-  local posting = journals.posting(journal, KIND_REFUND, part[1], part[2])
+  local posting, credit = journals.posting(journal, KIND_REFUND, part[1], part[2])
   line[2] = line[2] + part[4]
   if draws.BUCKET_OF[part[3]] then
-    refund_debt(journal, posting, part, line, now)
+    refund_debt(journal, posting, credit, part, line, now)
   else
-    refund_grant(journal, posting, op, part, line, now)
+    refund_grant(journal, posting, credit, op, part, line, now)
   end
 end
 

@@ -6,29 +6,36 @@
 -- ExpireDue: nothing; answers [holds, grants, next due_ms].
 local ACCOUNT, LINES = 11, 12
 
+local function shown(grant)
+  return { grant[G_ID], grant[G_REMAINING], grant[G_HELD], grant[G_PRIORITY], grant[G_EFFECTIVE], grant[G_EXPIRES] }
+end
+
 local function grant_lines(credit)
   local lines = {}
-  for _, list in ipairs({ credit[C_GRANTS], credit[C_PENDING] }) do
-    for _, grant in ipairs(list) do
-      insert(lines, {
-        grant[G_ID], grant[G_REMAINING], grant[G_HELD], grant[G_PRIORITY], grant[G_EFFECTIVE], grant[G_EXPIRES],
-      })
-    end
+  for place = C_FIRST_GRANT, #credit do
+    insert(lines, shown(trees.grant_at(credit, place)))
+  end
+  for _, grant in ipairs(trees.pending(credit)) do
+    insert(lines, shown(grant))
   end
   return lines
 end
 
 local function credit_names(tree, path)
   local seen, names = {}, {}
+  local function see(name)
+    if not seen[name] then
+      seen[name] = true
+      insert(names, name)
+    end
+  end
   for _, account in ipairs(path) do
     local state = trees.account(tree, account)
-    for _, map in ipairs({ state[A_CREDITS], state[A_OVERDRAFT] }) do
-      for name in pairs(map) do
-        if not seen[name] then
-          seen[name] = true
-          insert(names, name)
-        end
-      end
+    for place = A_FIRST_CREDIT, #state, 2 do
+      see(state[place])
+    end
+    for name in pairs(trees.overdraft(state)) do
+      see(name)
     end
   end
   return names
@@ -46,7 +53,7 @@ local function spendable(tree, path, name)
 end
 
 local function credit_line(tree, path, name)
-  local credit = trees.account(tree, path[1])[A_CREDITS][name]
+  local credit = trees.credit(trees.account(tree, path[1]), name)
   local figures = {}
   for b = 1, 8 do
     figures[b] = credit and credit[b + 1] or 0
@@ -67,7 +74,7 @@ function keeping.balance(op, tree)
   end
   for _, account in ipairs(path) do
     local state = trees.account(tree, account)
-    for _, limit in ipairs(state[A_LIMITS]) do
+    for _, limit in ipairs(trees.limits(state)) do
       insert(uses, limits.use(account, state, limit, now))
     end
   end
@@ -87,8 +94,8 @@ function keeping.book_unenforced(op, tree)
   end
   local journal = journals.new(tree)
   for _, line in ipairs(op[LINES]) do
-    local posting = journals.posting(journal, KIND_UNENFORCED, account, line[1])
-    journals.book(posting, C_UNENFORCED, C_BURNED, line[2])
+    local posting, credit = journals.posting(journal, KIND_UNENFORCED, account, line[1])
+    journals.book(posting, credit, C_UNENFORCED, C_BURNED, line[2])
   end
   local first_seq, last_seq, entry = journals.write(journal, { context = op[O_CONTEXT] })
   return { first_seq, last_seq }, entry

@@ -1,13 +1,13 @@
 -- Release and Extend: give all of a hold back, or give it more time (twin: World.release, World.extend).
 --
--- Operation: hold id; Extend: ttl_ms.
--- Release answers [decision, settled lines]; Extend answers [decision, expires_ms].
-local HOLD, TTL_MS = 11, 12
+-- Operation: account, hold id; Extend: ttl_ms.
+-- Release answers settled lines; Extend answers expires_ms.
+local TTL_MS = 13
 
 function holding.release(op, tree)
-  local hold = trees.hold(tree, op[HOLD])
+  local hold = trees.hold(tree, op[O_HOLD])
   if not hold then
-    return settle.gone(tree.partition, op[HOLD], false)
+    return settle.gone(tree.partition, op[O_HOLD], false)
   end
   local now, account, mode = tree.partition.now, hold[H_ACCOUNT], hold[H_MODE]
   local journal, lines = journals.new(tree), {}
@@ -17,37 +17,37 @@ function holding.release(op, tree)
     lines[i] = settle.line(journal, account, line, plan, KIND_RELEASE, now)
   end
   settle.count(tree, hold, lines, untouched, now, {})
-  settle.close(journal, tree, op[HOLD], hold, KIND_RELEASE)
+  settle.close(journal, tree, op[O_HOLD], hold, KIND_RELEASE)
   local first_seq, last_seq, entry = journals.write(journal, {
-    hold = op[HOLD],
+    hold = op[O_HOLD],
     actor = account,
     mode = mode,
     ends_hold = RELEASED,
     context = op[O_CONTEXT],
   })
-  settle.remember_end(tree.partition, op[HOLD], RELEASED, hold[H_LINES], first_seq)
-  return { first_seq, last_seq, { GRANTED, mode, 0, {}, {}, 0 }, lines }, entry
+  settle.remember_end(tree.partition, op[O_HOLD], RELEASED, hold[H_LINES], first_seq)
+  return decided(first_seq, last_seq, GRANTED, mode, NONE, lines), entry
 end
 
 function holding.extend(op, tree)
-  local hold = trees.hold(tree, op[HOLD])
+  local hold = trees.hold(tree, op[O_HOLD])
   if not hold then
-    return settle.gone(tree.partition, op[HOLD], false)
+    return settle.gone(tree.partition, op[O_HOLD], false)
   end
   local expires_ms = settle.extended(hold, op[TTL_MS], tree.partition.now)
   if not expires_ms then
     return failure(R_HOLD_MAXIMUM_AGE, "maximum_age_ms", text(HOLD_AGE_MS_MAX))
   end
   hold[H_EXPIRES] = expires_ms
-  trees.set_hold(tree, op[HOLD], hold)
-  trees.add_due(tree, "h" .. op[HOLD], expires_ms)
+  trees.set_hold(tree, op[O_HOLD], hold)
+  trees.add_due(tree, "h" .. op[O_HOLD], expires_ms)
   local journal = journals.new(tree)
   journals.posting(journal, KIND_EXTEND, hold[H_ACCOUNT], hold[H_LINES][1][N_CREDIT_TYPE])
   local first_seq, last_seq, entry = journals.write(journal, {
-    hold = op[HOLD],
+    hold = op[O_HOLD],
     actor = hold[H_ACCOUNT],
     mode = hold[H_MODE],
     context = op[O_CONTEXT],
   })
-  return { first_seq, last_seq, { GRANTED, hold[H_MODE], 0, {}, {}, 0 }, expires_ms }, entry
+  return decided(first_seq, last_seq, GRANTED, hold[H_MODE], NONE, { expires_ms }), entry
 end

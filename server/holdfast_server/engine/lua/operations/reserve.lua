@@ -1,14 +1,15 @@
 -- Reserve and Burn: may this account spend so much, and from which grants? (twin: reserve.py)
 --
--- Operation: account, mode, fit, ttl_ms, hold id, feature, lines [[credit type, amount, minimum], ...].
--- Reserve answers [decision, hold id, held lines, expires_ms, warnings];
--- Burn answers [decision, settled lines, warnings].
-local ACCOUNT, MODE, FIT, TTL_MS, HOLD, FEATURE, LINES = 11, 12, 13, 14, 15, 16, 17
+-- Operation: account, mode, fit, ttl_ms, hold id, feature, and for each line: credit type, amount,
+--   minimum.
+-- Reserve answers hold id, expires_ms, and for each line six values: credit type, requested, held, debt,
+--   unenforced, available after. Burn answers settled lines.
+local MODE, FIT, TTL_MS, HOLD, FEATURE, FIRST_LINE = 12, 13, 14, 15, 16, 17
 
--- The least that enforcement would have to grant. Shadow mode lets all pass that was asked for, so
--- that callers who take what they get do not work less because of it.
-local function least(line, op)
-  return op[FIT] == FIT_UP_TO and op[MODE] == MODE_ENFORCE and line[3] or line[2]
+-- The least that enforcement would have to grant of the line at a place. Shadow mode lets all pass that
+-- was asked for, so that callers who take what they get do not work less because of it.
+local function least(op, place)
+  return op[FIT] == FIT_UP_TO and op[MODE] == MODE_ENFORCE and op[place + 2] or op[place + 1]
 end
 
 local function judge_status(tree, path)
@@ -27,129 +28,113 @@ end
 -- Answers the denial, or the amounts that limits let pass.
 local function judge_limits(limited, op, now)
   local found = limits.exceeded(limited, op[FEATURE], "", 1, now)
-  if found then
-    return found
-  end
   local amounts = {}
-  local asked = op[LINES]
-  for i = 1, #asked do
-    local line = asked[i]
-    found = limits.exceeded(limited, op[FEATURE], line[1], least(line, op), now)
+  for place = FIRST_LINE, #op, 3 do
+    found = found or limits.exceeded(limited, op[FEATURE], op[place], least(op, place), now)
     if found then
       return found
     end
-    amounts[i] = limits.remaining(limited, op[FEATURE], line[1], line[2])
+    amounts[#amounts + 1] = limits.remaining(limited, op[FEATURE], op[place], op[place + 1])
   end
   return nil, amounts
 end
 
+-- Lowers amounts to what there is; answers what is missing of the least that is needed.
 local function judge_credits(tree, path, op, amounts)
-  local held, shortfalls = {}, {}
-  local asked = op[LINES]
-  for i = 1, #asked do
-    local line = asked[i]
-    local there, needed = draws.spendable(tree, path, line[1]), least(line, op)
+  local shortfalls = NONE
+  for i = 1, #amounts do
+    local place = FIRST_LINE + (i - 1) * 3
+    local there, needed = draws.spendable(tree, path, op[place]), least(op, place)
     if there < needed then
-      insert(shortfalls, { line[1], there, needed - there })
+      shortfalls = #shortfalls > 0 and shortfalls or {}
+      insert(shortfalls, { op[place], there, needed - there })
     end
-    held[i] = min(amounts[i], there)
+    amounts[i] = min(amounts[i], there)
   end
-  return shortfalls, held
+  return shortfalls
 end
 
--- Status, then limits, then credits: the order of precedence of the reasons.
+-- Status, then limits, then credits: the order of precedence of the reasons. Answers the reason and what
+-- is to be said of it, or 0 and the amounts.
 local function judge(tree, path, limited, op, now)
   local reason = judge_status(tree, path)
   if reason then
-    return { reason = reason, shortfalls = {}, limit = {}, retry_ms = 0 }
+    return reason, nil, NONE, NONE, 0
   end
   local found, amounts = judge_limits(limited, op, now)
   if found then
-    return { reason = R_LIMIT_EXCEEDED, shortfalls = {}, limit = found[1], retry_ms = found[2] }
+    return R_LIMIT_EXCEEDED, nil, NONE, found[1], found[2]
   end
-  local shortfalls, held = judge_credits(tree, path, op, amounts)
-  reason = #shortfalls > 0 and R_INSUFFICIENT_CREDITS or nil
-  return { reason = reason, shortfalls = shortfalls, limit = {}, retry_ms = 0, amounts = held }
+  local shortfalls = judge_credits(tree, path, op, amounts)
+  return #shortfalls > 0 and R_INSUFFICIENT_CREDITS or 0, amounts, shortfalls, NONE, 0
 end
 
--- What the verdict means in a mode; shadow grants all that was asked.
-local function decide(verdict, op)
-  local outcome = GRANTED
-  if verdict.reason then
-    outcome = op[MODE] == MODE_ENFORCE and DENIED or GRANTED_SHADOW
-    verdict.amounts = {}
-    local asked = op[LINES]
-    for i = 1, #asked do
-      local line = asked[i]
-      verdict.amounts[i] = line[2]
-    end
-  else
-    local asked = op[LINES]
-    for i = 1, #asked do
-      local line = asked[i]
-      outcome = verdict.amounts[i] < line[2] and GRANTED_PARTIAL or outcome
+-- Everything that was asked for.
+local function asked(op)
+  local amounts = {}
+  for place = FIRST_LINE, #op, 3 do
+    amounts[#amounts + 1] = op[place + 1]
+  end
+  return amounts
+end
+
+-- What the verdict means in a mode, and the amounts to draw; shadow grants all that was asked.
+local function decide(reason, amounts, op)
+  if reason ~= 0 then
+    return op[MODE] == MODE_ENFORCE and DENIED or GRANTED_SHADOW, asked(op)
+  end
+  for i = 1, #amounts do
+    if amounts[i] < op[FIRST_LINE + (i - 1) * 3 + 1] then
+      return GRANTED_PARTIAL, amounts
     end
   end
-  return { outcome, op[MODE], verdict.reason or 0, verdict.shortfalls, verdict.limit, verdict.retry_ms }
+  return GRANTED, amounts
 end
 
 -- Grants, then overdraft; what is missing is left only by shadow mode, as unenforced.
+local function plan_line(tree, path, credit_type, amount)
+  local list = {}
+  local missing = draws.from_grants(tree, path, credit_type, amount, list)
+  if missing > 0 then
+    missing = draws.from_overdraft(tree, path, credit_type, missing, list)
+  end
+  if missing > 0 then
+    draws.push(list, path[1], SOURCE_UNENFORCED, missing)
+  end
+  return list, draws.check_room(tree, credit_type, list)
+end
+
 local function plan(tree, path, op, amounts)
-  local planned = {}
-  local asked = op[LINES]
-  for i = 1, #asked do
-    local line = asked[i]
-    local list = {}
-    local missing = draws.from_grants(tree, path, line[1], amounts[i], list)
-    if missing > 0 then
-      missing = draws.from_overdraft(tree, path, line[1], missing, list)
-    end
-    if missing > 0 then
-      draws.push(list, path[1], SOURCE_UNENFORCED, missing)
-    end
-    local failed = draws.check_room(tree, line[1], list)
+  local lines = {}
+  for i = 1, #amounts do
+    local place = FIRST_LINE + (i - 1) * 3
+    local list, failed = plan_line(tree, path, op[place], amounts[i])
     if failed then
       return nil, failed
     end
-    planned[i] = { line[1], line[2], 0, list }
+    lines[i] = { op[place], op[place + 1], 0, list }
   end
-  return planned
+  return lines
 end
 
 -- Only an account whose credits were drawn can have passed a threshold.
 local function warn_balances(journal, warnings)
-  local postings = journal.postings
+  local postings, credits = journal.postings, journal.credits
   for i = 1, #postings do
-    local posting = postings[i]
-    local credit = posting[P_CREDIT]
-    local before = credit[C_AVAILABLE] - posting[P_DELTA][C_AVAILABLE - 1]
-    limits.balance_warnings(warnings, posting[P_ACCOUNT], posting[P_CREDIT_TYPE], credit, before)
+    local posting, credit = postings[i], credits[i]
+    if credit[C_TOPPED] > 0 then
+      local before = credit[C_AVAILABLE] - posting[C_AVAILABLE + E_DELTA_OF]
+      limits.balance_warnings(warnings, posting[E_ACCOUNT], posting[E_CREDIT_TYPE], credit, before)
+    end
   end
 end
 
--- Judges, then draws into `target`. Answers { decision, lines, counts, warnings }, or a failure;
--- a denial has no lines.
-local function place(journal, tree, op, kind, target)
-  local now, path = tree.partition.now, trees.path(tree, op[ACCOUNT])
-  if #path == 0 then
-    return failure(R_ACCOUNT_NOT_FOUND, "account", op[ACCOUNT])
-  elseif partitions.backlogged(tree.partition) then
-    return failure(R_LEDGER_BACKLOG)
-  end
-  local limited = limits.settle(tree, path, now)
-  local verdict = judge(tree, path, limited, op, now)
-  local decision = decide(verdict, op)
-  if decision[1] == DENIED then
-    return { decision = decision }
-  end
-  local lines, failed = plan(tree, path, op, verdict.amounts)
-  if failed then
-    return failed
-  end
-  local counts, warnings = {}, {}
+-- Books the lines into `target`, counts them, and warns.
+local function book(journal, op, kind, target, lines, limited, warnings)
+  local tree, counts = journal.tree, {}
+  local now = tree.partition.now
   for i = 1, #lines do
-    local line = lines[i]
-    draws.apply(journal, kind, line[N_CREDIT_TYPE], line[N_DRAWS], target)
+    draws.apply(journal, kind, lines[i][N_CREDIT_TYPE], lines[i][N_DRAWS], target)
   end
   limits.count(tree, limited, op[FEATURE], "", 1, now, counts, warnings)
   for i = 1, #lines do
@@ -157,75 +142,93 @@ local function place(journal, tree, op, kind, target)
     limits.count(tree, limited, op[FEATURE], line[N_CREDIT_TYPE], (draws.totals(line[N_DRAWS])), now, counts, warnings)
   end
   warn_balances(journal, warnings)
-  return { decision = decision, lines = lines, counts = counts, warnings = warnings }
+  return counts
 end
 
-local function held_lines(state, lines)
-  local shown = {}
-  for i = 1, #lines do
-    local line = lines[i]
-    local total, debt, unenforced = draws.totals(line[N_DRAWS])
-    shown[i] = {
-      line[N_CREDIT_TYPE],
-      line[N_REQUESTED],
-      total,
-      debt,
-      unenforced,
-      draws.available(state, line[N_CREDIT_TYPE]),
-    }
+-- Judges, then draws into `target`. Answers what the answer begins with, the lines and the counts; no
+-- lines for a denial; a failure when nothing can be decided.
+local function place(journal, op, kind, target)
+  local tree = journal.tree
+  local now, path = tree.partition.now, trees.path(tree, op[O_ACCOUNT])
+  if #path == 0 then
+    return failure(R_ACCOUNT_NOT_FOUND, "account", op[O_ACCOUNT])
+  elseif partitions.backlogged(tree.partition) then
+    return failure(R_LEDGER_BACKLOG)
   end
-  return shown
+  local limited = limits.settle(tree, path, now)
+  local reason, possible, shortfalls, limit, retry_ms = judge(tree, path, limited, op, now)
+  local outcome, amounts = decide(reason, possible, op)
+  local warnings = {}
+  local reply = { 0, 0, outcome, op[MODE], reason, retry_ms, shortfalls, limit, warnings }
+  if outcome == DENIED then
+    return reply
+  end
+  local lines, failed = plan(tree, path, op, amounts)
+  if failed then
+    return failed
+  end
+  return reply, lines, book(journal, op, kind, target, lines, limited, warnings)
 end
 
-local function burned_lines(state, lines)
-  local shown = {}
+local function append_held(reply, state, lines)
   for i = 1, #lines do
-    local line = lines[i]
-    local list, shares = line[N_DRAWS], {}
-    settle.share_burned(shares, list)
+    local line, n = lines[i], #reply
+    reply[n + 1], reply[n + 2] = line[N_CREDIT_TYPE], line[N_REQUESTED]
+    reply[n + 3], reply[n + 4], reply[n + 5] = draws.totals(line[N_DRAWS])
+    reply[n + 6] = draws.available(state, line[N_CREDIT_TYPE])
+  end
+end
+
+local function append_burned(reply, state, lines)
+  for i = 1, #lines do
+    local credit_type, list = lines[i][N_CREDIT_TYPE], lines[i][N_DRAWS]
     local total, debt, unenforced = draws.totals(list)
-    local available = draws.available(state, line[N_CREDIT_TYPE])
-    shown[i] = { line[N_CREDIT_TYPE], total, 0, 0, debt, unenforced, 0, available, shares }
+    local available = draws.available(state, credit_type)
+    local receipt = settle.receipt(credit_type, total, 0, 0, debt, unenforced, 0, available)
+    settle.share_burned(receipt, list)
+    insert(reply, receipt)
   end
-  return shown
 end
 
 function spending.reserve(op, tree)
   local journal = journals.new(tree)
-  local placed = place(journal, tree, op, KIND_HOLD, C_HELD)
-  if placed.failed then
-    return placed
-  elseif not placed.lines then
-    return { 0, 0, placed.decision, "", {}, 0, {} }
+  local reply, lines, counts = place(journal, op, KIND_HOLD, C_HELD)
+  if reply.failed then
+    return reply
   end
-  local now, account, hold_id = tree.partition.now, op[ACCOUNT], op[HOLD]
+  reply[10], reply[11] = "", 0
+  if not lines then
+    return reply
+  end
+  local now, account, hold_id = tree.partition.now, op[O_ACCOUNT], op[HOLD]
   local expires_ms = now + op[TTL_MS]
-  trees.set_hold(tree, hold_id, { account, op[FEATURE], op[MODE], now, expires_ms, placed.lines, placed.counts })
+  trees.set_hold(tree, hold_id, { account, op[FEATURE], op[MODE], now, expires_ms, lines, counts })
   trees.add_due(tree, "h" .. hold_id, expires_ms)
   trees.count_hold(tree, account, 1)
-  local first_seq, last_seq, entry = journals.write(journal, {
+  local entry
+  reply[1], reply[2], entry = journals.write(journal, {
     hold = hold_id,
     actor = account,
     mode = op[MODE],
     context = op[O_CONTEXT],
   })
-  local lines = held_lines(trees.account(tree, account), placed.lines)
-  return { first_seq, last_seq, placed.decision, hold_id, lines, expires_ms, placed.warnings }, entry
+  reply[10], reply[11] = hold_id, expires_ms
+  append_held(reply, trees.account(tree, account), lines)
+  return reply, entry
 end
 
 function spending.burn(op, tree)
   local journal = journals.new(tree)
-  local placed = place(journal, tree, op, KIND_BURN, C_BURNED)
-  if placed.failed then
-    return placed
-  elseif not placed.lines then
-    return { 0, 0, placed.decision, {}, {} }
+  local reply, lines = place(journal, op, KIND_BURN, C_BURNED)
+  if not lines then
+    return reply
   end
-  local lines = burned_lines(trees.account(tree, op[ACCOUNT]), placed.lines)
-  local first_seq, last_seq, entry = journals.write(journal, {
-    actor = op[ACCOUNT],
+  append_burned(reply, trees.account(tree, op[O_ACCOUNT]), lines)
+  local entry
+  reply[1], reply[2], entry = journals.write(journal, {
+    actor = op[O_ACCOUNT],
     mode = op[MODE],
     context = op[O_CONTEXT],
   })
-  return { first_seq, last_seq, placed.decision, lines, placed.warnings }, entry
+  return reply, entry
 end
