@@ -30,9 +30,12 @@ from holdfast_server.ledger.append import Appender, CursorsMoved
 BATCH_ENTRIES_MAX: Final = 2_000
 #: Milliseconds that one read waits for entries; also how soon `stop` is heeded at the latest.
 READ_WAIT_MS: Final = 250
-#: Seconds from the start of one read to the next, unless the first one was full. Under load many
-#: entries come together in one transaction, at a fraction of the price; after a pause none waits.
-PACE_SECONDS: Final = 0.03
+#: How long the flusher rests after a round, in multiples of the time for which it kept a processor
+#: busy, and at most in seconds. Under load many entries come together in one transaction, at a
+#: fraction of the price; a round that found little is followed by the next at once. A full one is
+#: not followed by a rest: the flusher is behind.
+REST_RATIO: Final = 4.0
+REST_SECONDS_MAX: Final = 0.25
 #: Seconds between two looks whether the place of a flusher has become free.
 STANDBY_SECONDS: Final = 1.0
 #: Seconds before the first retry, and at most, while a store is away.
@@ -123,12 +126,12 @@ class Flusher:
         try:
             while not self._stopping.is_set():
                 await self._housekeep()
-                began = time.monotonic()
+                began = time.process_time()
                 work = await self._read()
                 if await self._written() and work:
                     self._writing = asyncio.create_task(self._recorder.record(work))
                 if work.size < self._batch_entries_max:
-                    await self._pause(PACE_SECONDS - (time.monotonic() - began))
+                    await self._pause(rest_seconds(time.process_time() - began))
         finally:
             await self._finish()
 
@@ -194,6 +197,11 @@ class Flusher:
             return
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def rest_seconds(worked_seconds: float) -> float:
+    """How long to rest after a round that was not full."""
+    return min(REST_SECONDS_MAX, REST_RATIO * worked_seconds)
 
 
 def _retry_seconds(failures: int) -> float:
