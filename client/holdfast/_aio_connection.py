@@ -17,6 +17,7 @@ from holdfast._core import (
     TransportName,
     WhenUnreachable,
 )
+from holdfast._lease_aio import AsyncLease
 from holdfast._session import Session
 from holdfast._stream import Unsupported
 from holdfast.errors import HoldfastError, Unreachable
@@ -69,6 +70,7 @@ class AsyncConnection:
         if transport == "session":
             self._session = Session(self._core.endpoint, self._core.credentials)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leases: set[AsyncLease] = set()
 
     @property
     def bypassed(self) -> int:
@@ -87,7 +89,9 @@ class AsyncConnection:
         await self.close()
 
     async def close(self) -> None:
-        """Waits for settlements under way, within their deadlines, and disconnects."""
+        """Ends leases, waits for settlements under way within their deadlines, and disconnects."""
+        for lease in list(self._leases):
+            await lease.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
         if self._session is not None:

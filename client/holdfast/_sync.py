@@ -8,6 +8,8 @@ from typing import Any
 from holdfast import _calls, operations, results
 from holdfast._calls import Amounts, Operation
 from holdfast._hold_sync import Hold
+from holdfast._lease import CAPTURE_INTERVAL_MS_DEFAULT, LEASE_TTL_MS_DEFAULT, Terms
+from holdfast._lease_sync import Lease
 from holdfast._sync_administration import Administration
 from holdfast.kinds import Durability, Overage
 
@@ -55,6 +57,30 @@ class Client(Administration):
         )
         asked = self._core.amounts(amount, credit_type)
         return Hold(self._core, reserve, asked, ttl_ms, self._send, self._extender)
+
+    def lease(
+        self,
+        account: str,
+        amount: int,
+        *,
+        credit_type: str | None = None,
+        feature: str = "",
+        ttl_ms: int = LEASE_TTL_MS_DEFAULT,
+        capture_interval_ms: int = CAPTURE_INTERVAL_MS_DEFAULT,
+        labels: Mapping[str, str] | None = None,
+    ) -> Lease:
+        """Credits held in advance and spent in this process, in about a microsecond each:
+        `with client.lease(…) as lease: … if lease.spend(3): …`.
+
+        `amount` is how much is held at a time: at least as much as the largest `spend`. What was
+        spent is captured every `capture_interval_ms` and replaced in the background; the end of
+        the block gives the rest back. Never more is spent than is held. If the process dies, its
+        holds expire within `ttl_ms`, and what it spent since its last capture is not charged.
+        Raises `Denied` at the beginning of the block when there is nothing to hold.
+        """
+        ((name, whole),) = self._core.amounts(amount, credit_type).items()
+        terms = Terms(account, whole, name, feature, ttl_ms, capture_interval_ms, labels)
+        return Lease(self._core, terms, self._send, self._leases)
 
     def reserve(
         self,

@@ -18,6 +18,7 @@ from holdfast._core import (
     WhenUnreachable,
 )
 from holdfast._hold_sync import Extender
+from holdfast._lease_sync import Lease
 from holdfast._session_thread import SessionThread
 from holdfast._stream import Unsupported
 from holdfast.errors import HoldfastError, Unreachable
@@ -70,6 +71,7 @@ class Connection:
         if transport == "session":
             self._session = SessionThread(self._core.endpoint, self._core.credentials)
         self._extender = Extender("holdfast-extender")
+        self._leases: set[Lease] = set()
 
     @property
     def bypassed(self) -> int:
@@ -88,7 +90,9 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Stops extending holds and disconnects; calls under way in other threads fail."""
+        """Settles leases, stops extending holds and disconnects; calls in other threads fail."""
+        for lease in list(self._leases):
+            lease.close()
         self._extender.close()
         if self._session is not None:
             self._session.close()
