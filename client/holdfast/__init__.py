@@ -15,6 +15,8 @@ from holdfast._core import WhenUnreachable
 from holdfast._hold_aio import AsyncHold
 from holdfast._hold_sync import Hold
 from holdfast._keys import new_key
+from holdfast._lease_aio import AsyncLease
+from holdfast._lease_sync import Lease
 from holdfast._sync import Client
 from holdfast.errors import (
     AlreadyExists,

@@ -30,7 +30,7 @@ def test_a_benchmark_says_what_it_found(name: str) -> None:
     assert found["measure"] > 0
     assert found["floor"] > 0
     assert found["ratio"] == pytest.approx(found["measure"] / found["floor"], rel=0.05)
-    assert {"client", "server", "valkey"} <= found["cpu_us"].keys()
+    assert "valkey" in found["cpu_us"]
     assert found["cores"] >= 1
 
 

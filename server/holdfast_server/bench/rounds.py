@@ -62,9 +62,9 @@ async def alternate(
         on_round()
     measured, floors = [], []
     for _ in range(rounds):
-        measured.append(await _timed(meter, measure))
+        measured.append(await timed(meter, measure))
         on_round()
-        floors.append(await _timed(meter, floor))
+        floors.append(await timed(meter, floor))
         on_round()
     return measured, floors
 
@@ -79,7 +79,8 @@ def middle(rounds: Sequence[Round]) -> Round:
     return sorted(rounds, key=lambda each: each.rate)[len(rounds) // 2]
 
 
-async def _timed(meter: Meter, work: Work) -> Round:
+async def timed(meter: Meter, work: Work) -> Round:
+    """One round, and what every process used meanwhile."""
     before, began = meter.read(), time.perf_counter()
     done = await work()
     seconds, after = time.perf_counter() - began, meter.read()

@@ -18,8 +18,8 @@ GRANTED: Final = 10**12
 GRANTS: Final = 3
 RESERVED: Final = 100
 COMMITTED: Final = 80
-#: Operations that prepare accounts at one time.
-PREPARED_AT_ONCE: Final = 500
+#: How long grants live: longer than any run.
+GRANT_LIVES_MS: Final = 10**9
 
 
 @dataclass(slots=True)
@@ -59,6 +59,15 @@ class Traffic:
             await self.settle_batch(await self.reserve_batch(size))
         return Done(len(rounds) * 2 * size)
 
+    async def hold_each(self, size: int) -> list[str]:
+        """Places one hold on every account, in batches."""
+        holds: list[str] = []
+        for first in range(0, len(self.accounts), size):
+            some = self.accounts[first : first + size]
+            asked = [operations.reserve(each, RESERVED, feature="chat") for each in some]
+            holds += [answer.hold_id for answer in await self.client.batch(asked)]
+        return holds
+
     async def reserve_batch(self, size: int) -> list[str]:
         """Places so many holds in one call."""
         asked = [operations.reserve(self.account(), RESERVED, feature="chat") for _ in range(size)]
@@ -70,17 +79,20 @@ class Traffic:
         await self.client.batch([operations.commit(each, COMMITTED) for each in holds])
 
 
-async def prepare(client: AsyncClient, count: int) -> list[str]:
-    """Makes accounts with grants that expire, some sooner than others."""
-    await client.create_credit_type(CREDIT_TYPE)
-    names = [f"bench-{number:07d}" for number in range(count)]
-    expires_ms = time.time_ns() // 1_000_000 + 10**9
-    for first in range(0, count, PREPARED_AT_ONCE):
-        some = names[first : first + PREPARED_AT_ONCE]
-        await asyncio.gather(*(client.create_account(name) for name in some))
-        for number in range(GRANTS):
-            await asyncio.gather(*(_grant(client, name, expires_ms + number) for name in some))
-    return names
+async def prepare_below(client: AsyncClient, count: int, levels: int) -> list[str]:
+    """Makes accounts that spend what is so many levels above, counting their own."""
+    leaves = []
+    for number in range(count):
+        root = parent = ""
+        for level in range(levels):
+            name = f"level-{levels}-{number:03d}-{level}"
+            await client.create_account(name, parent=parent)
+            root, parent = root or name, name
+        expires_ms = time.time_ns() // 1_000_000 + GRANT_LIVES_MS
+        for grant in range(GRANTS):
+            await _grant(client, root, expires_ms + grant)
+        leaves.append(parent)
+    return leaves
 
 
 async def _grant(client: AsyncClient, account: str, expires_at_ms: int) -> None:

@@ -9,14 +9,12 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from holdfast_server.bench.benches import BENCHES, Options, Stage
+from holdfast_server.bench.benches import BENCHES, WITHOUT_FLUSHER
 from holdfast_server.bench.report import Found
+from holdfast_server.bench.stage import Options, Stage
 from holdfast_server.cli.local import LocalService, run_locally
 from holdfast_server.cli.options import json_option, settings_options
 from holdfast_server.cli.output import Column, print_facts, print_json, print_rows
-
-#: These look at the store alone: a flusher would use it as well.
-WITHOUT_FLUSHER = frozenset({"engine"})
 
 #: Options that say how much is done.
 AMOUNTS = ("accounts", "operations", "rounds", "in_flight", "hot_percent")
@@ -55,7 +53,7 @@ AMOUNTS = ("accounts", "operations", "rounds", "in_flight", "hot_percent")
 @click.option(
     "--batch",
     type=click.IntRange(1, 1_000),
-    help="Operations in one batch [default: 500; engine: 100].",
+    help="Operations in one batch [default: 500; engine and growth: 100].",
 )
 @click.option(
     "--hot-percent",
@@ -73,9 +71,13 @@ def bench(name: str, batch: int | None, as_json: bool, **flags: Any) -> None:
     session   callers that share one stream; the floor is a bare gRPC server
     unary     CPU of the server for a call of its own; the floor is a bare call
     batch     batches through the whole service; the floor is a bare script
+    lease     decisions in one process; the floor is the session
     engine    CPU of the store for one Reserve; the floor is a bare script
+    flush     rows a second into the ledger; the floor is a plain COPY
+    memory    bytes of an idle account with one grant; the floor is what it may take
+    growth    a Reserve among many accounts; the floor is one among few
     """
-    size = batch or (100 if name == "engine" else 500)
+    size = batch or (100 if name in {"engine", "growth"} else 500)
     amounts = {each: flags.pop(each) for each in AMOUNTS}
     options = Options(batch=size, **amounts)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
@@ -86,6 +88,8 @@ def bench(name: str, batch: int | None, as_json: bool, **flags: Any) -> None:
             stage = Stage(
                 serving.target,
                 service.settings.redis_url,
+                service.settings.postgres_url,
+                service.settings.partitions,
                 serving.processes,
                 lambda: progress.advance(task),
             )

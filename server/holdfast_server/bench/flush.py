@@ -1,0 +1,136 @@
+"""`flush`: how fast the flusher fills the ledger, beside a plain COPY of the same rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+import psycopg
+from psycopg import sql
+from redis.asyncio import Redis
+
+from holdfast_server.bench.cpu import Meter
+from holdfast_server.bench.report import Found
+from holdfast_server.bench.rounds import Done, Round, middle, timed
+from holdfast_server.bench.stage import Options, Stage, traffic_of
+from holdfast_server.bench.traffic import Traffic
+from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.outbox import Outbox
+from holdfast_server.flusher.events import FlusherHooks
+from holdfast_server.flusher.flusher import BATCH_ENTRIES_MAX, Flusher
+from holdfast_server.ledger import encoding
+from holdfast_server.ledger.append import Appender
+
+#: What stands before the first row of a binary COPY, and behind the last.
+HEADER_BYTES: Final = 19
+TRAILER_BYTES: Final = 2
+
+_COLUMNS: Final = sql.SQL(", ").join(map(sql.Identifier, encoding.ENTRY_COLUMNS))
+
+
+async def flush(stage: Stage, options: Options) -> Found:
+    """Rows a second from the outbox to the ledger, with chain, constraints, indexes and cursors,
+    beside a plain COPY of the same rows, in as large transactions, into a table without any.
+
+    The service MUST have no flusher: this process is one.
+    """
+    meter, measured, floor = Meter(stage.processes), list[Round](), list[Round]()
+    async with traffic_of(stage, options, "unary") as traffic, _flusher(stage) as flushing:
+        await flushing.catch_up()
+        for _ in range(options.rounds):
+            await _fill(traffic, options)
+            measured.append(await timed(meter, flushing.catch_up))
+            stage.on_round()
+            rows = await _last_rows(stage.postgres_url, measured[-1].done.operations)
+            floor.append(await timed(meter, partial(_copy, stage.postgres_url, rows)))
+            stage.on_round()
+    typical, below = middle(measured), middle(floor)
+    facts = {"rows": typical.done.operations, "partitions": stage.partitions}
+    return Found("flush", "rows/s", typical.rate, below.rate, typical.cpu_us, below.cpu_us, facts)
+
+
+async def _fill(traffic: Traffic, options: Options) -> None:
+    """Puts entries into the outbox: half of them holds, half commits."""
+    await traffic.batches(options.batch, options.operations)
+
+
+class _Flushing:
+    """A flusher that runs while somebody waits for it."""
+
+    def __init__(self, client: Redis, stage: Stage) -> None:
+        self._client, self._stage = client, stage
+        self._keys = Keys(stage.partitions)
+        self._recorded: dict[int, int] = {}
+
+    async def catch_up(self) -> Done:
+        """Flushes until the ledger has all there is."""
+        wanted, before = await self._written(), self._entries
+        reached = asyncio.Event()
+
+        def on_flushed(partition: int, epoch: int, seq: int) -> None:
+            self._recorded[partition] = seq
+            if self._entries == wanted:
+                reached.set()
+
+        flusher = Flusher(
+            Outbox(self._client, self._keys),
+            Appender(self._stage.postgres_url),
+            hooks=FlusherHooks(on_flushed=on_flushed),
+        )
+        running = asyncio.create_task(flusher.run())
+        await reached.wait()
+        flusher.stop()
+        await running
+        return Done(wanted - before)
+
+    @property
+    def _entries(self) -> int:
+        """How many entries the ledger has."""
+        return sum(self._recorded.values())
+
+    async def _written(self) -> int:
+        """How many entries there are, flushed ones too."""
+        pipeline = self._client.pipeline(transaction=False)
+        for partition in range(self._stage.partitions):
+            pipeline.xrevrange(self._keys.outbox(partition, 1), count=1)
+        found = await pipeline.execute()
+        return sum(int(newest[0][0].split(b"-")[1]) for newest in found if newest)
+
+
+@asynccontextmanager
+async def _flusher(stage: Stage) -> AsyncIterator[_Flushing]:
+    client = Redis.from_url(stage.redis_url)
+    yield _Flushing(client, stage)
+    await client.aclose()
+
+
+async def _last_rows(postgres_url: str, count: int) -> list[bytes]:
+    """The rows that were recorded last, as a binary COPY has them."""
+    query = sql.SQL(
+        "COPY (SELECT {} FROM holdfast.entry ORDER BY recorded_at DESC LIMIT {})"
+        " TO STDOUT (FORMAT binary)"
+    ).format(_COLUMNS, sql.Literal(count))
+    async with (
+        await psycopg.AsyncConnection.connect(postgres_url) as connection,
+        connection.cursor() as cursor,
+        cursor.copy(query) as copy,
+    ):
+        first, *rows, trailer = [bytes(block) async for block in copy]
+    assert len(trailer) == TRAILER_BYTES
+    return [first[HEADER_BYTES:], *rows]
+
+
+async def _copy(postgres_url: str, rows: Sequence[bytes]) -> Done:
+    """Copies rows into a table that has nothing but their columns."""
+    statement = sql.SQL("COPY plain ({}) FROM STDIN (FORMAT binary)").format(_COLUMNS)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as connection:
+        await connection.execute("CREATE TABLE plain (LIKE holdfast.entry INCLUDING DEFAULTS)")
+        for first in range(0, len(rows), BATCH_ENTRIES_MAX):
+            async with connection.cursor() as cursor, cursor.copy(statement) as copy:
+                await copy.write(encoding.copy_block(rows[first : first + BATCH_ENTRIES_MAX]))
+            await connection.commit()
+        await connection.execute("DROP TABLE plain")
+    return Done(len(rows))

@@ -1,0 +1,106 @@
+"""`memory`: what accounts, holds and keys take of the store, by the keys that they lie in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+import redis.asyncio as redis
+
+from holdfast_server.bench.cpu import Meter
+from holdfast_server.bench.report import Found
+from holdfast_server.bench.rounds import Done, timed
+from holdfast_server.bench.stage import Options, Stage, connect, populate
+from holdfast_server.bench.traffic import Traffic
+
+#: Bytes that an idle account with one grant may take, and an open hold with its records.
+WANTED_BYTES: Final = 400
+#: Keys whose size is asked for in one round trip.
+KEYS_AT_ONCE: Final = 1_000
+
+#: What the kinds of keys hold (engine/keys.py), by how their names go on behind the epoch.
+_KINDS: Final = {
+    "t": "accounts",
+    "d": "accounts",
+    "w": "accounts",
+    "due": "accounts",
+    "state": "records",
+    "former": "records",
+    "claims": "records",
+}
+
+
+async def memory(stage: Stage, options: Options) -> Found:
+    """Bytes of an idle account with one grant, beside what it may take at most; and of the rest.
+
+    Idle means that the records of its creation and of its grant have been forgotten.
+    """
+    store = redis.Redis.from_url(stage.redis_url)
+    meter = Meter(stage.processes)
+    names = [f"account-{number:09d}" for number in range(options.accounts)]
+    async with connect(stage, "unary") as client:
+        empty = await _sizes(store)
+
+        async def load() -> Done:
+            await populate(stage, client, names, 1, stage.on_round)
+            return Done(2 * len(names))
+
+        loaded = await timed(meter, load)
+        idle = await _sizes(store)
+        traffic = Traffic(client, names)
+        holds = await traffic.hold_each(options.batch)
+        held = await _sizes(store)
+        for first in range(0, len(holds), options.batch):
+            await traffic.settle_batch(holds[first : first + options.batch])
+        settled = await _sizes(store)
+    facts = await store.info("memory")
+    await store.aclose()
+    count = options.accounts
+
+    def each(after: Mapping[str, int], before: Mapping[str, int], *kinds: str) -> float:
+        return round(sum(after[kind] - before[kind] for kind in kinds) / count, 1)
+
+    return Found(
+        "memory",
+        "bytes per idle account with one grant",
+        each(idle, empty, "accounts"),
+        WANTED_BYTES,
+        loaded.cpu_us,
+        {},
+        {
+            "accounts": count,
+            "records_of_account_and_grant": each(idle, empty, "records"),
+            "open_hold": each(held, idle, "accounts"),
+            "open_hold_with_records": each(held, idle, "accounts", "records"),
+            "records_of_commit": each(settled, held, "records"),
+            "seconds_to_load": round(loaded.seconds, 1),
+            "used_memory_mb": round(int(facts["used_memory"]) / 1e6, 1),
+        },
+    )
+
+
+async def _sizes(store: redis.Redis) -> Counter[str]:
+    """Bytes of all keys by what they hold; the outbox is left out, since it is only passing."""
+    found = Counter[str]()
+    names: list[bytes] = []
+    async for name in store.scan_iter(count=KEYS_AT_ONCE):
+        names.append(name)
+        if len(names) == KEYS_AT_ONCE:
+            await _add_sizes(store, names, found)
+            names.clear()
+    await _add_sizes(store, names, found)
+    return found
+
+
+async def _add_sizes(store: redis.Redis, names: list[bytes], found: Counter[str]) -> None:
+    pipeline = store.pipeline(transaction=False)
+    for name in names:
+        pipeline.memory_usage(name, samples=0)
+    for name, size in zip(names, await pipeline.execute(), strict=True):
+        found[_kind(name)] += size or 0
+
+
+def _kind(name: bytes) -> str:
+    _, _, kind, *_ = (*name.split(b":", 3), b"", b"")
+    return _KINDS.get(kind.decode(), "other")

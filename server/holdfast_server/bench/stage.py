@@ -1,0 +1,74 @@
+"""What a benchmark is given: how much to do, and a service that runs for this alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from holdfast import AsyncClient
+from holdfast_server.api.auth.principal import DEVELOPMENT
+from holdfast_server.bench.population import Population
+from holdfast_server.bench.report import Found
+from holdfast_server.bench.traffic import CREDIT_TYPE, GRANTS, Traffic
+
+#: A benchmark may have more in one answer than a service would: it waits that long.
+TIMEOUT_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much is done."""
+
+    accounts: int
+    operations: int
+    rounds: int
+    in_flight: int
+    batch: int
+    hot_percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A service that runs for this alone, and how to see what it uses."""
+
+    target: str
+    redis_url: str
+    postgres_url: str
+    partitions: int
+    processes: Mapping[str, int]
+    on_round: Callable[[], None]
+
+
+Bench = Callable[[Stage, Options], Awaitable[Found]]
+
+
+def connect(stage: Stage, transport: Literal["session", "unary"]) -> AsyncClient:
+    """A client of the service."""
+    return AsyncClient(stage.target, transport=transport, timeout_ms=TIMEOUT_MS)
+
+
+@asynccontextmanager
+async def traffic_of(
+    stage: Stage, options: Options, transport: Literal["session", "unary"]
+) -> AsyncIterator[Traffic]:
+    """Callers on accounts that were made for this."""
+    async with connect(stage, transport) as client:
+        names = [f"bench-{number:07d}" for number in range(options.accounts)]
+        await populate(stage, client, names)
+        yield Traffic(client, names, options.hot_percent)
+
+
+async def populate(
+    stage: Stage,
+    client: AsyncClient,
+    names: Sequence[str],
+    grants: int = GRANTS,
+    on_chunk: Callable[[], None] = lambda: None,
+) -> None:
+    """Makes accounts with so many grants each."""
+    await client.create_credit_type(CREDIT_TYPE)
+    population = Population(stage.redis_url, stage.partitions, DEVELOPMENT.default_tenant)
+    await population.add(names, grants, on_chunk)
+    await population.close()
