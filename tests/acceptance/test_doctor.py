@@ -36,6 +36,7 @@ STORE = StoreFacts(
     append_only=True,
     append_only_healthy=True,
     append_fsync="everysec",
+    packed_value_bytes_max=512,
     clock_ahead_ms=3,
 )
 LEDGER = LedgerFacts(
@@ -70,6 +71,7 @@ def test_good_stores_give_no_advice() -> None:
     ("change", "name", "health"),
     [
         ({"maxmemory_policy": "allkeys-lru"}, "maxmemory-policy", Health.BAD),
+        ({"packed_value_bytes_max": 64}, "hash-max-listpack-value", Health.WARNING),
         ({"append_only": False}, "appendonly", Health.BAD),
         ({"append_only_healthy": False}, "appendonly", Health.BAD),
         ({"append_fsync": "no"}, "appendonly", Health.BAD),

@@ -30,6 +30,8 @@ class StoreFacts:
     append_only_healthy: bool
     #: "always", "everysec", "no", or empty where we may not ask.
     append_fsync: str
+    #: Bytes of a value up to which a small hash is packed; 0 where we may not ask.
+    packed_value_bytes_max: int
     #: How far its clock is ahead of ours, to about half a round trip.
     clock_ahead_ms: int
 
@@ -61,14 +63,15 @@ async def _facts(client: Redis) -> StoreFacts:
         used_memory=int(info["used_memory"]),
         append_only=info["aof_enabled"] == "1",
         append_only_healthy=info.get("aof_last_write_status", "ok") == "ok",
-        append_fsync=await _append_fsync(client),
+        append_fsync=await _configured(client, "appendfsync"),
+        packed_value_bytes_max=int(await _configured(client, "hash-max-listpack-value") or 0),
         clock_ahead_ms=await _clock_ahead_ms(client),
     )
 
 
-async def _append_fsync(client: Redis) -> str:
+async def _configured(client: Redis, name: str) -> str:
     try:
-        return str((await client.config_get("appendfsync")).get("appendfsync", ""))
+        return str((await client.config_get(name)).get(name, ""))
     except RedisError:
         # A user that may not CONFIG is how it should be.
         return ""
