@@ -27,6 +27,7 @@ from holdfast_server.settings import read
 from tests.support.server import RunningService, call, call_json, environment
 
 STORE = StoreFacts(
+    place="",
     software="valkey",
     version="9.1.2",
     role="master",

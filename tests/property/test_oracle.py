@@ -111,8 +111,7 @@ class Oracle(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        with redis.Redis.from_url(self.url) as client:
-            client.flushdb()
+        self.empty()
         self.real = build(self.url, partitions=3)
         self.pair = Pair(self.real)
         self.holds: list[str] = []
@@ -123,6 +122,11 @@ class Oracle(RuleBasedStateMachine):
         self.revoked: set[str] = set()
         self.burns: dict[str, list[RefundPart]] = {}
         self.keys = 0
+
+    def empty(self) -> None:
+        """Every history begins with nothing."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushdb()
 
     def key(self) -> str:
         self.keys += 1
@@ -339,16 +343,21 @@ STEPS = 25
 @pytest.mark.timeout(0)
 def test_the_engine_agrees_with_the_twin(valkey_url: str) -> None:
     """At least 200 random histories; `--hypothesis-profile=long` runs thousands."""
+    run_histories(Oracle, valkey_url, EXAMPLES_MIN)
+
+
+def run_histories(oracle: type[Oracle], url: str, examples_min: int) -> None:
+    """So many random histories, or as many as the profile says."""
     profile = settings.default
     assert profile is not None
     thorough = profile.max_examples > EXAMPLES_MIN
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     with asyncio.Runner() as runner:
-        machine = type("Machine", (Oracle,), {"url": valkey_url, "loop": runner.get_loop()})
+        machine = type("Machine", (oracle,), {"url": url, "loop": runner.get_loop()})
         machine.TestCase.settings = settings(  # type: ignore[attr-defined]
             deadline=None,
             suppress_health_check=checks,
-            max_examples=max(EXAMPLES_MIN, profile.max_examples),
+            max_examples=profile.max_examples if thorough else examples_min,
             stateful_step_count=profile.stateful_step_count if thorough else STEPS,
         )
         machine.TestCase().runTest()  # type: ignore[attr-defined]

@@ -29,6 +29,7 @@ from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import OutboxEntry, decode
 from holdfast_server.engine.scripts import Clock, load
 from holdfast_server.engine.store import Store
+from holdfast_server.engine.stores import open_store
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.tracing import Tracing
 
@@ -128,9 +129,9 @@ def build(
     tracing: Tracing | None = None,
 ) -> Real:
     """An engine on the store at `url`."""
-    store, keys, mode, test_clock = Store(url), Keys(partitions), OneMode(), TestClock()
+    store, keys, mode, test_clock = open_store(url), Keys(partitions), OneMode(), TestClock()
     script, window = load("apply", clock), Window()
-    calls = Calls(store, keys, script, window, test_clock)
+    calls = Calls(store, keys, script, window, clock, test_clock)
     batcher = Batcher(calls, limits or Limits(), NoRecorder(), tracing)
     parts = Parts(
         batcher,

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from holdfast_server.engine.inspection import StoreFacts, inspect_store
+from holdfast_server.engine.inspection import StoreFacts, inspect_stores
 from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.inspection import LedgerFacts, inspect_ledger
 from holdfast_server.ledger.migrate import MigrationError
@@ -172,9 +172,15 @@ async def _examine_store(settings: Settings) -> list[Check]:
     if not settings.redis_url:
         return [Check("store", Health.BAD, "no URL", "set HOLDFAST_REDIS_URL")]
     try:
-        return list(check_store(await inspect_store(settings.redis_url)))
+        found = await inspect_stores(settings.redis_url)
     except HoldfastError as error:
         return [Check("store", Health.BAD, "away", error.message)]
+    # Of several masters each is told apart by its place.
+    return [
+        replace(check, name=f"{check.name} {facts.place}".rstrip())
+        for facts in found
+        for check in check_store(facts)
+    ]
 
 
 async def _examine_ledger(settings: Settings) -> list[Check]:

@@ -25,6 +25,7 @@ from holdfast_server.control.fleet import Heartbeat
 from holdfast_server.control.kill import KillSwitch
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.store import Store
+from holdfast_server.engine.stores import open_store
 from holdfast_server.ledger.records import DeploymentFacts, ProcessReport
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.settings import Settings
@@ -125,7 +126,7 @@ async def _open_process(settings: Settings, role: str) -> AsyncIterator[Process]
         stack.callback(kill.close)
         ledger = await stack.enter_async_context(open_ledger(settings))
         facts = await learn_facts(settings, ledger)
-        store = Store(settings.redis_url)
+        store = open_store(settings.redis_url)
         stack.push_async_callback(store.close)
         config = ConfigCache(ledger, settings.state_dir, metrics)
         yield Process(

@@ -8,7 +8,7 @@ from holdfast_server.app.deployment import learn_facts
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.stores import open_ledger
 from holdfast_server.engine.deployment import claim_store
-from holdfast_server.engine.store import Store
+from holdfast_server.engine.stores import open_store
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.migrate import pending
 from holdfast_server.ledger.records import DeploymentFacts
@@ -52,7 +52,7 @@ async def _check_schema(settings: Settings) -> None:
 
 async def _check_store(settings: Settings, ledger: Ledger, facts: DeploymentFacts) -> None:
     """The hot store must be the one that this ledger's entries came from."""
-    store = Store(settings.redis_url)
+    store = open_store(settings.redis_url)
     name = f"{facts.partitions}/{facts.created_at_ms}"
     try:
         has_entries = any(seq for _, seq in (await ledger.flushed()).values())

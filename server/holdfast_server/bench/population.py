@@ -14,12 +14,11 @@ from holdfast import new_key
 from holdfast_server.bench.traffic import CREDIT_TYPE, GRANT_LIVES_MS, GRANTED
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.bounds import IDEMPOTENCY_WINDOW_MS_DEFAULT
-from holdfast_server.engine.batcher import Batcher, Calls, Item, Limits
-from holdfast_server.engine.engine import Flag
+from holdfast_server.engine.batcher import Batcher, Calls, Flag, Item, Limits
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import Facts
 from holdfast_server.engine.scripts import load
-from holdfast_server.engine.store import Store
+from holdfast_server.engine.stores import open_store
 from holdfast_server.errors import HoldfastError
 
 #: Accounts that are made at one time.
@@ -40,7 +39,7 @@ class Population:
     """Makes accounts of one tenant, each a tree of its own."""
 
     def __init__(self, redis_url: str, partitions: int, tenant: str) -> None:
-        self._store, self._keys, self._tenant = Store(redis_url), Keys(partitions), tenant
+        self._store, self._keys, self._tenant = open_store(redis_url), Keys(partitions), tenant
         calls = Calls(self._store, self._keys, load("apply"), lambda: IDEMPOTENCY_WINDOW_MS_DEFAULT)
         self._batcher = Batcher(calls, Limits(outbox_entries=2**53), _NoRecorder())
 

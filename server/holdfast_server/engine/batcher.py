@@ -12,21 +12,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 import msgpack
 
 from holdfast_server.domain.operation import Operation
 from holdfast_server.engine.call_keys import CallKeys
+from holdfast_server.engine.claim import Claims
 from holdfast_server.engine.failures import internal
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import Facts, digest_of, pack_operation
 from holdfast_server.engine.rows import pack_row
-from holdfast_server.engine.scripts import Script
+from holdfast_server.engine.scripts import Clock, Script, load
 from holdfast_server.engine.store import ScriptFault, Store
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.tracing import TraceContext, Tracing
@@ -47,12 +49,27 @@ class Item:
     partition: int
 
 
+class Flag(Enum):
+    """How an answer of apply.lua is to be read."""
+
+    FRESH = 0
+    REPLAYED = 1
+    FAILED = 2
+    LOOK_UP = 3
+    REUSED = 4
+    HOLD_MISSING = 5
+    STALE = 6
+
+
 @dataclass(frozen=True, slots=True)
 class Raw:
     """A script's answer to one item: a flag (see apply.lua) and packed bytes."""
 
     flag: int
     answer: bytes
+
+
+_REUSED = Raw(Flag.REUSED.value, b"")
 
 
 class BatchRecorder(Protocol):
@@ -98,6 +115,8 @@ class Calls:
     script: Script
     #: How long idempotency keys are remembered, in milliseconds.
     generation_ms: Callable[[], int]
+    #: Which build of the scripts is used: that of `script`.
+    clock: Clock = Clock.STORE
     #: Only for the test build of the script, which takes the time as an argument.
     clock_ms: Callable[[], int] = int
 
@@ -109,6 +128,7 @@ class Batcher:
         self, calls: Calls, limits: Limits, recorder: BatchRecorder, tracing: Tracing | None = None
     ) -> None:
         self._calls, self._limits, self._recorder = calls, limits, recorder
+        self._claims = Claims(calls.store, calls.keys, load("claim_keys", calls.clock))
         self._tracing = tracing
         self._waiting: deque[Submission] = deque()
         self._waiting_operations = 0
@@ -160,7 +180,8 @@ class Batcher:
         self._recorder.queued(self._waiting_operations)
         items = [item for submission in batch for item in submission.items]
         with self._span(items):
-            answers = iter(await self._decide(items))
+            apart = self._calls.store.is_cluster
+            answers = iter(await (self._decide_apart(items) if apart else self._decide(items)))
         for submission in batch:
             mine = [next(answers) for _ in submission.items]
             if not submission.done.done():
@@ -171,6 +192,28 @@ class Batcher:
             return nullcontext()
         callers = (item.facts.caller for item in items)
         return self._tracing.batch(TraceContext(each.trace_id, each.span_id) for each in callers)
+
+    async def _decide_apart(self, items: Sequence[Item]) -> Sequence[Raw | HoldfastError]:
+        """Keys first, then each partition by itself: in a cluster no call sees more than one."""
+        try:
+            wanted = [(digest_of(item.operation), item.partition) for item in items]
+            elsewhere = await self._claims.elsewhere(self._header(()), self.epoch, wanted)
+        except HoldfastError as error:
+            return [error for _ in items]
+        except ScriptFault:
+            _LOG.exception("the keys of a batch of %d could not be claimed", len(items))
+            return [internal() for _ in items]
+        answers: dict[int, Raw | HoldfastError] = dict.fromkeys(elsewhere, _REUSED)
+        groups = defaultdict[int, list[int]](list)
+        for index, item in enumerate(items):
+            if index not in elsewhere:
+                groups[item.partition].append(index)
+        found = await asyncio.gather(
+            *(self._decide([items[index] for index in group]) for group in groups.values())
+        )
+        for group, some in zip(groups.values(), found, strict=True):
+            answers.update(zip(group, some, strict=True))
+        return [answers[index] for index in range(len(items))]
 
     async def _decide(self, items: Sequence[Item]) -> Sequence[Raw | HoldfastError]:
         try:
@@ -195,7 +238,7 @@ class Batcher:
         flat = msgpack.unpackb(raw, raw=True)
         return [Raw(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
 
-    def _header(self, keys: CallKeys) -> bytes:
+    def _header(self, partitions: Iterable[int], claims_start: int = 0) -> bytes:
         calls = self._calls
         return _packed(
             [
@@ -203,8 +246,8 @@ class Batcher:
                 calls.generation_ms(),
                 self._limits.outbox_entries,
                 calls.clock_ms(),
-                list(keys.partitions),
-                keys.claims_start,
+                list(partitions),
+                claims_start,
             ]
         )
 
@@ -212,8 +255,10 @@ class Batcher:
         """The keys and arguments of one call (see apply.lua)."""
         keys = CallKeys(self._calls.keys, self.epoch)
         digests = [digest_of(item.operation) for item in items]
+        # In a cluster, keys were claimed by a call of their own.
+        claims = not self._calls.store.is_cluster
         places = [
-            keys.place(item.operation, item.partition, item.root, digest)
+            keys.place(item.operation, item.partition, item.root, digest if claims else b"")
             for item, digest in zip(items, digests, strict=True)
         ]
         keys.finish()
@@ -226,7 +271,11 @@ class Batcher:
             for item, digest, place in zip(items, digests, places, strict=True)
         ]
         shards = [place.shard for place in places]
-        return keys, [self._header(keys), _packed(operations), _packed(shards)]
+        return keys, [
+            self._header(keys.partitions, keys.claims_start),
+            _packed(operations),
+            _packed(shards),
+        ]
 
 
 def _packed(value: object) -> bytes:

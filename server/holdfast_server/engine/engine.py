@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
@@ -22,7 +21,7 @@ from holdfast_server.domain.token import HOLD_ID_BYTES, HoldToken, TokenKind, To
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.engine import failures
 from holdfast_server.engine.accounts import AccountReader, HoldCursor, HoldPage
-from holdfast_server.engine.batcher import Batcher, Item, Raw
+from holdfast_server.engine.batcher import Batcher, Flag, Item, Raw
 from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.fingerprint import first_difference
 from holdfast_server.engine.keys import Keys
@@ -32,18 +31,6 @@ from holdfast_server.errors import HoldfastError, Reason
 
 #: How often an update without an expected version is tried against concurrent updates.
 UPDATE_ATTEMPTS_MAX = 5
-
-
-class Flag(Enum):
-    """How an answer of apply.lua is to be read."""
-
-    FRESH = 0
-    REPLAYED = 1
-    FAILED = 2
-    LOOK_UP = 3
-    REUSED = 4
-    HOLD_MISSING = 5
-    STALE = 6
 
 
 @dataclass(frozen=True, slots=True)

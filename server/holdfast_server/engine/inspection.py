@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import RedisClusterException, RedisError
 
+from holdfast_server.engine.address import Address, parse
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Time for one command: a store that needs longer is away.
 ANSWER_SECONDS_MAX = 3.0
 
 
+_TIMEOUTS: Mapping[str, Any] = {
+    "socket_timeout": ANSWER_SECONDS_MAX,
+    "socket_connect_timeout": ANSWER_SECONDS_MAX,
+}
+
+Place = tuple[str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
     """What there is to know about the hot store before it is trusted."""
 
+    #: Host and port, where there are several servers; else empty.
+    place: str
     #: "valkey" or "redis".
     software: str
     version: str
@@ -36,25 +51,56 @@ class StoreFacts:
     clock_ahead_ms: int
 
 
-async def inspect_store(redis_url: str) -> StoreFacts:
-    """Raises STORE_UNAVAILABLE."""
-    client = Redis.from_url(
-        redis_url,
-        socket_timeout=ANSWER_SECONDS_MAX,
-        socket_connect_timeout=ANSWER_SECONDS_MAX,
-        decode_responses=True,
-    )
+async def inspect_stores(redis_url: str) -> list[StoreFacts]:
+    """The server, the master that sentinels name, or every master of a cluster.
+
+    Raises STORE_UNAVAILABLE.
+    """
     try:
-        async with client:
-            return await _facts(client)
-    except (RedisError, OSError) as error:
+        address = parse(redis_url)
+        return [await _inspect(address, place) for place in await _masters(address)]
+    except (RedisError, RedisClusterException, OSError, ValueError) as error:
         message = "The hot store cannot be reached; check HOLDFAST_REDIS_URL."
         raise HoldfastError(Reason.STORE_UNAVAILABLE, message) from error
 
 
-async def _facts(client: Redis) -> StoreFacts:
+async def _masters(address: Address) -> list[Place]:
+    """Host and port of each; ("", 0) stands for what the URL itself says."""
+    if address.master:
+        sentinel = Sentinel(address.nodes, sentinel_kwargs=_TIMEOUTS)  # type: ignore[no-untyped-call]
+        host, port = await sentinel.discover_master(address.master)
+        return [(host, int(port))]
+    if not address.nodes:
+        return [("", 0)]
+    nodes = [ClusterNode(host, port) for host, port in address.nodes]
+    async with RedisCluster(startup_nodes=nodes, ssl=address.tls, **address.credentials) as cluster:
+        return [(str(node.host), int(node.port)) for node in cluster.get_primaries()]
+
+
+def _client(address: Address, place: Place) -> Redis:
+    host, port = place
+    if not host:
+        return Redis.from_url(address.url, **_TIMEOUTS, decode_responses=True)
+    return Redis(
+        host=host,
+        port=port,
+        ssl=address.tls,
+        decode_responses=True,
+        **_TIMEOUTS,
+        **address.credentials,
+    )
+
+
+async def _inspect(address: Address, place: Place) -> StoreFacts:
+    host, port = place
+    async with _client(address, place) as client:
+        return await _facts(client, f"{host}:{port}" if host else "")
+
+
+async def _facts(client: Redis, place: str) -> StoreFacts:
     info = {name: str(value) for name, value in (await client.info("everything")).items()}
     return StoreFacts(
+        place=place,
         software="valkey" if "valkey_version" in info else "redis",
         version=info.get("valkey_version") or info["redis_version"],
         role=info["role"],

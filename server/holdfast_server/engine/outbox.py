@@ -5,16 +5,18 @@ The flusher alone reads it, without consumer groups: where to continue stands in
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from itertools import accumulate, pairwise
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgpack
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
@@ -34,10 +36,17 @@ from holdfast_server.errors import HoldfastError, Reason
 #: Entries that one script call reads: it blocks the store for about a microsecond each.
 READ_ENTRIES_MAX: Final = 2_000
 
+#: Script calls that run side by side where each sees one partition, and how long to wait there for
+#: entries before looking again: a blocking read would see one partition as well.
+CALLS_MAX: Final = 16
+POLL_SECONDS: Final = 0.02
+
 #: Values in the context that Python packs and the scripts carry.
 CONTEXT_FIELDS: Final = 10
 
 _log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Epoch and sequence number of an entry, per partition.
 Positions = Mapping[int, tuple[int, int]]
@@ -74,9 +83,10 @@ class OutboxEntryError(Exception):
 class Outbox:
     """Reads, acknowledges and trims the streams. Every method raises STORE_UNAVAILABLE."""
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
-        """`client` MUST NOT retry by itself and MUST answer in bytes."""
+    def __init__(self, client: Redis | RedisCluster, keys: Keys) -> None:
+        """`client` MUST answer in bytes. A script call sees one partition of a cluster only."""
         self._client = client
+        self._at_once = 1 if isinstance(client, RedisCluster) else keys.partitions
         self._keys = keys
         self._read = _script(client, "read_outbox.lua")
         self._publish = _script(client, "publish_flushed.lua")
@@ -103,9 +113,11 @@ class Outbox:
         """Raises the watermarks to the given positions; lower ones change nothing."""
         if not positions:
             return
-        names = [self._keys.state(partition, place[0]) for partition, place in positions.items()]
         with _translated():
-            await self._publish(keys=names, args=[seq for _, seq in positions.values()])
+            async for _ in self._each(
+                list(positions), lambda some: self._publish_some(some, positions)
+            ):
+                pass
 
     async def trim(self, positions: Positions) -> None:
         """Forgets entries before the given positions, as far as that is cheap.
@@ -151,14 +163,46 @@ class Outbox:
     async def _read_now(
         self, partitions: Sequence[int], positions: Positions, count: int
     ) -> list[OutboxEntry]:
+        found: list[OutboxEntry] = []
+        async for some in self._each(
+            partitions, lambda some: self._read_some(some, positions, min(count, READ_ENTRIES_MAX))
+        ):
+            found += some
+            # Only where many calls are made for one read: those that began are not thrown away.
+            if len(found) >= count and self._at_once == 1:
+                break
+        return found
+
+    async def _read_some(
+        self, partitions: Sequence[int], positions: Positions, count: int
+    ) -> list[OutboxEntry]:
         names = [self._keys.outbox(each, positions[each][0]) for each in partitions]
         starts = ["{}-{}".format(*positions[each]) for each in partitions]
-        answer = await self._read(keys=names, args=[min(count, READ_ENTRIES_MAX), *starts])
+        answer = await self._read(keys=names, args=[count, *starts])
         return [entry for n, *columns in answer for entry in _entries(partitions[n - 1], *columns)]
+
+    async def _publish_some(self, partitions: Sequence[int], positions: Positions) -> None:
+        names = [self._keys.state(each, positions[each][0]) for each in partitions]
+        await self._publish(keys=names, args=[positions[each][1] for each in partitions])
+
+    async def _each(
+        self, partitions: Sequence[int], call: Callable[[Sequence[int]], Awaitable[Result]]
+    ) -> AsyncIterator[Result]:
+        """Calls with as many partitions at once as may be, some of these calls side by side."""
+        parts = [
+            partitions[first : first + self._at_once]
+            for first in range(0, len(partitions), self._at_once)
+        ]
+        for first in range(0, len(parts), CALLS_MAX):
+            for answer in await asyncio.gather(*map(call, parts[first : first + CALLS_MAX])):
+                yield answer
 
     async def _has_more(
         self, partitions: Sequence[int], positions: Positions, block_ms: int
     ) -> bool:
+        if isinstance(self._client, RedisCluster):
+            await asyncio.sleep(min(block_ms / 1_000, POLL_SECONDS))
+            return True
         starts: dict[bytes | str | memoryview[int], int | bytes | str | memoryview[int]] = {
             self._keys.outbox(each, positions[each][0]): "{}-{}".format(*positions[each])
             for each in partitions
@@ -210,9 +254,10 @@ def _state(partition: int, newest: Sequence[Any], exact: Sequence[Any]) -> Outbo
     return OutboxState(last, OutboxEntry(partition, *_place(stream_id), fields.get(b"e", b"")))
 
 
-def _script(client: Redis, name: str) -> AsyncScript:
+def _script(client: Any, name: str) -> AsyncScript:
     folder = resources.files("holdfast_server.engine").joinpath("lua")
-    return client.register_script(folder.joinpath(name).read_text("utf-8"))
+    script: AsyncScript = client.register_script(folder.joinpath(name).read_text("utf-8"))
+    return script
 
 
 @contextmanager

@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis.asyncio as redis
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from holdfast_server.engine.address import Address
 from holdfast_server.engine.scripts import Script
 from holdfast_server.errors import HoldfastError, Reason
 
@@ -28,6 +31,13 @@ CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 5.0
 #: What callers are told to wait when the store is away.
 RETRY_AFTER_MS = 500
+
+_CONNECTION: dict[str, Any] = {
+    "retry": Retry(NoBackoff(), 0),
+    "retry_on_error": [],
+    "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    "socket_timeout": ANSWER_TIMEOUT_S,
+}
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,21 +79,15 @@ class ScriptFault(Exception):
 
 
 class Store:
-    """A pool of connections to one node."""
+    """A pool of connections to one server, or to the master that sentinels name."""
 
-    def __init__(self, url: str) -> None:
-        """`url` as redis-py takes it: redis://, rediss:// or unix://."""
-        self._pool: redis.BlockingConnectionPool = redis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS_MAX,
-            timeout=CONNECT_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=ANSWER_TIMEOUT_S,
-        )
+    #: Whether keys lie on several nodes, so that a script call may touch one slot only.
+    is_cluster = False
+
+    def __init__(self, address: Address) -> None:
+        self._pool = _sentinel_pool(address) if address.master else _pool(address)
         #: For reads and for the outbox, where asking twice does no harm.
-        self.client: redis.Redis = redis.Redis(connection_pool=self._pool)
+        self.client: redis.Redis | RedisCluster = redis.Redis(connection_pool=self._pool)
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -99,14 +103,14 @@ class Store:
         connection = await self._connect()
         broken = True
         try:
-            answer = await self._execute(connection, script, command)
+            answer = await execute(connection, script, command)
             broken = False
             return answer
         except ResponseError as error:
             broken = False
-            raise _refused(error) from error
+            raise refused(error) from error
         except (RedisError, OSError, TimeoutError) as error:
-            raise _error(Reason.RESULT_UNKNOWN, error) from error
+            raise failure(Reason.RESULT_UNKNOWN, error) from error
         finally:
             if broken:
                 await connection.disconnect(nowait=True)
@@ -115,9 +119,9 @@ class Store:
     async def read(self, *command: Argument) -> Any:
         """Runs a command that changes nothing. Raises `HoldfastError` STORE_UNAVAILABLE."""
         try:
-            return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]
+            return await self.client.execute_command(*command)
         except (RedisError, OSError, TimeoutError) as error:
-            raise _error(Reason.STORE_UNAVAILABLE, error) from error
+            raise failure(Reason.STORE_UNAVAILABLE, error) from error
 
     async def read_all(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Runs several such commands in one round trip."""
@@ -127,46 +131,69 @@ class Store:
         try:
             return list(await pipeline.execute())
         except (RedisError, OSError, TimeoutError) as error:
-            raise _error(Reason.STORE_UNAVAILABLE, error) from error
+            raise failure(Reason.STORE_UNAVAILABLE, error) from error
 
     async def _connect(self) -> Connection:
         try:
             connection: Connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
-            raise _error(Reason.STORE_UNAVAILABLE, error) from error
+            raise failure(Reason.STORE_UNAVAILABLE, error) from error
         return connection
 
-    async def _execute(
-        self, connection: Connection, script: Script, command: Sequence[Argument]
-    ) -> Any:
-        try:
-            return await _call(connection, command)
-        except NoScriptError:
-            await _call(connection, ("SCRIPT", "LOAD", script.text))
-            return await _call(connection, command)
+
+def _pool(address: Address) -> redis.BlockingConnectionPool:
+    return redis.BlockingConnectionPool.from_url(
+        address.url, max_connections=CONNECTIONS_MAX, timeout=CONNECT_TIMEOUT_S, **_CONNECTION
+    )
 
 
-async def _call(connection: Connection, command: Sequence[Argument]) -> Any:
+def _sentinel_pool(address: Address) -> SentinelConnectionPool:
+    timeouts = {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": CONNECT_TIMEOUT_S}
+    sentinels = Sentinel(address.nodes, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]
+    return SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        address.master, sentinels, ssl=address.tls, **_CONNECTION, **address.credentials
+    )
+
+
+async def execute(
+    connection: Connection, script: Script, command: Sequence[Argument], *, asking: bool = False
+) -> Any:
+    """Runs a script on one connection, loading it where the server forgot it.
+
+    `asking`: the slot of its keys is on its way to this server.
+    """
+    try:
+        return await _call(connection, command, asking=asking)
+    except NoScriptError:
+        await _call(connection, ("SCRIPT", "LOAD", script.text))
+        return await _call(connection, command, asking=asking)
+
+
+async def _call(
+    connection: Connection, command: Sequence[Argument], *, asking: bool = False
+) -> Any:
+    if asking:
+        await connection.send_command("ASKING")
+        await connection.read_response()
     await connection.send_command(*command)
     return await connection.read_response()
 
 
-def _refused(error: ResponseError) -> Exception:
-    """What an error answer of the store means: it says that nothing was executed, or a script's
-    fault.
-    """
+def refused(error: ResponseError) -> Exception:
+    """What an error answer means: that nothing was executed, or a fault of the script."""
     text = str(error)
     if reason := _REFUSAL_CLASSES.get(type(error).__name__):
-        return _error(reason, error)
-    for prefix, refused in _REFUSALS.items():
+        return failure(reason, error)
+    for prefix, meaning in _REFUSALS.items():
         if text.startswith(prefix):
-            return _error(refused, error)
+            return failure(meaning, error)
     if text.startswith(_UNAVAILABLE) or type(error) is not ResponseError:
-        return _error(Reason.STORE_UNAVAILABLE, error)
+        return failure(Reason.STORE_UNAVAILABLE, error)
     return ScriptFault(text)
 
 
-def _error(reason: Reason, cause: Exception) -> HoldfastError:
+def failure(reason: Reason, cause: Exception) -> HoldfastError:
+    """What the driver's exception means to a caller; the log alone hears of the driver."""
     _LOG.warning("hot store: %s: %s", reason.name, type(cause).__name__)
     if reason is Reason.RESULT_UNKNOWN:
         return HoldfastError(reason, _MESSAGES[reason])

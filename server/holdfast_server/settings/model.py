@@ -33,7 +33,15 @@ class Settings:
 
     # The two stores.
     redis_url: str = url(
-        ("redis", "rediss", "unix"),
+        (
+            "redis",
+            "rediss",
+            "unix",
+            "redis+sentinel",
+            "rediss+sentinel",
+            "redis+cluster",
+            "rediss+cluster",
+        ),
         "The hot store, Redis or Valkey. Empty: `up` and `demo` bring their own.",
     )
     postgres_url: str = url(

@@ -65,8 +65,13 @@ end
 
 -- Whether the key was used in another partition.
 function claims.taken(digest, partition_number)
-  local holder = claimed[digest]
+  local holder = claims.holder(digest)
   return holder and holder ~= partition_number
+end
+
+-- The partition that a key is claimed for, if it is.
+function claims.holder(digest)
+  return claimed[digest]
 end
 
 function claims.make(shard_index, digest, partition_number)

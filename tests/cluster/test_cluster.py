@@ -1,0 +1,167 @@
+"""The hot store as a cluster of three masters: every operation, and slots that move under load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast import AsyncClient, GrantSource
+from holdfast_server.domain import operation as op
+from holdfast_server.engine.address import Address, parse
+from holdfast_server.errors import HoldfastError, Reason
+from tests.property.test_oracle import Oracle, run_histories
+from tests.support.both import both_stores
+from tests.support.cluster import Cluster, ask
+from tests.support.pair import Real, build
+from tests.support.server import call_json, environment, serving
+from tests.support.waiting import until
+
+PARTITIONS = 12
+#: Random histories on the cluster: what decides is the same script.
+HISTORIES = 15
+
+
+class ClusterOracle(Oracle):
+    """Holds the engine on a cluster against the twin."""
+
+    cluster: Cluster
+
+    def empty(self) -> None:
+        self.cluster.empty()
+
+
+@pytest.mark.timeout(0)
+def test_the_engine_on_a_cluster_agrees_with_the_twin(cluster: Cluster) -> None:
+    """Every kind of operation, in batches that touch several nodes."""
+    machine = type("Machine", (ClusterOracle,), {"cluster": cluster})
+    run_histories(machine, cluster.url, HISTORIES)
+
+
+async def make_accounts(real: Real, count: int) -> list[str]:
+    """Accounts with 1,000 credits each, in all partitions."""
+    names = [f"a{number}" for number in range(count)]
+    await real.decide([op.CreateAccount("t", name, op.AccountTerms(), name) for name in names])
+    terms = op.GrantTerms("ai", 1_000, op.GrantSource.PURCHASE)
+    await real.decide([op.Grant("t", name, terms, f"g{name}") for name in names])
+    return names
+
+
+def burn(account: str, key: str, amount: int = 1) -> op.Burn:
+    return op.Burn("t", account, (op.Line("ai", amount),), key)
+
+
+async def available(real: Real, names: list[str]) -> list[int]:
+    answers = await real.decide([op.GetBalance("t", name) for name in names])
+    return [answer.credits[0].buckets.available for answer in answers]
+
+
+async def test_a_key_counts_in_one_partition_only(cluster: Cluster) -> None:
+    """Its claim lies on another node than its record, and is made before the decision."""
+    real = build(cluster.url, partitions=PARTITIONS)
+    names = await make_accounts(real, 30)
+    answers = await real.decide([burn(name, "one key") for name in names])
+    reused = [each for each in answers if isinstance(each, HoldfastError)]
+    assert {each.reason for each in reused} == {Reason.IDEMPOTENCY_KEY_REUSED}
+    spent = 1_000 * len(names) - sum(await available(real, names))
+    assert spent == len(names) - len(reused)
+    assert len({real.keys.partition("t", name) for name in names}) > 1
+    (again,) = await real.decide([burn(names[0], "fresh"), burn(names[0], "fresh")][:1])
+    assert not again.applied.replayed
+    (again,) = await real.decide([burn(names[0], "fresh")])
+    assert again.applied.replayed
+    await real.store.close()
+
+
+async def test_a_slot_moves_while_it_is_used(cluster: Cluster) -> None:
+    """MOVED, ASK and TRYAGAIN: nothing is lost, and nothing is decided twice."""
+    real = build(cluster.url, partitions=PARTITIONS)
+    names = await make_accounts(real, 24)
+    slots = {
+        ask(cluster.clients[0], "CLUSTER", "KEYSLOT", real.keys.state(each, 1))
+        for each in range(PARTITIONS)
+    }
+    done: dict[str, Any] = {}
+    moving, moved = asyncio.Event(), Counter[int]()
+
+    async def spend(name: str) -> None:
+        number = 0
+        while not moving.is_set() or number < 20:
+            key = f"{name}-{number}"
+            (answer,) = await real.decide([burn(name, key)])
+            if isinstance(answer, HoldfastError):
+                assert answer.reason in {Reason.STORE_UNAVAILABLE, Reason.RESULT_UNKNOWN}
+                continue
+            done[key], number = answer, number + 1
+
+    async def move() -> None:
+        for slot in sorted(slots):
+            target = (cluster.owner(slot) + 1) % 3
+            source = cluster.begin_move(slot, target)
+            # One by one: for a while a partition's keys are on both nodes.
+            while await asyncio.to_thread(cluster.move_keys, slot, source, target, 1):
+                moved[slot] += 1
+            cluster.end_move(slot, source, target)
+        moving.set()
+
+    await asyncio.gather(move(), *(spend(name) for name in names))
+    assert all(moved[slot] > 1 for slot in slots)
+    left = await available(real, names)
+    spent = {name: sum(key.startswith(f"{name}-") for key in done) for name in names}
+    assert left == [1_000 - spent[name] for name in names]
+    await real.store.close()
+
+
+async def test_the_ledger_gets_everything(cluster: Cluster, migrated_postgres_url: str) -> None:
+    async with both_stores(cluster.url, migrated_postgres_url) as both:
+        names = await make_accounts(both.real, 30)
+        await both.real.decide([burn(name, f"b{name}", 7) for name in names])
+        await both.flushed()
+        entries = await both.real.entries()
+        assert len(entries) == 90
+        positions = await both.ledger.flushed()
+        assert sum(seq for _, seq in positions.values()) == 90
+
+
+async def test_a_whole_service_on_a_cluster(
+    cluster: Cluster, postgres_url: str, tmp_path: Path
+) -> None:
+    variables = environment(cluster.url, postgres_url, tmp_path / "state")
+    with serving(variables) as service:
+        async with AsyncClient(service.target) as client:
+            await client.create_credit_type("credits")
+            for number in range(20):
+                name = f"acct-{number}"
+                await client.create_account(name)
+                await client.grant(name, 100, source=GrantSource.PURCHASE)
+                async with client.hold(name, 30) as hold:
+                    hold.commit(10)
+                assert (await client.balance(name)).spendable("credits") == 90
+            child = await client.create_account("below", parent="acct-3")
+            assert child.account.root == "acct-3"
+            assert (await client.burn("below", 5)).decision.allowed
+            burned = await client.burn("acct-1", 5)
+            await client.refund(burned.applied.transaction_id)
+
+            async def is_verified() -> bool:
+                return (await client.verify()).ok
+
+            await until(is_verified)
+        checks = await asyncio.to_thread(call_json, ["doctor"], service.environment)
+        masters = {each["name"] for each in checks if each["name"].startswith("store role ")}
+        assert masters == {f"store role 127.0.0.1:{port}" for port in cluster.ports}
+
+
+def test_addresses() -> None:
+    assert parse("redis://:pw@here:1/0") == Address("redis://:pw@here:1/0")
+    cluster = parse("rediss+cluster://me:p%40ss@one:1,[::1]:2,three")
+    assert cluster.nodes == (("one", 1), ("::1", 2), ("three", 6379))
+    assert cluster.credentials == {"username": "me", "password": "p@ss"}
+    assert cluster.tls
+    assert parse("redis+sentinel://:pw@one:1/mymaster").master == "mymaster"
+    for wrong in ("redis+sentinel://one:1", "redis+cluster://", "redis+cluster://one:x"):
+        with pytest.raises(ValueError, match=r"node|sentinels"):
+            parse(wrong)

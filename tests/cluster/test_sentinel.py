@@ -1,0 +1,49 @@
+"""A master with a replica, watched by a sentinel: when it goes, the replica takes its place."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import redis
+
+from holdfast_server.domain import operation as op
+from holdfast_server.errors import HoldfastError, Reason
+from tests.support.cluster import PASSWORD, watched
+from tests.support.pair import build
+from tests.support.waiting import until
+
+
+async def test_a_replica_takes_over(stores_dir: Path, tmp_path: Path) -> None:
+    """What it was sent is there; while there is no master, errors say that nothing was decided."""
+    with watched(stores_dir / "watched") as stores:
+        real = build(stores.url, partitions=3)
+        terms = op.GrantTerms("ai", 100, op.GrantSource.PURCHASE)
+        await real.decide([op.CreateAccount("t", "a", op.AccountTerms(), "1")])
+        await real.decide([op.Grant("t", "a", terms, "2")])
+
+        def burn(key: str) -> op.Burn:
+            return op.Burn("t", "a", (op.Line("ai", 10),), key)
+
+        (first,) = await real.decide([burn("before")])
+        with redis.Redis(port=stores.master.port, password=PASSWORD) as master:
+            assert master.wait(1, 5_000) == 1
+        os.kill(stores.master.pid, signal.SIGKILL)
+        refused = set()
+
+        async def is_decided() -> bool:
+            (answer,) = await real.decide([burn("after")])
+            if isinstance(answer, HoldfastError):
+                refused.add(answer.reason)
+                return False
+            return True
+
+        await until(is_decided)
+        assert refused <= {Reason.STORE_UNAVAILABLE, Reason.RESULT_UNKNOWN}
+        (again,) = await real.decide([burn("before")])
+        assert again.applied.replayed
+        assert again.applied.transaction_id == first.applied.transaction_id
+        (balance,) = await real.decide([op.GetBalance("t", "a")])
+        assert balance.credits[0].buckets.available == 80
+        await real.store.close()
