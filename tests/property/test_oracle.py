@@ -147,9 +147,14 @@ class Oracle(RuleBasedStateMachine):
                 self.terms[answer.grant_id] = operation.terms
             if isinstance(answer, rp.RevokeReply) and isinstance(operation, op.Revoke):
                 self.revoked.add(operation.grant_id)
-            if isinstance(answer, rp.CommitReply | rp.BurnReply) and answer.applied.seq:
-                self.burns[answer.applied.transaction_id] = self.parts_of(answer)
+            if isinstance(answer, rp.CommitReply | rp.BurnReply):
+                self.note_burned(answer)
         return answers
+
+    def note_burned(self, answer: rp.CommitReply | rp.BurnReply) -> None:
+        """Once: a repeated answer may be about what was refunded meanwhile."""
+        if answer.applied.seq and not answer.applied.replayed:
+            self.burns[answer.applied.transaction_id] = self.parts_of(answer)
 
     @initialize(data=st.data())
     def create_accounts(self, data: st.DataObject) -> None:

@@ -68,7 +68,11 @@ async def _masters(address: Address) -> list[Place]:
     """Host and port of each; ("", 0) stands for what the URL itself says."""
     if address.master:
         sentinel = Sentinel(address.nodes, sentinel_kwargs=_TIMEOUTS)  # type: ignore[no-untyped-call]
-        host, port = await sentinel.discover_master(address.master)
+        try:
+            host, port = await sentinel.discover_master(address.master)
+        finally:
+            for each in sentinel.sentinels:
+                await each.aclose()
         return [(host, int(port))]
     if not address.nodes:
         return [("", 0)]

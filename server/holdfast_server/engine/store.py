@@ -85,7 +85,8 @@ class Store:
     is_cluster = False
 
     def __init__(self, address: Address) -> None:
-        self._pool = _sentinel_pool(address) if address.master else _pool(address)
+        self._sentinels: list[redis.Redis] = []
+        self._pool = self._sentinel_pool(address) if address.master else _pool(address)
         #: For reads and for the outbox, where asking twice does no harm.
         self.client: redis.Redis | RedisCluster = redis.Redis(connection_pool=self._pool)
 
@@ -93,6 +94,19 @@ class Store:
         """Closes every connection."""
         await self.client.aclose()
         await self._pool.disconnect()
+        for each in self._sentinels:
+            await each.aclose()
+
+    def _sentinel_pool(self, address: Address) -> SentinelConnectionPool:
+        timeouts = {
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_timeout": CONNECT_TIMEOUT_S,
+        }
+        manager = Sentinel(address.nodes, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]
+        self._sentinels = manager.sentinels
+        return SentinelConnectionPool(  # type: ignore[no-untyped-call]
+            address.master, manager, ssl=address.tls, **_CONNECTION, **address.credentials
+        )
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Runs a script, loading it where the store forgot it.
@@ -144,14 +158,6 @@ class Store:
 def _pool(address: Address) -> redis.BlockingConnectionPool:
     return redis.BlockingConnectionPool.from_url(
         address.url, max_connections=CONNECTIONS_MAX, timeout=CONNECT_TIMEOUT_S, **_CONNECTION
-    )
-
-
-def _sentinel_pool(address: Address) -> SentinelConnectionPool:
-    timeouts = {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": CONNECT_TIMEOUT_S}
-    sentinels = Sentinel(address.nodes, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]
-    return SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        address.master, sentinels, ssl=address.tls, **_CONNECTION, **address.credentials
     )
 
 
