@@ -18,6 +18,7 @@ from holdfast_server.app.child import say_ready
 from holdfast_server.app.deployment import learn_facts
 from holdfast_server.app.exposition import Source, serve_http
 from holdfast_server.app.lifeline import die_with_parent, stop_event
+from holdfast_server.app.profile import profiled
 from holdfast_server.app.stores import open_ledger
 from holdfast_server.control.admin_socket import AdminSocket, socket_path
 from holdfast_server.control.config import ConfigCache
@@ -92,7 +93,8 @@ async def run_process(
             if parent is not None:
                 say_ready(parent.ready_pipe)
 
-        await body(process, ready, stopping)
+        with profiled(role):
+            await body(process, ready, stopping)
 
 
 @asynccontextmanager

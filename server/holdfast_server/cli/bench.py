@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
+from holdfast_server.app.profile import profiled
 from holdfast_server.bench.benches import BENCHES, WITHOUT_FLUSHER
+from holdfast_server.bench.profile import Share, commands, functions, profiles
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.stage import Options, Stage
 from holdfast_server.cli.local import LocalService, run_locally
@@ -62,9 +66,10 @@ AMOUNTS = ("accounts", "operations", "rounds", "in_flight", "hot_percent")
     show_default=True,
     help="Share of one account.",
 )
+@click.option("--profile", is_flag=True, help="Show where the time goes; figures then mean little.")
 @settings_options
 @json_option
-def bench(name: str, batch: int | None, as_json: bool, **flags: Any) -> None:
+def bench(name: str, batch: int | None, profile: bool, as_json: bool, **flags: Any) -> None:
     """Measure one thing beside its floor, in turn, on a service of its own.
 
     \b
@@ -80,23 +85,46 @@ def bench(name: str, batch: int | None, as_json: bool, **flags: Any) -> None:
     size = batch or (100 if name in {"engine", "growth"} else 500)
     amounts = {each: flags.pop(each) for each in AMOUNTS}
     options = Options(batch=size, **amounts)
+    only = name in WITHOUT_FLUSHER
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(name, total=2 * options.rounds + 2)
 
-        async def measure(service: LocalService) -> Found:
-            serving = service.serving
-            stage = Stage(
-                serving.target,
-                service.settings.redis_url,
-                service.settings.postgres_url,
-                service.settings.partitions,
-                serving.processes,
-                lambda: progress.advance(task),
-            )
-            return await BENCHES[name](stage, options)
+        async def measure(service: LocalService) -> tuple[Found, list[Share]]:
+            found = await BENCHES[name](_stage(service, lambda: progress.advance(task)), options)
+            return found, await commands(service.settings.redis_url) if profile else []
 
-        found = run_locally(flags, measure, workers_only=name in WITHOUT_FLUSHER)
+        if not profile:
+            found, _ = run_locally(flags, measure, workers_only=only)
+            _show(found, as_json)
+            return
+        with profiles() as folder:
+            with profiled("client"):
+                found, shares = run_locally(flags, measure, workers_only=only)
+            _show_shares([*functions(folder), *shares])
     _show(found, as_json)
+
+
+def _stage(service: LocalService, on_round: Callable[[], None]) -> Stage:
+    settings = service.settings
+    return Stage(
+        service.serving.target,
+        settings.redis_url,
+        settings.postgres_url,
+        settings.partitions,
+        service.serving.processes,
+        on_round,
+    )
+
+
+def _show_shares(shares: list[Share]) -> None:
+    """To standard error: standard output is the benchmark's."""
+    table = Table("process", "what", box=None)
+    for heading in ("calls", "seconds", "%"):
+        table.add_column(heading, justify="right")
+    for each in shares:
+        figures = (f"{each.calls:,}", f"{each.seconds:.3f}", f"{each.percent:.1f}")
+        table.add_row(each.process, each.what, *figures)
+    Console(stderr=True, width=120).print(table)
 
 
 def _show(found: Found, as_json: bool) -> None:
