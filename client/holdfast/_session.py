@@ -23,6 +23,9 @@ from holdfast.v1 import balance_service_pb2 as pb
 
 #: Operations in one message: what the server takes.
 MESSAGE_OPERATIONS_MAX = 1_000
+#: Up to so many leave together whatever waits. More are shared among the messages that may still be
+#: sent, so that client, server and store work at the same time and not by turns.
+MESSAGE_OPERATIONS_SHARED = 64
 #: Operations that may wait to be sent. Beyond that, callers are told so.
 QUEUE_MAX = 100_000
 
@@ -87,7 +90,9 @@ class Session:
             await self._wanted.wait()
             self._wanted.clear()
             while self._queue and (stream := self._current()) and stream.room > 0:
-                if batch := self._taken(min(stream.room, MESSAGE_OPERATIONS_MAX)):
+                share = -(-len(self._queue) // stream.messages_left)
+                most = min(MESSAGE_OPERATIONS_MAX, max(MESSAGE_OPERATIONS_SHARED, share))
+                if batch := self._taken(min(stream.room, most)):
                     await stream.send(batch)
 
     def _current(self) -> Stream | None:

@@ -105,9 +105,12 @@ class Stream:
     @property
     def room(self) -> int:
         """How many operations may be sent now."""
-        if len(self._messages) >= MESSAGES_IN_FLIGHT_MAX:
-            return 0
-        return UNANSWERED_MAX - len(self.unanswered)
+        return UNANSWERED_MAX - len(self.unanswered) if self.messages_left > 0 else 0
+
+    @property
+    def messages_left(self) -> int:
+        """How many messages may be sent now."""
+        return MESSAGES_IN_FLIGHT_MAX - len(self._messages)
 
     async def send(self, batch: Sequence[Asked]) -> None:
         """Sends operations in one message. What goes wrong becomes their answer."""
