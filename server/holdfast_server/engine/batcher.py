@@ -27,7 +27,7 @@ from holdfast_server.engine.claim import Claims
 from holdfast_server.engine.failures import internal
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import Facts, digest_of, pack_operation
-from holdfast_server.engine.rows import pack_row
+from holdfast_server.engine.rows import pack_row, pack_value
 from holdfast_server.engine.scripts import Clock, Script, load
 from holdfast_server.engine.store import ScriptFault, Store
 from holdfast_server.errors import HoldfastError, Reason
@@ -240,7 +240,7 @@ class Batcher:
 
     def _header(self, partitions: Iterable[int], claims_start: int = 0) -> bytes:
         calls = self._calls
-        return _packed(
+        return pack_value(
             [
                 self.epoch,
                 calls.generation_ms(),
@@ -273,13 +273,6 @@ class Batcher:
         shards = [place.shard for place in places]
         return keys, [
             self._header(keys.partitions, keys.claims_start),
-            _packed(operations),
-            _packed(shards),
+            pack_value(operations),
+            pack_value(shards),
         ]
-
-
-def _packed(value: object) -> bytes:
-    # Lua's cmsgpack knows no type for bytes: strings and bytes travel alike.
-    packed = msgpack.packb(value, use_bin_type=False)
-    assert isinstance(packed, bytes)
-    return packed

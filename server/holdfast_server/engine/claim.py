@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgpack
 
 from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.rows import pack_value
 from holdfast_server.engine.scripts import Script
 from holdfast_server.engine.store import Store
 
@@ -49,6 +50,5 @@ class Claims:
 
     async def _holders(self, header: bytes, keys: list[str], wanted: Sequence[Wanted]) -> list[int]:
         flat = [part for digest, partition in wanted for part in (digest, str(partition))]
-        asked = msgpack.packb(flat, use_bin_type=False)
-        answer = await self.store.run(self.script, keys, [header, asked])
+        answer = await self.store.run(self.script, keys, [header, pack_value(flat)])
         return [int(holder) for holder in msgpack.unpackb(answer, raw=True)]

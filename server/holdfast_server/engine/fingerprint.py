@@ -75,8 +75,7 @@ def first_difference(operation: Operation, stored: bytes) -> str:
 
 
 def _packed(value: object) -> bytes:
-    packed = msgpack.packb(_sorted(value), default=_plain)
-    assert isinstance(packed, bytes)
+    packed: bytes = _PACKER.pack(_sorted(value))
     return packed
 
 
@@ -90,3 +89,7 @@ def _plain(value: object) -> object:
     if isinstance(value, frozenset):
         return sorted(value)
     return [_sorted(getattr(value, field.name)) for field in fields(value)]  # type: ignore[arg-type]
+
+
+# One packer for all: making one takes longer than packing a value. For one thread only.
+_PACKER = msgpack.Packer(default=_plain)
