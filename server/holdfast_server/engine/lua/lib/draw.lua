@@ -97,7 +97,7 @@ function draws.forget(tree, account, credit_type, credit, grant)
     return
   end
   if grant[G_EXPIRES] > 0 then
-    trees.remove_due(tree, draws.due_member("g", grant, account, credit_type))
+    trees.remove_due(tree, draws.due_member(tree, "g", grant, account, credit_type))
   end
   if grant[G_HELD] == 0 then
     local _, place = draws.find_grant(credit, grant[G_ID])
@@ -107,8 +107,11 @@ function draws.forget(tree, account, credit_type, credit, grant)
   end
 end
 
-function draws.due_member(mark, grant, account, credit_type)
-  return mark .. grant[G_ID] .. account .. "/" .. credit_type
+-- The member of the tree's index for a grant (due.lua): a root, which most accounts are, goes without
+-- saying.
+function draws.due_member(tree, mark, grant, account, credit_type)
+  local is_root = trees.account(tree, account)[A_PARENT] == ""
+  return mark .. grant[G_ID] .. (is_root and "" or account) .. "/" .. credit_type
 end
 
 local function id_before(a, b)

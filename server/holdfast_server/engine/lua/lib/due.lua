@@ -2,7 +2,7 @@
 --
 -- A tree is brought to the present once per call, when it is first touched. What is due is found in
 -- the tree's index, whose members are "h" .. hold id, "g" .. grant id .. account "/" credit type
--- (expires) and "e" .. the same (becomes effective).
+-- (expires) and "e" .. the same (becomes effective); a root's own name is left out.
 --
 -- Whenever somebody looks, all is as if it had ended when it was due: in that order, under that time,
 -- and with what an end makes due ended in its turn. Nothing of the tree can have happened since, so
@@ -76,7 +76,7 @@ function due.start_grant(journal, account, credit_type, grant, kind)
   if grant[G_REMAINING] > 0 then
     draws.insert_grant(credit, grant)
     if grant[G_EXPIRES] > 0 then
-      trees.add_due(journal.tree, draws.due_member("g", grant, account, credit_type), grant[G_EXPIRES])
+      trees.add_due(journal.tree, draws.due_member(journal.tree, "g", grant, account, credit_type), grant[G_EXPIRES])
     end
   end
   credit[C_TOPPED] = credit[C_AVAILABLE]
@@ -115,6 +115,7 @@ end
 local function change_grant(tree, member)
   local mark, grant_id = string.sub(member, 1, 1), string.sub(member, 2, 17)
   local account, credit_type = string.match(string.sub(member, 18), "^(.*)/([^/]*)$")
+  account = account ~= "" and account or trees.root(tree)
   trees.remove_due(tree, member)
   local state = trees.account(tree, account)
   local credit = state and trees.credit(state, credit_type)

@@ -85,7 +85,7 @@ local function give_back_to_grant(journal, posting, credit, grant, amount, now)
   end
   journals.transfer(posting, credit, C_HELD, target, amount, grant)
   if target == C_AVAILABLE and grant[G_EXPIRES] > 0 then
-    trees.add_due(journal.tree, draws.due_member("g", grant, account, credit_type), grant[G_EXPIRES])
+    trees.add_due(journal.tree, draws.due_member(journal.tree, "g", grant, account, credit_type), grant[G_EXPIRES])
   end
   draws.forget(journal.tree, account, credit_type, credit, grant)
   return target == C_AVAILABLE and 3 or target == C_EXPIRED and 4 or 5

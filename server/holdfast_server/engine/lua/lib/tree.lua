@@ -134,6 +134,11 @@ function trees.path(tree, account)
   return path
 end
 
+-- The name of the account that the tree is named for.
+function trees.root(tree)
+  return string.match(tree.key, ":t:[^/]*/(.*)$")
+end
+
 function trees.hold(tree, hold)
   local known = tree.holds[hold]
   if known == nil then

@@ -60,7 +60,7 @@ function granting.grant(op, tree)
   local _, credit = journals.posting(journal, KIND_GRANT, account, credit_type)
   if effective_ms > now then
     insert(trees.pending(credit), grant)
-    trees.add_due(tree, draws.due_member("e", grant, account, credit_type), effective_ms)
+    trees.add_due(tree, draws.due_member(tree, "e", grant, account, credit_type), effective_ms)
   else
     repaid = due.start_grant(journal, account, credit_type, grant, KIND_GRANT)
   end
@@ -80,7 +80,7 @@ end
 
 local function revoke_pending(journal, account, credit_type, credit, grant, index)
   remove(trees.pending(credit), index)
-  trees.remove_due(journal.tree, draws.due_member("e", grant, account, credit_type))
+  trees.remove_due(journal.tree, draws.due_member(journal.tree, "e", grant, account, credit_type))
   local taken = grant[G_REMAINING]
   local posting = journals.posting(journal, KIND_REVOKE, account, credit_type)
   journals.book(posting, credit, C_GRANTED, C_REVOKED, taken)
@@ -123,7 +123,7 @@ local function refund_anew(journal, posting, credit, part, amount, expires_ms, n
     grant = { part[10], 0, 0, 0, expires_ms, 0, now, 0, 1 }
     draws.insert_grant(credit, grant)
     if expires_ms > 0 then
-      local member = draws.due_member("g", grant, posting[E_ACCOUNT], posting[E_CREDIT_TYPE])
+      local member = draws.due_member(journal.tree, "g", grant, posting[E_ACCOUNT], posting[E_CREDIT_TYPE])
       trees.add_due(journal.tree, member, expires_ms)
     end
   end
@@ -169,7 +169,7 @@ local function refund_grant(journal, posting, credit, op, part, line, now)
       draws.insert_grant(credit, ghost)
     end
     if ghost[G_EXPIRES] > 0 then
-      local member = draws.due_member("g", ghost, account, posting[E_CREDIT_TYPE])
+      local member = draws.due_member(journal.tree, "g", ghost, account, posting[E_CREDIT_TYPE])
       trees.add_due(journal.tree, member, ghost[G_EXPIRES])
     end
   end
