@@ -19,6 +19,7 @@ from holdfast import (
     ResourceExhausted,
     Unreachable,
 )
+from holdfast._session import MESSAGE_OPERATIONS_SHARED
 from holdfast._stream import MESSAGES_IN_FLIGHT_MAX
 from holdfast.v1 import balance_service_pb2 as pb
 from holdfast.v1 import reason_pb2
@@ -68,6 +69,19 @@ async def test_many_callers_share_few_messages(server: SessionServer, client: As
     assert len(server.messages) <= MESSAGES_IN_FLIGHT_MAX + 2
     assert set(server.came.values()) == {1}
     assert server.metadata[0]["authorization"] == "Bearer secret"
+
+
+async def test_what_waits_is_shared_among_messages(
+    server: SessionServer, client: AsyncClient
+) -> None:
+    """So that nobody waits for one large message; few operations are not worth several."""
+    await client.reserve("a", 1)
+    server.messages.clear()
+    await asyncio.gather(
+        *(client.reserve("a", 1) for _ in range(2 * MESSAGE_OPERATIONS_SHARED - 1))
+    )
+    sizes = [len(message.items) for message in server.messages]
+    assert sizes == [MESSAGE_OPERATIONS_SHARED, MESSAGE_OPERATIONS_SHARED - 1]
 
 
 async def test_a_lone_call_goes_alone(server: SessionServer, client: AsyncClient) -> None:
