@@ -7,10 +7,11 @@ import os
 
 import pytest
 
-from holdfast_server.bench.benches import BENCHES
+from holdfast_server.bench.benches import BENCHES, steps
 from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.rounds import Done, Round, alternate
+from holdfast_server.bench.stage import Options
 from tests.support.server import run
 
 SMALL = ("--accounts", "20", "--operations", "400", "--rounds", "1", "--batch", "50")
@@ -32,6 +33,23 @@ def test_a_benchmark_says_what_it_found(name: str) -> None:
     assert found["ratio"] == pytest.approx(found["measure"] / found["floor"], rel=0.05)
     assert "valkey" in found["cpu_us"]
     assert found["cores"] >= 1
+
+
+def test_a_profile_names_processes_functions_and_commands() -> None:
+    ended = run(["bench", "batch", "--json", "--profile", *SMALL], without_stores())
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout.splitlines()[-1])["bench"] == "batch"
+    rows = {line.split()[0] for line in ended.stderr.splitlines() if line.strip()}
+    assert {"client", "worker", "flusher", "sweeper", "valkey"} <= rows
+    assert "evalsha" in ended.stderr
+
+
+def test_a_benchmark_says_how_far_it_is() -> None:
+    options = Options(12_000, 400, 3, 8, 50, 0)
+    assert steps("session", options) == 8
+    assert steps("flush", options) == 6
+    assert steps("memory", options) == 12
+    assert steps("growth", options) == 8 * (3 + 3 + 5)
 
 
 def test_people_get_a_table() -> None:

@@ -9,8 +9,9 @@ from holdfast_server.bench.calls import batch, session, unary
 from holdfast_server.bench.flush import flush
 from holdfast_server.bench.lease import lease
 from holdfast_server.bench.memory import memory
-from holdfast_server.bench.stage import Bench
-from holdfast_server.bench.store import engine, growth
+from holdfast_server.bench.population import CHUNK
+from holdfast_server.bench.stage import Bench, Options
+from holdfast_server.bench.store import engine, growth, shapes
 
 BENCHES: Final[Mapping[str, Bench]] = {
     "session": session,
@@ -22,6 +23,17 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "memory": memory,
     "growth": growth,
 }
+
+
+def steps(name: str, options: Options) -> int:
+    """How often a benchmark calls `Stage.on_round` until it is done."""
+    alternating = 2 * options.rounds + 2
+    if name == "memory":
+        return -(-options.accounts // CHUNK)
+    if name == "flush":
+        return 2 * options.rounds
+    return alternating * shapes(options.accounts) if name == "growth" else alternating
+
 
 #: These look at the store or the flusher alone: another flusher would disturb them.
 WITHOUT_FLUSHER: Final = frozenset({"engine", "flush", "memory", "growth"})

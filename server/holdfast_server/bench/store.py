@@ -125,6 +125,11 @@ class _Growing:
         self.rows.append(shape | {"us": round(cost, 1), "multiple": round(cost / least, 1)})
 
 
+def shapes(accounts: int) -> int:
+    """How many kinds of accounts `growth` measures."""
+    return len(_populations(accounts)) + len(GRANT_COUNTS) + TREE_LEVELS_MAX
+
+
 def _populations(accounts: int) -> list[int]:
     """1,000, 10,000, … and the last."""
     counts = [min(ACCOUNTS_MIN, accounts)]

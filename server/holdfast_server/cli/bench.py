@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from holdfast_server.app.profile import profiled
-from holdfast_server.bench.benches import BENCHES, WITHOUT_FLUSHER
+from holdfast_server.bench.benches import BENCHES, WITHOUT_FLUSHER, steps
 from holdfast_server.bench.profile import Share, commands, functions, profiles
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.stage import Options, Stage
@@ -87,7 +87,7 @@ def bench(name: str, batch: int | None, profile: bool, as_json: bool, **flags: A
     options = Options(batch=size, **amounts)
     only = name in WITHOUT_FLUSHER
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(name, total=2 * options.rounds + 2)
+        task = progress.add_task(name, total=steps(name, options))
 
         async def measure(service: LocalService) -> tuple[Found, list[Share]]:
             found = await BENCHES[name](_stage(service, lambda: progress.advance(task)), options)
