@@ -56,6 +56,10 @@ class Model:
             raise answer
         return answer
 
+    def knows(self, operation: Any) -> bool:
+        """Whether a request has arrived."""
+        return operation.build(Defaults("", "ai")).idempotency_key in self.answers
+
     def _apply(self, request: Any, now_s: float) -> Any:
         self.expire(now_s)
         if isinstance(request, pb.ReserveRequest):
@@ -127,14 +131,14 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(amount=st.integers(1, 120))
     def spend(self, amount: int) -> None:
-        held = self.held()
-        unsettled = self.spent - self.lease.captured - self.lease.uncharged
-        if self.lease.is_closing or not self.lease.spend(amount, self.now_s):
+        before = [portion.spent for portion in self.lease.portions]
+        if not self.lease.spend(amount, self.now_s):
             return
         self.spent += amount
-        # Captures whose answer was lost have reduced what is held, but not what is unsettled.
-        answered = held + self.model.burned - self.lease.captured
-        assert unsettled + amount <= answered, "more was spent than is held"
+        for portion, spent in zip(self.lease.portions, before, strict=True):
+            hold = self.model.holds[portion.hold_id]
+            if portion.spent > spent:
+                assert hold.settled or hold.expires_s > self.now_s, "an expired hold was spent"
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 14.0, 29.0, 31.0, RETRY_SECONDS_MAX]))
     def wait(self, seconds: float) -> None:
@@ -191,17 +195,16 @@ class LeaseMachine(RuleBasedStateMachine):
         except FailedPrecondition:
             return
 
-    def held(self) -> int:
+    @invariant()
+    def what_was_spent_and_may_be_is_held(self) -> None:
+        """For every hold that is open; a capture that has arrived counts no more."""
         self.model.expire(self.now_s)
-        return sum(hold.left for hold in self.model.holds.values()) + self.forgotten()
-
-    def forgotten(self) -> int:
-        """Left in portions whose hold was settled behind the lease's back: it cannot know yet."""
-        return sum(
-            portion.free + portion.spent + (portion.pending.amount if portion.pending else 0)
-            for portion in self.lease.portions
-            if self.model.holds[portion.hold_id].settled
-        )
+        for portion in self.lease.portions:
+            hold, pending = self.model.holds[portion.hold_id], portion.pending
+            captured = pending is not None and self.model.knows(pending.operation)
+            asked = pending.amount if pending is not None and not captured else 0
+            if not hold.settled and hold.expires_s > self.now_s:
+                assert portion.free + portion.spent + asked <= hold.left
 
     @invariant()
     def nothing_is_captured_that_was_not_spent(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import holdfast
-from holdfast import AsyncClient, AsyncHold, Client, Hold
+from holdfast import AsyncClient, AsyncHold, AsyncLease, Client, Hold, Lease
 
 #: A change of this list is a change of the public interface.
 PUBLIC_NAMES = [
@@ -21,6 +21,7 @@ PUBLIC_NAMES = [
     "Applied",
     "AsyncClient",
     "AsyncHold",
+    "AsyncLease",
     "BalanceAt",
     "BalanceResult",
     "Buckets",
@@ -54,6 +55,7 @@ PUBLIC_NAMES = [
     "HoldfastError",
     "InternalError",
     "InvalidRequest",
+    "Lease",
     "Limit",
     "LimitEnforcement",
     "LimitUnit",
@@ -110,7 +112,9 @@ def _public(cls: type) -> dict[str, Any]:
 
 def _signature(function: Any) -> str:
     text = str(inspect.signature(function))
-    return text.replace("AsyncIterator", "Iterator").replace("AsyncHold", "Hold")
+    for name in ("Iterator", "Hold", "Lease"):
+        text = text.replace(f"Async{name}", name)
+    return text
 
 
 @pytest.mark.parametrize(("asynchronous", "threaded"), [(AsyncClient, Client)])
@@ -132,12 +136,19 @@ def test_both_holds_have_the_same_methods() -> None:
     assert ours == theirs
 
 
+def test_both_leases_have_the_same_methods() -> None:
+    ours = {
+        name: _signature(one) for name, one in _public(AsyncLease).items() if name != "__init__"
+    }
+    theirs = {name: _signature(one) for name, one in _public(Lease).items() if name != "__init__"}
+    assert ours == theirs
+
+
 def test_every_public_method_is_awaited_or_iterated_in_the_asyncio_client() -> None:
     for name, method in _public(AsyncClient).items():
         is_iterator = "AsyncIterator" in str(inspect.signature(method).return_annotation)
-        assert inspect.iscoroutinefunction(method) or is_iterator or name in {"hold", "__init__"}, (
-            name
-        )
+        is_block = name in {"hold", "lease", "__init__"}
+        assert inspect.iscoroutinefunction(method) or is_iterator or is_block, name
 
 
 def test_importing_loads_neither_server_nor_stores_nor_telemetry() -> None:
