@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from holdfast_server.engine.keys import FLUSHED_FIELD
-from holdfast_server.flusher.flusher import REST_RATIO, REST_SECONDS_MAX, rest_seconds
+from holdfast_server.flusher.flusher import (
+    REST_RATIO,
+    REST_SECONDS_MAX,
+    REST_SECONDS_MIN,
+    rest_seconds,
+)
 from holdfast_server.flusher.retention import Retention
 from tests.flusher.stage import KEYS, Heard, Stage
 from tests.support.entries import Story, holds_and_commits
@@ -239,6 +244,6 @@ async def test_an_epoch_that_begins_moves_the_flusher_to_its_stream(stage: Stage
 
 
 def test_the_flusher_rests_as_its_work_allows_and_never_for_long() -> None:
-    assert rest_seconds(0.0) == 0.0
-    assert rest_seconds(0.002) == 0.002 * REST_RATIO
+    assert rest_seconds(0.0) == REST_SECONDS_MIN
+    assert rest_seconds(0.02) == 0.02 * REST_RATIO
     assert rest_seconds(3.0) == REST_SECONDS_MAX

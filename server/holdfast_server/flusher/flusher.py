@@ -31,10 +31,11 @@ BATCH_ENTRIES_MAX: Final = 2_000
 #: Milliseconds that one read waits for entries; also how soon `stop` is heeded at the latest.
 READ_WAIT_MS: Final = 250
 #: How long the flusher rests after a round, in multiples of the time for which it kept a processor
-#: busy, and at most in seconds. Under load many entries come together in one transaction, at a
-#: fraction of the price; a round that found little is followed by the next at once. A full one is
-#: not followed by a rest: the flusher is behind.
+#: busy, and in seconds at least and at most. Under load many entries come together in one
+#: transaction, at a fraction of the price; after a pause none waits. A full round is followed by no
+#: rest: the flusher is behind.
 REST_RATIO: Final = 4.0
+REST_SECONDS_MIN: Final = 0.03
 REST_SECONDS_MAX: Final = 0.25
 #: Seconds between two looks whether the place of a flusher has become free.
 STANDBY_SECONDS: Final = 1.0
@@ -201,7 +202,7 @@ class Flusher:
 
 def rest_seconds(worked_seconds: float) -> float:
     """How long to rest after a round that was not full."""
-    return min(REST_SECONDS_MAX, REST_RATIO * worked_seconds)
+    return min(REST_SECONDS_MAX, max(REST_SECONDS_MIN, REST_RATIO * worked_seconds))
 
 
 def _retry_seconds(failures: int) -> float:
