@@ -53,7 +53,10 @@ def test_account_with_every_term(holdfast_server: RunningService, account: str) 
     (found,) = created["limits"]
     assert (found["maximum"], found["enforcement"], found["warn_percents"]) == (5, "SOFT", [50, 90])
     assert one(["account", "get", below], holdfast_server) == created
-    listed = call_json(["account", "list", "--parent", account], holdfast_server.environment)
+    listing = ["account", "list", "--parent", account]
+    listed = eventually(
+        lambda: call_json(listing, holdfast_server.environment), "the ledger has the account"
+    )
     assert [each["account"] for each in listed] == [below]
     change = ["--name", "Other", "--limit", "none", "--label", "none"]
     changed = one(["account", "update", below, *change], holdfast_server)
