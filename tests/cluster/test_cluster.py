@@ -12,17 +12,28 @@ import pytest
 from holdfast import AsyncClient, GrantSource
 from holdfast_server.domain import operation as op
 from holdfast_server.engine.address import Address, parse
+from holdfast_server.engine.engine import NeedsLedger
+from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.outbox import Outbox
+from holdfast_server.engine.stores import open_store
 from holdfast_server.errors import HoldfastError, Reason
 from tests.property.test_oracle import Oracle, run_histories
 from tests.support.both import both_stores
 from tests.support.cluster import Cluster, ask
+from tests.support.forgotten import ask_unchecked, time_ordered_key, use_and_forget
 from tests.support.pair import Real, build
-from tests.support.server import call_json, environment, serving
+from tests.support.server import call_json, environment, free_port, serving
 from tests.support.waiting import until
 
 PARTITIONS = 12
 #: Random histories on the cluster: what decides is the same script.
 HISTORIES = 15
+
+
+@pytest.fixture
+def unused_url() -> str:
+    """Where no node is."""
+    return f"redis+cluster://127.0.0.1:{free_port()}"
 
 
 class ClusterOracle(Oracle):
@@ -76,6 +87,16 @@ async def test_a_key_counts_in_one_partition_only(cluster: Cluster) -> None:
     await real.store.close()
 
 
+async def test_a_forgotten_key_is_not_new_in_another_partition(cluster: Cluster) -> None:
+    real = build(cluster.url, partitions=PARTITIONS)
+    used, resting, key = await use_and_forget(real)
+    assert isinstance(await ask_unchecked(real, burn(resting, key)), NeedsLedger)
+    for account in (used, resting):
+        new = burn(account, time_ordered_key(real.clock.now_ms))
+        assert not isinstance(await ask_unchecked(real, new), NeedsLedger | HoldfastError)
+    await real.store.close()
+
+
 async def test_a_slot_moves_while_it_is_used(cluster: Cluster) -> None:
     """MOVED, ASK and TRYAGAIN: nothing is lost, and nothing is decided twice."""
     real = build(cluster.url, partitions=PARTITIONS)
@@ -113,6 +134,78 @@ async def test_a_slot_moves_while_it_is_used(cluster: Cluster) -> None:
     spent = {name: sum(key.startswith(f"{name}-") for key in done) for name in names}
     assert left == [1_000 - spent[name] for name in names]
     await real.store.close()
+
+
+async def test_reads_leave_calls_alone_while_slots_move(cluster: Cluster) -> None:
+    """What a read does to find a slot breaks neither calls nor other reads."""
+    real = build(cluster.url, partitions=PARTITIONS)
+    names = await make_accounts(real, 24)
+    places = [real.keys.state(each, 1) for each in range(PARTITIONS)]
+    slots = {ask(cluster.clients[0], "CLUSTER", "KEYSLOT", place) for place in places}
+    moved, reasons = asyncio.Event(), set[Reason]()
+
+    async def read() -> None:
+        while not moved.is_set():
+            await real.store.read_all([("HGET", place, "f") for place in places])
+
+    async def spend(name: str) -> None:
+        number = 0
+        while not moved.is_set():
+            (answer,) = await real.decide([burn(name, f"{name}-{number}")])
+            number += 1
+            if isinstance(answer, HoldfastError):
+                reasons.add(answer.reason)
+
+    async def move() -> None:
+        for slot in sorted(slots) * 2:
+            target = (cluster.owner(slot) + 1) % 3
+            source = cluster.begin_move(slot, target)
+            while await asyncio.to_thread(cluster.move_keys, slot, source, target, 1_000):
+                pass
+            cluster.end_move(slot, source, target)
+        moved.set()
+
+    await asyncio.gather(move(), read(), read(), *map(spend, names))
+    assert reasons <= {Reason.STORE_UNAVAILABLE}
+    await real.store.close()
+
+
+async def test_a_node_that_hung_up_is_called_again(cluster: Cluster) -> None:
+    """Nothing was sent on a connection that has ended since: the outcome is not in doubt."""
+    real = build(cluster.url, partitions=PARTITIONS)
+    names = await make_accounts(real, 30)
+    for client in cluster.clients:
+        ask(client, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    answers = await real.decide([burn(name, f"after-{name}") for name in names])
+    assert not [each for each in answers if isinstance(each, HoldfastError)]
+    await real.store.close()
+
+
+async def test_many_reads_wait_for_each_other(cluster: Cluster) -> None:
+    real = build(cluster.url, partitions=PARTITIONS)
+    place = real.keys.state(0, 1)
+    # Once the nodes are known, nothing else makes them wait.
+    await real.store.read("HGET", place, "f")
+    assert not any(await asyncio.gather(*(real.store.read("HGET", place, "f") for _ in range(500))))
+    await real.store.close()
+
+
+async def test_a_cluster_that_is_away(unused_url: str) -> None:
+    """Callers, the flusher and the sweeper know what to do about this error, and no other."""
+    store, keys = open_store(unused_url), Keys(2)
+    outbox, positions = Outbox(store.client, keys), {0: (1, 0), 1: (1, 0)}
+    for attempt in (
+        store.read("GET", "x"),
+        store.read_all([("GET", "x")]),
+        outbox.read(positions, 10, 0),
+        outbox.publish_flushed(positions),
+        outbox.trim(positions),
+        outbox.states(positions),
+    ):
+        with pytest.raises(HoldfastError) as raised:
+            await attempt
+        assert raised.value.reason is Reason.STORE_UNAVAILABLE
+    await store.close()
 
 
 async def test_the_ledger_gets_everything(cluster: Cluster, migrated_postgres_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -27,6 +28,8 @@ async def test_a_replica_takes_over(stores_dir: Path, tmp_path: Path) -> None:
             return op.Burn("t", "a", (op.Line("ai", 10),), key)
 
         (first,) = await real.decide([burn("before")])
+        many = (real.store.read("GET", "x") for _ in range(300))
+        assert not any(await asyncio.gather(*many))
         with redis.Redis(port=stores.master.port, password=PASSWORD) as master:
             assert master.wait(1, 5_000) == 1
         os.kill(stores.master.pid, signal.SIGKILL)

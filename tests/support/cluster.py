@@ -40,9 +40,9 @@ class Cluster:
         for client in self.clients:
             client.flushall()
 
-    def owner(self, slot: int) -> int:
-        """Which node has a slot."""
-        for first, last, (_, port, *_), *_ in self._ask(0, "CLUSTER", "SLOTS"):
+    def owner(self, slot: int, asked: int = 0) -> int:
+        """Which node has a slot, as one of them says."""
+        for first, last, (_, port, *_), *_ in self._ask(asked, "CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return self.ports.index(port)
         raise AssertionError(f"nobody has slot {slot}")
@@ -50,8 +50,8 @@ class Cluster:
     def begin_move(self, slot: int, target: int) -> int:
         """Says to both nodes that the slot is on its way; answers where it was."""
         source = self.owner(slot)
-        self._ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
-        self._ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
+        self._ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.name(source))
+        self._ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.name(target))
         return source
 
     def move_keys(self, slot: int, source: int, target: int, count: int) -> int:
@@ -65,9 +65,10 @@ class Cluster:
     def end_move(self, slot: int, source: int, target: int) -> None:
         """Says to both that the slot has arrived."""
         for node in (target, source):
-            self._ask(node, "CLUSTER", "SETSLOT", slot, "NODE", self._id(target))
+            self._ask(node, "CLUSTER", "SETSLOT", slot, "NODE", self.name(target))
 
-    def _id(self, node: int) -> str:
+    def name(self, node: int) -> str:
+        """What the nodes call it."""
         return str(self._ask(node, "CLUSTER", "MYID").decode())
 
     def _ask(self, node: int, *command: Any) -> Any:
@@ -89,6 +90,29 @@ def started(folder: Path) -> Iterator[Cluster]:
                 ask(other, "CLUSTER", "MEET", "127.0.0.1", servers[number].port, bus)
         eventually(lambda: all(map(_is_whole, clients)), "the cluster is whole")
         yield Cluster([server.port for server in servers], clients)
+
+
+@contextlib.contextmanager
+def copied(cluster: Cluster, node: int, folder: Path) -> Iterator[None]:
+    """A replica of one of its masters, which has caught up and takes its place when it goes."""
+    with _node(folder) as server, _client(server) as client:
+        bus = int(client.config_get("cluster-port")["cluster-port"])
+        ask(cluster.clients[node], "CLUSTER", "MEET", "127.0.0.1", server.port, bus)
+        eventually(lambda: _follows(client, cluster.name(node)), "the replica knows its master")
+        eventually(lambda: client.info()["master_link_status"] == "up", "the replica follows")
+        eventually(lambda: all(map(_knows_a_replica, cluster.clients)), "all know of the replica")
+        yield
+
+
+def _follows(client: redis.Redis, master: str) -> bool:
+    try:
+        return bool(ask(client, "CLUSTER", "REPLICATE", master))
+    except redis.ResponseError:
+        return False
+
+
+def _knows_a_replica(client: redis.Redis) -> bool:
+    return any(len(places) > 1 for _, _, *places in ask(client, "CLUSTER", "SLOTS"))
 
 
 def _node(folder: Path) -> Server:

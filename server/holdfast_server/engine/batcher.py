@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
@@ -181,7 +181,7 @@ class Batcher:
         items = [item for submission in batch for item in submission.items]
         with self._span(items):
             apart = self._calls.store.is_cluster
-            answers = iter(await (self._decide_apart(items) if apart else self._decide(items)))
+            answers = iter(await (self._decide_apart(batch) if apart else self._decide(items)))
         for submission in batch:
             mine = [next(answers) for _ in submission.items]
             if not submission.done.done():
@@ -193,52 +193,58 @@ class Batcher:
         callers = (item.facts.caller for item in items)
         return self._tracing.batch(TraceContext(each.trace_id, each.span_id) for each in callers)
 
-    async def _decide_apart(self, items: Sequence[Item]) -> Sequence[Raw | HoldfastError]:
+    async def _decide_apart(self, batch: Sequence[Submission]) -> Sequence[Raw | HoldfastError]:
         """Keys first, then each partition by itself: in a cluster no call sees more than one."""
-        try:
-            wanted = [(digest_of(item.operation), item.partition) for item in items]
-            elsewhere = await self._claims.elsewhere(self._header(()), self.epoch, wanted)
-        except HoldfastError as error:
-            return [error for _ in items]
-        except ScriptFault:
-            _LOG.exception("the keys of a batch of %d could not be claimed", len(items))
-            return [internal() for _ in items]
-        answers: dict[int, Raw | HoldfastError] = dict.fromkeys(elsewhere, _REUSED)
+        items = [item for submission in batch for item in submission.items]
+        wanted = [(digest_of(item.operation), item.partition) for item in items]
+        claimed = await self._claims.make(self._header(()), self.epoch, wanted)
+        answers: dict[int, Raw | HoldfastError] = dict.fromkeys(claimed.elsewhere, _REUSED)
+        answers.update(_held_up(batch, claimed.refused))
         groups = defaultdict[int, list[int]](list)
         for index, item in enumerate(items):
-            if index not in elsewhere:
+            if index not in answers:
                 groups[item.partition].append(index)
         found = await asyncio.gather(
-            *(self._decide([items[index] for index in group]) for group in groups.values())
+            *(
+                self._decide([items[index] for index in group], claimed.since_ms)
+                for group in groups.values()
+            )
         )
         for group, some in zip(groups.values(), found, strict=True):
             answers.update(zip(group, some, strict=True))
         return [answers[index] for index in range(len(items))]
 
-    async def _decide(self, items: Sequence[Item]) -> Sequence[Raw | HoldfastError]:
+    async def _decide(
+        self, items: Sequence[Item], claimed_since_ms: int = 0
+    ) -> Sequence[Raw | HoldfastError]:
         try:
-            return await self._call(items)
+            return await self._call(items, claimed_since_ms)
         except ScriptFault as fault:
             _LOG.error("script fault in a batch of %d: %s", len(items), fault)
             if len(items) == 1:
                 return [internal()]
             middle = len(items) // 2
-            return [*await self._decide(items[:middle]), *await self._decide(items[middle:])]
+            return [
+                *await self._decide(items[:middle], claimed_since_ms),
+                *await self._decide(items[middle:], claimed_since_ms),
+            ]
         except HoldfastError as error:
             return [error for _ in items]
         except Exception:
             _LOG.exception("a batch of %d could not be run", len(items))
             return [internal() for _ in items]
 
-    async def _call(self, items: Sequence[Item]) -> Sequence[Raw]:
-        keys, arguments = self._pack(items)
+    async def _call(self, items: Sequence[Item], claimed_since_ms: int) -> Sequence[Raw]:
+        keys, arguments = self._pack(items, claimed_since_ms)
         started = time.perf_counter()
         raw = await self._calls.store.run(self._calls.script, keys, arguments)
         self._recorder.batch(len(items), time.perf_counter() - started)
         flat = msgpack.unpackb(raw, raw=True)
         return [Raw(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
 
-    def _header(self, partitions: Iterable[int], claims_start: int = 0) -> bytes:
+    def _header(
+        self, partitions: Iterable[int], claims_start: int = 0, claimed_since_ms: int = 0
+    ) -> bytes:
         calls = self._calls
         return pack_value(
             [
@@ -248,10 +254,11 @@ class Batcher:
                 calls.clock_ms(),
                 list(partitions),
                 claims_start,
+                claimed_since_ms,
             ]
         )
 
-    def _pack(self, items: Sequence[Item]) -> tuple[CallKeys, list[bytes]]:
+    def _pack(self, items: Sequence[Item], claimed_since_ms: int) -> tuple[CallKeys, list[bytes]]:
         """The keys and arguments of one call (see apply.lua)."""
         keys = CallKeys(self._calls.keys, self.epoch)
         digests = [digest_of(item.operation) for item in items]
@@ -272,7 +279,26 @@ class Batcher:
         ]
         shards = [place.shard for place in places]
         return keys, [
-            self._header(keys.partitions, keys.claims_start),
+            self._header(keys.partitions, keys.claims_start, claimed_since_ms),
             pack_value(operations),
             pack_value(shards),
         ]
+
+
+def _held_up(
+    batch: Sequence[Submission], refused: Mapping[int, HoldfastError]
+) -> dict[int, HoldfastError]:
+    """What cannot be decided now, by index: what was refused, and what follows it.
+
+    A submission is decided in the order given, so nothing of a partition overtakes what was before.
+    """
+    held: dict[int, HoldfastError] = {}
+    index = 0
+    for submission in batch:
+        stopped: dict[int, HoldfastError] = {}
+        for item in submission.items:
+            error = stopped.get(item.partition) or refused.get(index)
+            if error:
+                held[index] = stopped[item.partition] = error
+            index += 1
+    return held

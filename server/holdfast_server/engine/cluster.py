@@ -11,12 +11,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
 from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import (
     AskError,
+    ConnectionError,
     MovedError,
     RedisClusterException,
     RedisError,
@@ -28,6 +29,7 @@ from holdfast_server.engine.address import Address
 from holdfast_server.engine.scripts import Script
 from holdfast_server.engine.store import (
     ANSWER_TIMEOUT_S,
+    AWAY,
     CONNECT_TIMEOUT_S,
     Argument,
     Store,
@@ -43,8 +45,41 @@ REDIRECTS_MAX: Final = 16
 TRY_AGAIN_SECONDS: Final = 0.02
 #: Script calls of one process that are under way at one time.
 CALLS_MAX: Final = 32
+#: Reads that are under way at one time; the driver refuses the 101st connection to a node.
+READS_MAX: Final = 64
 #: How often reads look for the node that has their key.
 READ_ATTEMPTS: Final = 3
+
+_CLOSED: Final = "the connection was closed while it was being made"
+
+
+class _Reading(RedisCluster):
+    """What reads go through.
+
+    Where a node is away, the driver closes all connections, and one that was just being made fails
+    with an AttributeError of the driver. Nobody but this class shall have to know that.
+    """
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **kwargs)
+        except AttributeError as error:
+            raise ConnectionError(_CLOSED) from error
+
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
+        return _ReadingPipeline(self, transaction)  # type: ignore[abstract]
+
+
+class _ReadingPipeline(ClusterPipeline):
+    """The same for many reads at once."""
+
+    async def execute(
+        self, raise_on_error: bool = True, allow_redirections: bool = True
+    ) -> list[Any]:
+        try:
+            return await super().execute(raise_on_error, allow_redirections)
+        except AttributeError as error:
+            raise ConnectionError(_CLOSED) from error
 
 
 class ClusterStore(Store):
@@ -53,22 +88,28 @@ class ClusterStore(Store):
     is_cluster = True
 
     def __init__(self, address: Address) -> None:
-        self._nodes: RedisCluster = RedisCluster(
-            startup_nodes=[ClusterNode(host, port) for host, port in address.nodes],
-            retry=Retry(ConstantBackoff(TRY_AGAIN_SECONDS), READ_ATTEMPTS),
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=ANSWER_TIMEOUT_S,
-            ssl=address.tls,
-            **address.credentials,
-        )
-        self.client = self._nodes
-        self._free = asyncio.Semaphore(CALLS_MAX)
+        self._nodes = RedisCluster(**_options(address))
+        # Reads have connections of their own: where a node is away, the driver closes all that it
+        # has, and a script call on one of these would be left without its answer.
+        self.client = _Reading(**_options(address))
+        self._free, self._reads = asyncio.Semaphore(CALLS_MAX), asyncio.Semaphore(READS_MAX)
         #: A node did not answer: another may have taken its place.
         self._is_stale = True
 
     async def close(self) -> None:
         """Closes every connection."""
         await self._nodes.aclose()
+        await self.client.aclose()
+
+    async def read(self, *command: Argument) -> Any:
+        """See `Store.read`."""
+        async with self._reads:
+            return await super().read(*command)
+
+    async def read_all(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """See `Store.read_all`. One node that is away fails all."""
+        async with self._reads:
+            return await super().read_all(commands)
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """See `Store.run`. All keys MUST share a slot."""
@@ -94,7 +135,7 @@ class ClusterStore(Store):
                 await self._nodes.nodes_manager.initialize()
                 self._is_stale = False
             node = self._nodes.get_node_from_key(key)
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except AWAY as error:
             raise failure(Reason.STORE_UNAVAILABLE, error) from error
         if node is None:
             self._is_stale = True
@@ -141,9 +182,37 @@ class ClusterStore(Store):
         except RedisError as error:
             raise failure(Reason.STORE_UNAVAILABLE, error) from error
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError, TimeoutError) as error:
-            self._is_stale = True
+            await _make_ready(connection)
+        except BaseException as error:
+            # A caller that gives up meanwhile takes no connection with it.
             node.release(connection)
+            if not isinstance(error, AWAY):
+                raise
+            self._is_stale = True
             raise failure(Reason.STORE_UNAVAILABLE, error) from error
         return connection
+
+
+def _options(address: Address) -> dict[str, Any]:
+    return {
+        "startup_nodes": [ClusterNode(host, port) for host, port in address.nodes],
+        "retry": Retry(ConstantBackoff(TRY_AGAIN_SECONDS), READ_ATTEMPTS),
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": ANSWER_TIMEOUT_S,
+        # Else every fifth MOVED closes all connections, those of other reads in the middle of it.
+        "reinitialize_steps": 0,
+        "ssl": address.tls,
+        **address.credentials,
+    }
+
+
+async def _make_ready(connection: Connection) -> None:
+    """Connects; anew where the node has hung up meanwhile, since nothing is sent yet."""
+    await connection.connect()  # type: ignore[no-untyped-call]
+    try:
+        is_usable = not await connection.can_read()
+    except (RedisError, OSError):
+        is_usable = False
+    if not is_usable:
+        await connection.disconnect()
+        await connection.connect()  # type: ignore[no-untyped-call]

@@ -18,7 +18,6 @@ import msgpack
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
 
 from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.packed import (
@@ -31,6 +30,7 @@ from holdfast_server.domain.packed import (
     to_entry,
 )
 from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.store import AWAY
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Entries that one script call reads: it blocks the store for about a microsecond each.
@@ -264,7 +264,7 @@ def _script(client: Any, name: str) -> AsyncScript:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (RedisError, OSError) as error:
+    except AWAY as error:
         _log.warning("hot store unavailable: %s", error)
         raise HoldfastError(
             Reason.STORE_UNAVAILABLE, "The hot store cannot be reached; retry later."

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import redis.asyncio as redis
 from redis.asyncio.cluster import RedisCluster
@@ -18,7 +18,12 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 
 from holdfast_server.engine.address import Address
 from holdfast_server.engine.scripts import Script
@@ -39,9 +44,14 @@ _CONNECTION: dict[str, Any] = {
     "socket_timeout": ANSWER_TIMEOUT_S,
 }
 
+_POOL: dict[str, Any] = {"max_connections": CONNECTIONS_MAX, "timeout": CONNECT_TIMEOUT_S}
+
 _LOG = logging.getLogger(__name__)
 
 Argument = str | bytes | int
+
+#: How the driver says that no server answers. What it raises of a cluster is no RedisError.
+AWAY: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 #: How the store's refusals begin, and what they mean. Nothing was executed in any of these cases.
 _REFUSALS = {
@@ -104,8 +114,13 @@ class Store:
         }
         manager = Sentinel(address.nodes, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]
         self._sentinels = manager.sentinels
-        return SentinelConnectionPool(  # type: ignore[no-untyped-call]
-            address.master, manager, ssl=address.tls, **_CONNECTION, **address.credentials
+        return _SentinelPool(  # type: ignore[no-untyped-call]
+            address.master,
+            manager,
+            ssl=address.tls,
+            **_POOL,
+            **_CONNECTION,
+            **address.credentials,
         )
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
@@ -134,7 +149,7 @@ class Store:
         """Runs a command that changes nothing. Raises `HoldfastError` STORE_UNAVAILABLE."""
         try:
             return await self.client.execute_command(*command)
-        except (RedisError, OSError, TimeoutError) as error:
+        except AWAY as error:
             raise failure(Reason.STORE_UNAVAILABLE, error) from error
 
     async def read_all(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
@@ -144,21 +159,23 @@ class Store:
             pipeline.execute_command(*command)
         try:
             return list(await pipeline.execute())
-        except (RedisError, OSError, TimeoutError) as error:
+        except AWAY as error:
             raise failure(Reason.STORE_UNAVAILABLE, error) from error
 
     async def _connect(self) -> Connection:
         try:
             connection: Connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError, TimeoutError) as error:
+        except AWAY as error:
             raise failure(Reason.STORE_UNAVAILABLE, error) from error
         return connection
 
 
+class _SentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
+    """Asks sentinels for the master. Who finds no connection free waits, as with one server."""
+
+
 def _pool(address: Address) -> redis.BlockingConnectionPool:
-    return redis.BlockingConnectionPool.from_url(
-        address.url, max_connections=CONNECTIONS_MAX, timeout=CONNECT_TIMEOUT_S, **_CONNECTION
-    )
+    return redis.BlockingConnectionPool.from_url(address.url, **_POOL, **_CONNECTION)
 
 
 async def execute(

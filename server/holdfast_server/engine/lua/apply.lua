@@ -6,7 +6,8 @@
 --   shard its 2 keys (lib/claims.lua).
 -- ARGV[1], packed: [epoch, how long idempotency records are kept (ms), entries that may wait for the
 --   ledger, the time (ms, test build only), numbers of the partitions, how many keys stand before
---   those of the claim shards].
+--   those of the claim shards, since when the claims made before this call are remembered (ms, 0 where
+--   this call makes them)].
 -- ARGV[2], packed: the operations, each a row (lib/layout.lua): [code, partition (1..), tree (1..), tenant, digest of the
 --   idempotency key or "", fingerprint, time within the key (ms, 0 for none), 1 if the ledger was
 --   asked for the key, 1 if the ledger protects the method, context for the entries, account (the root
@@ -107,11 +108,14 @@ local function tree_of(op, partition)
   return tree
 end
 
--- A key whose own time lies well within what is remembered cannot have been used and forgotten. What
--- is remembered counts, not the window that is wanted now: that may have been raised.
-local function proves_itself(op, partition)
+-- A key whose own time lies well within what is remembered cannot have been used and forgotten: neither
+-- in this partition nor, going by the claims, in another. What is remembered counts, not the window
+-- that is wanted now: that may have been raised. A partition where nothing happens remembers its keys
+-- for ever, and the claims of others do not.
+local function proves_itself(op, partition, shard)
   local key_ms = op[O_KEY_MS]
-  return key_ms > 0 and key_ms - CLOCK_SKEW_MS >= partition.meta[M_FORMER_MS] and key_ms <= partition.now + CLOCK_SKEW_MS
+  local since = max(partition.meta[M_FORMER_MS], claims.since(shard), header[7])
+  return key_ms > 0 and key_ms - CLOCK_SKEW_MS >= since and key_ms <= partition.now + CLOCK_SKEW_MS
 end
 
 local function decide(op, shard)
@@ -136,7 +140,7 @@ local function decide(op, shard)
     if claims.taken(digest, partition.number) then
       return REUSED, ""
     end
-    if op[O_PROTECTED] == 1 and op[O_CHECKED] == 0 and not proves_itself(op, partition) then
+    if op[O_PROTECTED] == 1 and op[O_CHECKED] == 0 and not proves_itself(op, partition, shard) then
       return LOOK_UP, ""
     end
   end

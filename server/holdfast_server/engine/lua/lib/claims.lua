@@ -2,8 +2,8 @@
 -- record lies in the partition of its account: without claims, the same key could be used once in
 -- every partition.
 --
--- KEYS of a shard, in this order (engine/keys.py): claims former. Fields of the hash `claims`: "m" when
--- its generation began, and each digest with the number of its partition. All digests of a call are
+-- KEYS of a shard, in this order (engine/keys.py): claims former. Fields of both hashes: "m" when the
+-- generation began, and each digest with the number of its partition. All digests of a call are
 -- looked up with two commands per shard. A claim lives twice as long as a record, so that the ledger
 -- has what it was made for long before it is forgotten.
 
@@ -12,7 +12,7 @@ local KEYS_EACH, CHUNK = 2, 1000
 
 local function new_shard(header, index)
   local base = header[6] + (index - 1) * KEYS_EACH
-  return { key = KEYS[base + 1], former_key = KEYS[base + 2], asked = {}, made = {} }
+  return { key = KEYS[base + 1], former_key = KEYS[base + 2], asked = {}, made = {}, since = 0 }
 end
 
 local function keep_found(asked, first, found)
@@ -29,7 +29,8 @@ local function look_up(shard, key)
   end
 end
 
--- What was found in a generation that is over is the former one's: what that had is forgotten.
+-- What was found in a generation that is over is the former one's: what that had is forgotten. All that
+-- was claimed since `since` is remembered, which is everything while no generation was forgotten.
 local function read_shard(header, shard)
   look_up(shard, shard.key)
   local began = claimed.m
@@ -37,10 +38,11 @@ local function read_shard(header, shard)
   if not began then
     shard.begins = true
   elseif clock_ms(header) - began >= 2 * header[2] then
-    shard.begins, shard.turned = true, true
+    shard.begins, shard.turned, shard.since = true, true, tonumber(began)
     return
   end
   look_up(shard, shard.former_key)
+  shard.since = tonumber(claimed.m or 0)
   claimed.m = nil
 end
 
@@ -67,6 +69,11 @@ end
 function claims.taken(digest, partition_number)
   local holder = claims.holder(digest)
   return holder and holder ~= partition_number
+end
+
+-- Since when a shard remembers every claim; 0 for no shard.
+function claims.since(shard_index)
+  return shard_index > 0 and shards[shard_index].since or 0
 end
 
 -- The partition that a key is claimed for, if it is.
