@@ -1,8 +1,8 @@
 """Natural batching: while one script call runs, the next batch gathers. There is no timer.
 
-A submission is a list of operations that stay together and in order. One call takes whole submissions
-until the batch is full. If the script finds a fault, nothing of the batch was written, so the batch is
-halved until only the faulty operation fails.
+A submission is a list of operations that stay together and in order. One call takes whole
+submissions until the batch is full. If the script finds a fault, nothing of the batch was written,
+so the batch is halved until only the faulty operation fails.
 """
 
 from __future__ import annotations
