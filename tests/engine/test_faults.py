@@ -55,7 +55,10 @@ async def test_a_key_of_a_wrong_type_leaves_no_partial_write(valkey_url: str) ->
     real.clock.now_ms += GENERATION_MS
     hold = await prepare(real)
     real.clock.now_ms += 1_500
-    names = [*real.keys.partition_keys(0, 1), *real.keys.tree_keys(0, 1, "t", "a")]
+    partition_keys = real.keys.partition_keys(0, 1)
+    # Records of the former generation are only read for a key that somebody has claimed.
+    partition_keys.remove(real.keys.prefix(0, 1) + "former")
+    names = [*partition_keys, *real.keys.tree_keys(0, 1, "t", "a")]
     client = real.store.client
     refused = 0
     for name in names:

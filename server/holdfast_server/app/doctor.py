@@ -39,6 +39,8 @@ ROLES = frozenset({"holdfast_flusher", "holdfast_reader", "holdfast_control"})
 
 #: What accounts and holds are packed as, where the store lets them be (server/README.md, Memory).
 PACKED_VALUE_BYTES_WANTED = 512
+#: More entries than that are found faster in a table than in one piece of memory.
+PACKED_ENTRIES_WANTED = 32
 
 
 class Health(Enum):
@@ -107,16 +109,25 @@ def check_store(facts: StoreFacts) -> Iterator[Check]:
         yield Check("appendonly", Health.BAD, "fsync no", advice)
     else:
         yield Check("appendonly", Health.OK, f"fsync {facts.append_fsync or 'unknown'}")
-    yield _packing_check(facts)
+    yield _packed_value_check(facts)
+    yield _packed_entries_check(facts)
     yield _clock_check("store clock", facts.clock_ahead_ms)
 
 
-def _packing_check(facts: StoreFacts) -> Check:
+def _packed_value_check(facts: StoreFacts) -> Check:
     limit = facts.packed_value_bytes_max
     if 0 < limit < PACKED_VALUE_BYTES_WANTED:
         advice = f"CONFIG SET hash-max-listpack-value {PACKED_VALUE_BYTES_WANTED}: it saves memory"
         return Check("hash-max-listpack-value", Health.WARNING, str(limit), advice)
     return Check("hash-max-listpack-value", Health.OK, str(limit or "unknown"))
+
+
+def _packed_entries_check(facts: StoreFacts) -> Check:
+    limit = facts.packed_entries_max
+    if limit > PACKED_ENTRIES_WANTED:
+        advice = f"CONFIG SET hash-max-listpack-entries {PACKED_ENTRIES_WANTED}: it saves time"
+        return Check("hash-max-listpack-entries", Health.WARNING, str(limit), advice)
+    return Check("hash-max-listpack-entries", Health.OK, str(limit or "unknown"))
 
 
 def check_ledger(facts: LedgerFacts, workers: int, connections_each: int) -> Iterator[Check]:

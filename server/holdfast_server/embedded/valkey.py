@@ -94,6 +94,9 @@ def _write_config(folder: Path, port: int, password: str) -> Path:
         "maxmemory-policy": "noeviction",
         # Small trees lie in one piece of memory; at the default of 64 they take nearly twice that.
         "hash-max-listpack-value": "512",
+        # Larger ones do not: what lies in one piece is searched from its beginning.
+        "hash-max-listpack-entries": "32",
+        "zset-max-listpack-entries": "32",
         **_socket_options(folder / "valkey.sock"),
     }
     path = folder / "valkey.conf"

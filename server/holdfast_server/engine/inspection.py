@@ -47,6 +47,7 @@ class StoreFacts:
     append_fsync: str
     #: Bytes of a value up to which a small hash is packed; 0 where we may not ask.
     packed_value_bytes_max: int
+    packed_entries_max: int
     #: How far its clock is ahead of ours, to about half a round trip.
     clock_ahead_ms: int
 
@@ -115,6 +116,7 @@ async def _facts(client: Redis, place: str) -> StoreFacts:
         append_only_healthy=info.get("aof_last_write_status", "ok") == "ok",
         append_fsync=await _configured(client, "appendfsync"),
         packed_value_bytes_max=int(await _configured(client, "hash-max-listpack-value") or 0),
+        packed_entries_max=int(await _configured(client, "hash-max-listpack-entries") or 0),
         clock_ahead_ms=await _clock_ahead_ms(client),
     )
 

@@ -88,7 +88,7 @@ local function partition_of(op)
   local index = op[O_PARTITION]
   local partition = loaded_partitions[index]
   if not partition then
-    partition = partitions.load(header, index, record_field(op))
+    partition = partitions.load(header, index)
     loaded_partitions[index] = partition
   end
   return partition
@@ -118,6 +118,16 @@ local function proves_itself(op, partition, shard)
   return key_ms > 0 and key_ms - CLOCK_SKEW_MS >= since and key_ms <= partition.now + CLOCK_SKEW_MS
 end
 
+-- What was decided under the key, if that is remembered. Claims are made with records: where they go
+-- back as far as the partition's records do, a key that nobody claimed has none.
+local function record_of(partition, field, digest, shard)
+  local unclaimed = shard > 0 and not claims.holder(digest)
+  if unclaimed and claims.since(shard) <= partitions.remembers_since(partition) then
+    return nil
+  end
+  return partitions.record(partition, field)
+end
+
 local function decide(op, shard)
   local partition = partition_of(op)
   local tree = tree_of(op, partition)
@@ -128,7 +138,7 @@ local function decide(op, shard)
   end
   local field, fingerprint = record_field(op), op[O_FINGERPRINT]
   if digest ~= "" then
-    local record = partitions.record(partition, field)
+    local record = record_of(partition, field, digest, shard)
     if record then
       -- All fingerprints of a method are equally long.
       local stored = sub(record, 1, #fingerprint)
@@ -170,9 +180,7 @@ local answers = {}
 for i = 1, #list do
   answers[2 * i - 1], answers[2 * i] = decide(list[i], shard_of[i])
 end
-for _, partition in pairs(loaded_partitions) do
-  partitions.check(partition)
-end
+partitions.check(loaded_partitions)
 for _, tree in pairs(loaded_trees) do
   trees.check(tree)
 end

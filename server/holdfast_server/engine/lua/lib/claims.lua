@@ -68,7 +68,7 @@ end
 -- Whether the key was used in another partition.
 function claims.taken(digest, partition_number)
   local holder = claims.holder(digest)
-  return holder and holder ~= partition_number
+  return holder and tonumber(holder) ~= partition_number
 end
 
 -- Since when a shard remembers every claim; 0 for no shard.

@@ -26,6 +26,11 @@ function draws.spendable(tree, path, credit_type)
   return min(AMOUNT_MAX, total)
 end
 
+-- An empty list of draws. Most have one, and have room for it: a table that grows is made anew.
+function draws.list()
+  return { nil, nil, nil }
+end
+
 local function push(list, account, source, amount)
   local n = #list
   list[n + 1], list[n + 2], list[n + 3] = account, source, amount
@@ -202,7 +207,7 @@ end
 
 -- The first `amount` of the draws, and the rest.
 function draws.split(list, amount)
-  local first, rest = {}, {}
+  local first, rest = draws.list(), draws.list()
   for i = 1, #list, 3 do
     local part = min(amount, list[i + 2])
     if part > 0 then

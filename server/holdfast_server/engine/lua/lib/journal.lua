@@ -4,7 +4,7 @@
 -- A posting is the entry that it becomes (constants.lua, E_...): one flat table that is packed as it is.
 
 function journals.new(tree)
-  return { tree = tree, postings = {}, credits = {} }
+  return { tree = tree, postings = { nil }, credits = { nil } }
 end
 
 -- The credit type's state of an account, empty at first.
@@ -24,6 +24,8 @@ local function new_entry(tree, kind, account, credit_type)
     0, 0, 0, 0, 0, 0, 0, 0,
     0, 0, 0, 0, 0, 0, 0, 0,
     0, 0, "", account, 0, "", "", "",
+    -- Room for one grant: a table that grows is made anew.
+    nil, nil, nil, nil, nil, nil,
   }
 end
 
@@ -42,7 +44,7 @@ function journals.posting(journal, kind, account, credit_type)
   local posting = new_entry(tree, kind, account, credit_type)
   local credit = credit_type ~= "" and credit_of(trees.account(tree, account), credit_type)
   postings[n + 1], credits[n + 1] = posting, credit
-  tree.touched[account] = true
+  trees.touch(tree, account)
   return posting, credit
 end
 

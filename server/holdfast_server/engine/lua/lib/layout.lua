@@ -12,6 +12,7 @@ local spending, committing, holding, granting, describing, keeping = {}, {}, {},
 
 local floor, fmod, min, max, insert, remove = math.floor, math.fmod, math.min, math.max, table.insert, table.remove
 local call, pack, unpack_message, sub, type = redis.call, cmsgpack.pack, cmsgpack.unpack, string.sub, type
+local format, byte, next = string.format, string.byte, next
 
 -- Stands for every list of an answer that has nothing in it. Nobody appends to it.
 local NONE = {}
@@ -24,7 +25,7 @@ end
 
 -- A whole number as text. Lua's own conversion would use an exponent from 1e14 on; redis.call does not.
 local function text(number)
-  return string.format("%.0f", number)
+  return format("%.0f", number)
 end
 
 -- Exact for 0 <= a < 2^53: a plain division would round before it is cut.

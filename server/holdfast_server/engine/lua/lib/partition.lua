@@ -15,25 +15,24 @@ local function key_of(partition, name)
   return KEYS[partition.base + name]
 end
 
--- `field` is the record that the first operation asks for: it is read along with the numbers.
-function partitions.load(header, index, field)
+-- Tables that few calls need are made by those: `late` and `late_changes`.
+function partitions.load(header, index)
   local base = (index - 1) * KEYS_EACH
-  local found = call("HMGET", KEYS[base + STATE], "m", "f", field)
+  local found = call("HMGET", KEYS[base + STATE], "m", "f")
   local meta = found[1] and { unpack_message(found[1]) } or { 0, 0, 0, 0, 0, 0 }
   local partition = {
     meta = meta,
     flushed = tonumber(found[2] or "0"),
-    number = text(header[5][index]),
+    number = header[5][index],
     now = max(meta[M_LAST_MS], clock_ms(header)),
     header = header,
     base = base,
     due_key = KEYS[base + DUE],
     entries = {},
-    -- What is known of records: those of this generation that were asked for, and all new ones.
-    records = { [field] = found[3] },
-    record_pairs = {},
-    late = {},
-    late_changes = {},
+    -- New idempotency records and ended holds.
+    records = {},
+    late = NONE,
+    late_changes = NONE,
   }
   partitions.turn_generation(partition)
   return partition
@@ -58,13 +57,15 @@ function partitions.turn_generation(partition)
   end
 end
 
+-- Since when every record is remembered.
+function partitions.remembers_since(partition)
+  local meta = partition.meta
+  return meta[M_FORMER_MS] > 0 and meta[M_FORMER_MS] or meta[M_GENERATION_MS]
+end
+
 -- A record of this or the former generation; `field` is "k" .. digest or "h" .. hold id.
 function partitions.record(partition, field)
-  local known = partition.records[field]
-  if known == nil then
-    known = call("HGET", key_of(partition, STATE), field)
-    partition.records[field] = known
-  end
+  local known = partition.records[field] or call("HGET", key_of(partition, STATE), field)
   if not known and partition.meta[M_FORMER_MS] > 0 and not partition.turned then
     known = call("HGET", key_of(partition, FORMER), field)
   end
@@ -73,9 +74,6 @@ end
 
 function partitions.remember(partition, field, value)
   partition.records[field] = value
-  local pairs_of = partition.record_pairs
-  local n = #pairs_of
-  pairs_of[n + 1], pairs_of[n + 2] = field, value
 end
 
 -- Gives an entry its place in the partition's order.
@@ -89,31 +87,52 @@ function partitions.backlogged(partition)
   return partition.meta[M_SEQ] - partition.flushed >= partition.header[BACKLOG_MAX]
 end
 
+local function keep_late(partition, hold, value)
+  if partition.late == NONE then
+    partition.late = {}
+  end
+  partition.late[hold] = value
+end
+
 -- Expired holds that can still be committed: `value` false forgets one.
 function partitions.late_hold(partition, hold)
   local known = partition.late[hold]
   if known == nil then
     local packed = call("HGET", key_of(partition, LATE), hold)
     known = packed and unpack_message(packed) or false
-    partition.late[hold] = known
+    keep_late(partition, hold, known)
   end
   return known and known[T_UNTIL] > partition.now and known
 end
 
 function partitions.set_late(partition, hold, value)
-  partition.late[hold] = value
+  keep_late(partition, hold, value)
+  if partition.late_changes == NONE then
+    partition.late_changes = {}
+  end
   insert(partition.late_changes, { hold, value })
 end
 
 -- Touches what will be written, and was not read, with a command of its type: a key of a wrong type
--- ends the call here, before anything is written.
-function partitions.check(partition)
-  if #partition.entries > 0 then
-    call("XLEN", key_of(partition, OUT))
+-- ends the call here, before anything is written. All outboxes are looked at by one command, which
+-- finds nothing behind their ends.
+function partitions.check(loaded)
+  local outboxes = {}
+  for _, partition in pairs(loaded) do
+    if #partition.entries > 0 then
+      outboxes[#outboxes + 1] = key_of(partition, OUT)
+    end
+    if #partition.late_changes > 0 then
+      call("HLEN", key_of(partition, LATE))
+      call("ZCARD", key_of(partition, LATED))
+    end
   end
-  if #partition.late_changes > 0 then
-    call("HLEN", key_of(partition, LATE))
-    call("ZCARD", key_of(partition, LATED))
+  local n = #outboxes
+  if n > 0 then
+    for i = 1, n do
+      outboxes[n + i] = "$"
+    end
+    call("XREAD", "COUNT", 1, "STREAMS", unpack(outboxes))
   end
 end
 
@@ -121,24 +140,28 @@ function partitions.write_outbox(partition)
   local entries, out, epoch = partition.entries, key_of(partition, OUT), partition.header[EPOCH]
   local before = partition.meta[M_SEQ] - #entries
   for i = 1, #entries do
-    call("XADD", out, string.format("%.0f-%.0f", epoch, before + i), "e", pack(entries[i]))
+    call("XADD", out, format("%.0f-%.0f", epoch, before + i), "e", pack(entries[i]))
   end
 end
 
 function partitions.write_rest(partition)
-  local meta, records = partition.meta, partition.record_pairs
-  if #partition.entries == 0 and #records == 0 and not partition.turned then
+  local meta, records = partition.meta, partition.records
+  if #partition.entries == 0 and not next(records) and not partition.turned then
     return
   end
-  local n, state = #records, key_of(partition, STATE)
+  local state = key_of(partition, STATE)
   meta[M_LAST_MS] = partition.now
-  records[n + 1], records[n + 2] = "m", row(meta)
+  local set, n = { "m", row(meta) }, 2
+  for field, value in pairs(records) do
+    set[n + 1], set[n + 2] = field, value
+    n = n + 2
+  end
   if partition.turned then
     call("UNLINK", key_of(partition, FORMER))
     call("RENAME", state, key_of(partition, FORMER))
-    records[n + 3], records[n + 4] = "f", partition.flushed
+    set[n + 1], set[n + 2] = "f", partition.flushed
   end
-  partitions.write_list("HSET", state, records)
+  partitions.write_list("HSET", state, set)
   local changes = partition.late_changes
   for i = 1, #changes do
     partitions.write_late(partition, changes[i][1], changes[i][2])
@@ -158,8 +181,9 @@ end
 -- A command takes what Lua can unpack: fewer than 8,000 values at a time. An even number of them keeps
 -- pairs together; nothing is done for an empty list.
 function partitions.write_list(command, key, list)
-  for first = 1, #list, 1000 do
-    call(command, key, unpack(list, first, min(first + 999, #list)))
+  local n = #list
+  for first = 1, n, 1000 do
+    call(command, key, unpack(list, first, min(first + 999, n)))
   end
 end
 

@@ -18,7 +18,7 @@ end
 
 -- What a line came to (see apply.lua, "settled line"), without its shares.
 function settle.receipt(credit_type, settled, returned, overage, debt, unenforced, held, available)
-  return { credit_type, settled, returned, overage, debt, unenforced, held, available }
+  return { credit_type, settled, returned, overage, debt, unenforced, held, available, nil, nil, nil, nil, nil, nil }
 end
 
 -- Who owes what no credits cover: the first on the path that was ever granted this credit type, whose
@@ -35,10 +35,10 @@ end
 
 -- Available credits in burn order; the rest is owed, or unenforced in shadow and with CAP.
 function settle.plan_overflow(tree, account, credit_type, amount, mode, overage)
-  local list = {}
   if amount <= 0 then
-    return list
+    return NONE
   end
+  local list = draws.list()
   local path = trees.path(tree, account)
   local missing = draws.from_grants(tree, path, credit_type, amount, list)
   if missing > 0 then
@@ -54,7 +54,7 @@ function settle.plan_line(tree, account, line, amount, keep, mode, overage)
   local burned, rest = draws.split(line[N_DRAWS], amount)
   local excess = amount - (draws.totals(line[N_DRAWS]))
   local overflow, failed = settle.plan_overflow(tree, account, line[N_CREDIT_TYPE], excess, mode, overage)
-  local plan = { burned = burned, returned = keep and {} or rest, kept = keep and rest or {}, overflow = overflow }
+  local plan = { burned = burned, returned = keep and NONE or rest, kept = keep and rest or NONE, overflow = overflow }
   return plan, failed
 end
 

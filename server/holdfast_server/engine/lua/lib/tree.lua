@@ -28,9 +28,9 @@ function trees.load(partition, index, op, about_hold)
     partition = partition,
     accounts = { [account] = unpacked(found[2]) },
     holds = hold and { [hold] = unpacked(found[3]) } or {},
-    -- Accounts and holds to be written; a member's due time, false for one to be removed.
-    touched = {},
-    holds_set = {},
+    -- What is to be written: a field with the account, the hold or the terms, false where it goes.
+    changed = {},
+    -- A member's due time, false for one to be removed.
     due_changes = {},
     due_ms = due_ms,
     due_ms_stored = due_ms,
@@ -111,13 +111,12 @@ function trees.pending(credit)
 end
 
 function trees.touch(tree, account)
-  tree.touched[account] = true
+  tree.changed["a" .. account] = tree.accounts[account]
 end
 
 -- Keeps the terms of an account that no decision reads; "" for none.
 function trees.set_terms(tree, account, terms)
-  tree.terms = tree.terms or {}
-  tree.terms[account] = terms
+  tree.changed["n" .. account] = terms ~= "" and terms
 end
 
 -- The account and those above it, the root last: a list of ids. Empty when it does not exist.
@@ -150,7 +149,7 @@ end
 
 function trees.set_hold(tree, hold, value)
   tree.holds[hold] = value
-  tree.holds_set[hold] = true
+  tree.changed["h" .. hold] = value
 end
 
 function trees.add_due(tree, member, at_ms)
@@ -179,7 +178,7 @@ end
 
 function trees.write(tree)
   trees.write_index(tree)
-  local set, gone = {}, {}
+  local set, gone = { nil, nil, nil, nil, nil, nil }, {}
   trees.list_changes(tree, set, gone)
   if tree.due_ms ~= tree.due_ms_stored then
     trees.write_due(tree, set, gone)
@@ -218,34 +217,31 @@ local function pack_account(state)
   return row(state)
 end
 
--- Appends what is to be written of accounts and holds: [field, value, ...] and [field, ...].
+local ACCOUNT_FIELD = string.byte("a")
+
+-- Appends what is to be written of a tree: [field, value, ...] and [field, ...].
 function trees.list_changes(tree, set, gone)
-  for account in pairs(tree.touched) do
-    set[#set + 1], set[#set + 2] = "a" .. account, pack_account(tree.accounts[account])
-  end
-  for hold in pairs(tree.holds_set) do
-    local value = tree.holds[hold]
-    if value then
-      set[#set + 1], set[#set + 2] = "h" .. hold, row(value)
+  local n = 0
+  for field, value in pairs(tree.changed) do
+    if not value then
+      gone[#gone + 1] = field
     else
-      gone[#gone + 1] = "h" .. hold
-    end
-  end
-  for account, terms in pairs(tree.terms or NONE) do
-    if terms ~= "" then
-      set[#set + 1], set[#set + 2] = "n" .. account, terms
-    else
-      gone[#gone + 1] = "n" .. account
+      if type(value) == "table" then
+        value = byte(field) == ACCOUNT_FIELD and pack_account(value) or row(value)
+      end
+      set[n + 1], set[n + 2] = field, value
+      n = n + 2
     end
   end
 end
 
 -- The earliest due time is only read anew when the one that was known has passed.
 function trees.write_index(tree)
-  local added, removed = {}, {}
+  local added, removed = { nil, nil, nil, nil }, { nil }
   for member, at_ms in pairs(tree.due_changes) do
     if at_ms then
-      added[#added + 1], added[#added + 2] = at_ms, member
+      local n = #added
+      added[n + 1], added[n + 2] = at_ms, member
     else
       removed[#removed + 1] = member
     end

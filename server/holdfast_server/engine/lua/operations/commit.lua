@@ -162,8 +162,8 @@ local function commit_late(op, tree, late)
   local journal, lines, warnings = journals.new(tree), {}, {}
   local limited = limits.settle(tree, trees.path(tree, account), now)
   for i, line in ipairs(late[T_LINES]) do
-    local plan = { burned = {}, returned = {}, kept = {}, overflow = overflows[i] }
-    local receipt = settle.line(journal, account, { line[1], 0, 0, {} }, plan, KIND_LATE_COMMIT, now)
+    local plan = { burned = NONE, returned = NONE, kept = NONE, overflow = overflows[i] }
+    local receipt = settle.line(journal, account, { line[1], 0, 0, NONE }, plan, KIND_LATE_COMMIT, now)
     receipt[4] = max(0, amounts[i] - line[2])
     lines[i] = receipt
     line[2], line[3] = max(0, line[2] - amounts[i]), line[3] + amounts[i]

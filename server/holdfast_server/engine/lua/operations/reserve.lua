@@ -28,7 +28,7 @@ end
 -- Answers the denial, or the amounts that limits let pass.
 local function judge_limits(limited, op, now)
   local found = limits.exceeded(limited, op[FEATURE], "", 1, now)
-  local amounts = {}
+  local amounts = { nil }
   for place = FIRST_LINE, #op, 3 do
     found = found or limits.exceeded(limited, op[FEATURE], op[place], least(op, place), now)
     if found then
@@ -93,7 +93,7 @@ end
 
 -- Grants, then overdraft; what is missing is left only by shadow mode, as unenforced.
 local function plan_line(tree, path, credit_type, amount)
-  local list = {}
+  local list = draws.list()
   local missing = draws.from_grants(tree, path, credit_type, amount, list)
   if missing > 0 then
     missing = draws.from_overdraft(tree, path, credit_type, missing, list)
@@ -105,7 +105,7 @@ local function plan_line(tree, path, credit_type, amount)
 end
 
 local function plan(tree, path, op, amounts)
-  local lines = {}
+  local lines = { nil }
   for i = 1, #amounts do
     local place = FIRST_LINE + (i - 1) * 3
     local list, failed = plan_line(tree, path, op[place], amounts[i])
@@ -159,7 +159,10 @@ local function place(journal, op, kind, target)
   local reason, possible, shortfalls, limit, retry_ms = judge(tree, path, limited, op, now)
   local outcome, amounts = decide(reason, possible, op)
   local warnings = {}
-  local reply = { 0, 0, outcome, op[MODE], reason, retry_ms, shortfalls, limit, warnings }
+  local reply = {
+    0, 0, outcome, op[MODE], reason, retry_ms, shortfalls, limit, warnings,
+    nil, nil, nil, nil, nil, nil, nil, nil,
+  }
   if outcome == DENIED then
     return reply
   end
