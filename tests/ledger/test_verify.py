@@ -72,7 +72,7 @@ ASSIGNMENTS = (
     "trace_id = 'f'",
     "span_id = 'f'",
     "method = 'Revoke'",
-    "grants = '[]'",
+    "grant_ids = NULL, grant_changes = NULL",
     "mode = 1",
     "hold = gen_random_uuid()",
     "refund_of = '0-1-1'",

@@ -7,15 +7,24 @@ partition under the explicit id `<epoch>-<seq>`. The flusher decodes it and the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Final
 
 from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.reply import Buckets, HoldState
 
-#: The version of `canonical`, part of its bytes.
+#: The version of `canonical`, its first byte.
 CANONICAL_LAYOUT = 1
+
+#: From where `canonical` counts time: 2000-01-01, in milliseconds since the Unix epoch.
+TIME_ZERO_MS = 946_684_800_000
+#: The numbers of Postgres' types in arrays, and what stands for a column that is empty.
+UUID_TYPE = 2950
+BIGINT_TYPE = 20
+NO_COLUMN = b"\xff\xff\xff\xff"
 
 #: Digits of a number in a transaction's name: as many as 2^53-1 has.
 NUMBER_DIGITS_MAX = 16
@@ -59,6 +68,11 @@ class GrantPosting:
     burned: int = 0
     expired: int = 0
     revoked: int = 0
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """The five of them in order."""
+        return self.remaining, self.held, self.burned, self.expired, self.revoked
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +154,18 @@ def parse_transaction_id(text: str) -> tuple[int, int, int] | None:
 
 
 def canonical(entry: Entry) -> bytes:
-    """The bytes that stand for an entry in the hash chain.
+    """The bytes that stand for an entry in the hash chain: its layout, and its columns in order.
 
-    Every field in a fixed order, each prefixed by its length in bytes, so that no two different
-    entries share their bytes. `answer` and `recorded_time` are left out: the first repeats what the
-    entry says, the second is the ledger's own.
+    A column is its length in four bytes and then its bytes, so that no two different entries share
+    theirs; an optional one that is empty has the length -1 and no bytes. Numbers are signed and
+    big-endian, times microseconds since the year 2000, nested values JSON, and lists arrays (see
+    `_array`). That is the binary form that Postgres takes them in and hands them out in: recording
+    an entry and hashing it are one encoding.
+
+    `answer` and `recorded_time` are left out: the first repeats what the entry says, the second is
+    the ledger's own.
     """
-    parts = [*_place(entry), *_figures(entry), *_context(entry.context)]
-    return b"".join(b"%d:%b" % (len(part), part) for part in (text.encode() for text in parts))
+    return b"".join([bytes([CANONICAL_LAYOUT]), *_numbers(entry), *_texts(entry), *_grants(entry)])
 
 
 def chain_hash(previous: bytes, entry: Entry) -> bytes:
@@ -155,67 +173,70 @@ def chain_hash(previous: bytes, entry: Entry) -> bytes:
     return hashlib.sha256(previous + canonical(entry)).digest()
 
 
-def _place(entry: Entry) -> list[str]:
-    numbers = (
-        entry.partition,
-        entry.epoch,
-        entry.seq,
-        entry.first_seq,
-        int(entry.kind),
-        entry.version,
-    )
-    return [
-        str(CANONICAL_LAYOUT),
-        *map(str, numbers),
-        str(entry.event_ms),
-        entry.tenant,
-        entry.account,
-        entry.credit_type,
-        str(int(entry.mode or 0)),
-        entry.hold,
-        entry.actor,
-        str(int(entry.ends_hold or 0)),
-        entry.refund_of,
-    ]
+def canonical_json(value: object) -> bytes:
+    """A nested value as JSON that is the same for the same value: ASCII, sorted, without spaces."""
+    return _ENCODER.encode(value).encode()
 
 
-def _figures(entry: Entry) -> list[str]:
-    grants = [
-        f"{g.grant_id},{g.remaining},{g.held},{g.burned},{g.expired},{g.revoked}"
-        for g in entry.grants
-    ]
-    return [_joined(entry.delta.as_tuple()), _joined(entry.after.as_tuple()), ";".join(grants)]
+def _numbers(entry: Entry) -> Iterable[bytes]:
+    yield _number(entry.partition, 4)
+    for long in (entry.epoch, entry.seq, entry.first_seq):
+        yield _number(long, 8)
+    yield _number(entry.kind, 2)
+    yield _number(entry.version, 8)
+    yield _number((entry.event_ms - TIME_ZERO_MS) * 1000, 8)
+    yield _number(entry.mode or 0, 2)
+    yield _number(entry.ends_hold or 0, 2)
+    for amount in entry.delta.as_tuple() + entry.after.as_tuple():
+        yield _number(amount, 8)
 
 
-def _context(context: Context) -> list[str]:
-    labels = [part for pair in sorted(context.labels.items()) for part in pair]
-    return [
-        context.method,
-        context.key,
-        context.fingerprint.hex(),
-        context.feature,
-        context.caller,
-        context.trace_id,
-        context.span_id,
-        context.reason,
-        canonical_value(context.detail),
-        *labels,
-    ]
+def _texts(entry: Entry) -> Iterable[bytes]:
+    context = entry.context
+    for text in (entry.tenant, entry.account, entry.credit_type, entry.actor):
+        yield _column(text.encode())
+    for part in (context.method.encode(), context.key.encode(), context.fingerprint):
+        yield _column(part)
+    yield _optional(bytes.fromhex(entry.hold))
+    yield _optional(context.feature.encode())
+    yield _optional(canonical_json(dict(context.labels)) if context.labels else b"")
+    for text in (context.caller, context.trace_id, context.span_id, context.reason):
+        yield _optional(text.encode())
+    yield _optional(canonical_json(dict(context.detail)) if context.detail else b"")
+    yield _optional(entry.refund_of.encode())
 
 
-def canonical_value(value: object) -> str:
-    """A nested value of strings, integers, booleans, lists and string-keyed maps as unambiguous
-    text.
+def _grants(entry: Entry) -> Iterable[bytes]:
+    """The ids, and five changes for each of them."""
+    changes = [change for grant in entry.grants for change in grant.changes]
+    yield _optional(_array(UUID_TYPE, [bytes.fromhex(grant.grant_id) for grant in entry.grants]))
+    yield _optional(_array(BIGINT_TYPE, [_signed(change, 8) for change in changes]))
+
+
+def _array(type_: int, elements: Sequence[bytes]) -> bytes:
+    """One dimension, no nulls, the type's number in Postgres, how many, the first index, and the
+    elements as columns; nothing where there are none.
     """
-    if isinstance(value, Mapping):
-        inner = "".join(canonical_value(part) for pair in sorted(value.items()) for part in pair)
-        return f"m{len(inner)}:{inner}"
-    if isinstance(value, list | tuple):
-        inner = "".join(canonical_value(part) for part in value)
-        return f"l{len(inner)}:{inner}"
-    text = str(int(value)) if isinstance(value, bool | int) else str(value)
-    return f"{'i' if isinstance(value, bool | int) else 's'}{len(text)}:{text}"
+    if not elements:
+        return b""
+    head = b"".join(number.to_bytes(4, "big") for number in (1, 0, type_, len(elements), 1))
+    return head + b"".join(map(_column, elements))
 
 
-def _joined(numbers: Sequence[int]) -> str:
-    return ",".join(map(str, numbers))
+def _number(number: int, length: int) -> bytes:
+    return _column(_signed(number, length))
+
+
+def _signed(number: int, length: int) -> bytes:
+    return number.to_bytes(length, "big", signed=True)
+
+
+def _optional(part: bytes) -> bytes:
+    return _column(part) if part else NO_COLUMN
+
+
+def _column(part: bytes) -> bytes:
+    return len(part).to_bytes(4, "big") + part
+
+
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

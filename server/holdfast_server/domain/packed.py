@@ -1,30 +1,25 @@
-"""An entry as the array that the scripts write, and what the flusher needs of it, fast.
+"""An entry as the array that the scripts write.
 
 The array is flat: layout, kind, tenant, account, credit type, version, event time (ms); the eight
 changes and the eight buckets after; first sequence number, mode, hold, actor, hold state where it
 ends one, context, answer, refunded transaction; and for each grant its id and five changes.
 
-Most entries pass from the outbox to the ledger without ever becoming an `Entry`: building one, and
-the bytes of its hash from it, would take the flusher as long as all the rest of its work. For every
-entry that `to_entry` accepts, `canonical` gives the same bytes as `domain.entry.canonical`; a
-property test compares the two.
+Most entries pass from the outbox to the ledger without ever becoming an `Entry`, which would take
+the flusher as long as all the rest of its work: `domain.columns` makes their rows from the array.
 """
 
 from __future__ import annotations
 
-import hashlib
-from binascii import hexlify
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from holdfast_server.domain.entry import (
-    CANONICAL_LAYOUT,
     Context,
     Entry,
     EntryKind,
     GrantPosting,
-    canonical_value,
 )
 from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.reply import Buckets, HoldState
@@ -37,6 +32,7 @@ MALFORMED: Final = (
     AttributeError,
     ArithmeticError,
     RecursionError,
+    struct.error,
 )
 
 #: The version of the array. A flusher refuses entries of one that it does not know.
@@ -55,9 +51,6 @@ CONTEXT: Final = 28
 REFUND_OF: Final = 30
 FIRST_GRANT: Final = 31
 GRANT_VALUES: Final = 6
-
-#: Numbers that are kept ready: codes, partitions, and the lengths of nearly all texts in entries.
-NUMBERS_AT_HAND: Final = 512
 
 
 @dataclass(slots=True)
@@ -126,71 +119,6 @@ def postings(fields: Sequence[Any]) -> list[Sequence[Any]]:
     return [fields[place : place + GRANT_VALUES] for place in places]
 
 
-def chain_hash(previous: bytes, packed: PackedEntry) -> bytes:
-    """SHA-256 over the hash before and this entry."""
-    return hashlib.sha256(previous + canonical(packed)).digest()
-
-
-def canonical(packed: PackedEntry) -> bytes:
-    """The bytes that stand for the entry in the hash chain. Raises one of MALFORMED."""
-    fields = packed.fields
-    _, kind, tenant, account, credit_type, version, event_ms = fields[:DELTA]
-    first_seq, mode, hold, actor, ends_hold, _, _, refund_of = fields[FIRST_SEQ:FIRST_GRANT]
-    method, key, fingerprint, feature, labels, caller, trace, span, reason, detail = packed.context
-    parts = [
-        _LAYOUT,
-        _DIGITS[packed.partition],
-        _DIGITS[packed.epoch],
-        b"%d" % packed.seq,
-        b"%d" % first_seq,
-        _DIGITS[kind],
-        b"%d" % version,
-        b"%d" % event_ms,
-        tenant,
-        account,
-        credit_type,
-        _DIGITS[mode],
-        hexlify(hold),
-        actor,
-        _DIGITS[ends_hold],
-        refund_of,
-        _BUCKETS % tuple(fields[DELTA:AFTER]),
-        _BUCKETS % tuple(fields[AFTER:FIRST_SEQ]),
-        b";".join([_POSTING % (hexlify(grant), *parts) for grant, *parts in postings(fields)]),
-        method,
-        key,
-        hexlify(fingerprint),
-        feature,
-        caller,
-        trace,
-        span,
-        reason,
-        canonical_value(text(detail)).encode() if detail else _NO_DETAIL,
-    ]
-    if labels:
-        parts += [part for pair in sorted(labels.items()) for part in pair]
-    return with_lengths(parts, _PREFIXES)
-
-
-class Numbers(dict[int, bytes]):
-    """How numbers are written. Small ones are at hand, others are made when asked for."""
-
-    def __init__(self, write: Callable[[int], bytes]) -> None:
-        super().__init__((number, write(number)) for number in range(NUMBERS_AT_HAND))
-        self._write = write
-
-    def __missing__(self, number: int) -> bytes:
-        return self._write(number)
-
-
-def with_lengths(parts: Sequence[bytes], lengths: Numbers) -> bytes:
-    """The parts, each behind its length. Two slices take half the time of a loop."""
-    woven = [b""] * (2 * len(parts))
-    woven[::2] = map(lengths.__getitem__, map(len, parts))
-    woven[1::2] = parts
-    return b"".join(woven)
-
-
 def text(value: Any) -> Any:
     """A nested value with text where the array has bytes."""
     if isinstance(value, bytes):
@@ -220,9 +148,3 @@ def _context(context: Sequence[Any]) -> Context:
 
 _TRACE_ID: Final = 6
 _SPAN_ID: Final = 7
-_PREFIXES: Final = Numbers(lambda length: b"%d:" % length)
-_DIGITS: Final = Numbers(lambda number: b"%d" % number)
-_LAYOUT: Final = b"%d" % CANONICAL_LAYOUT
-_BUCKETS: Final = b",".join([b"%d"] * 8)
-_POSTING: Final = b",".join([b"%b"] + [b"%d"] * 5)
-_NO_DETAIL: Final = canonical_value({}).encode()

@@ -6,8 +6,9 @@ their sequence numbers again. The last entry that was flushed stays in the outbo
 
 from __future__ import annotations
 
+from holdfast_server.domain.columns import chain_hash, columns
 from holdfast_server.domain.entry import GENESIS_HASH
-from holdfast_server.domain.packed import MALFORMED, chain_hash
+from holdfast_server.domain.packed import MALFORMED
 from holdfast_server.engine.outbox import OutboxEntry, OutboxEntryError, OutboxState, unpack
 from holdfast_server.flusher.obstacle import Obstacle
 from holdfast_server.ledger.prepare import Fault, PartitionCursor
@@ -27,7 +28,8 @@ def obstacle(cursor: PartitionCursor, state: OutboxState) -> Obstacle | None:
 def contradiction(cursor: PartitionCursor, found: OutboxEntry) -> Obstacle | None:
     """An obstacle where the entry found at the cursor is not the one that was recorded there."""
     try:
-        recorded = chain_hash(cursor.hash_before or GENESIS_HASH, unpack(found)) == cursor.hash
+        hashed = columns(unpack(found))
+        recorded = chain_hash(cursor.hash_before or GENESIS_HASH, hashed) == cursor.hash
     except (OutboxEntryError, *MALFORMED):
         recorded = False
     explanation = "the last entry that was recorded is another one in the outbox"

@@ -130,7 +130,7 @@ async def _burned(
         burns=burns,
         refunds=given_back,
         grants=await grant_terms_by_id(cursor, tenant, grant_ids),
-        revoked=frozenset(row["grant_id"] for row in revoked),
+        revoked=frozenset(row["grant_id"].hex for row in revoked),
         hold=tuple(await hold_entries(cursor, tenant, first.hold)) if first.hold else (),
         partition=first.partition,
         epoch=as_of[0]["epoch"],

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from holdfast_server.domain.packed import MALFORMED, PackedEntry, chain_hash, to_entry
-from holdfast_server.ledger import encoding
+from holdfast_server.domain.columns import chain_hash, columns
+from holdfast_server.domain.packed import MALFORMED, PackedEntry, to_entry
+from holdfast_server.ledger.encoding import HASH_HEAD, ROW_HEAD, operation_row
 from holdfast_server.ledger.projection import KINDS, Projection, project
 
 #: Characters of an explanation that are kept.
@@ -32,9 +31,9 @@ class Fault(Enum):
     REGRESSED = "regressed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PartitionCursor:
-    """How far the ledger is in a partition.
+    """How far the ledger is in a partition. Not frozen, to be made quickly; nobody changes it.
 
     `hash_before` is the hash before the last one; None where there is none.
     `start_seq` is the last sequence number of the epoch before.
@@ -53,7 +52,7 @@ class PartitionCursor:
         return self.seq > self.start_seq
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prepared:
     """Entries of one partition that follow its cursor, as rows of a binary COPY."""
 
@@ -80,17 +79,26 @@ def prepare(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared
 
     Raises EntriesRefused where one of them has a form that no row can have.
     """
-    with _refused():
-        hashes = list(_chain(cursor.hash, entries))
-        projected = [to_entry(entry) for entry in entries if entry.kind in KINDS]
+    before, last = cursor.hash_before, cursor.hash
+    rows: list[bytes] = []
+    try:
+        for entry in entries:
+            hashed = columns(entry)
+            before, last = last, chain_hash(last, hashed)
+            rows += (ROW_HEAD, hashed, HASH_HEAD, last)
         return Prepared(
             before=cursor,
-            after=_after(cursor, entries, hashes),
+            after=PartitionCursor(
+                cursor.partition, cursor.epoch, entries[-1].seq, last, before, cursor.start_seq
+            ),
             last_event_ms=max(entry.event_ms for entry in entries),
-            entries=b"".join(map(encoding.entry_row, entries, hashes)),
-            operations=b"".join(filter(None, map(encoding.operation_row, entries))),
-            projection=project(projected),
+            entries=b"".join(rows),
+            operations=b"".join(filter(None, map(operation_row, entries))),
+            projection=project([to_entry(entry) for entry in entries if entry.kind in KINDS]),
         )
+    except MALFORMED as error:
+        explanation = f"has no row: {error}"[:EXPLANATION_CHARACTERS_MAX]
+        raise EntriesRefused(Fault.INVALID, explanation) from error
 
 
 def joined(pieces: Sequence[Prepared]) -> Prepared:
@@ -107,25 +115,3 @@ def joined(pieces: Sequence[Prepared]) -> Prepared:
             [account for piece in pieces for account in piece.projection.accounts],
         ),
     )
-
-
-def _chain(last: bytes, entries: Sequence[PackedEntry]) -> Iterator[bytes]:
-    for entry in entries:
-        last = chain_hash(last, entry)
-        yield last
-
-
-def _after(
-    cursor: PartitionCursor, entries: Sequence[PackedEntry], hashes: Sequence[bytes]
-) -> PartitionCursor:
-    before = hashes[-2] if len(hashes) > 1 else cursor.hash
-    return replace(cursor, seq=entries[-1].seq, hash=hashes[-1], hash_before=before)
-
-
-@contextmanager
-def _refused() -> Iterator[None]:
-    try:
-        yield
-    except (*MALFORMED, struct.error) as error:
-        explanation = f"has no row: {error}"[:EXPLANATION_CHARACTERS_MAX]
-        raise EntriesRefused(Fault.INVALID, explanation) from error

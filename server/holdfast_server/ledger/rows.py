@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -23,6 +23,9 @@ from holdfast_server.domain.reply import Account, Buckets, HoldState
 from holdfast_server.ledger.records import RecordedEntry, RecordedGrant
 
 Row = Mapping[str, Any]
+
+#: What an entry changes of each grant.
+CHANGES = 5
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -56,7 +59,7 @@ def _entry(row: Row) -> Entry:
         event_ms=milliseconds(row["event_time"]),
         delta=_buckets(row, "delta_"),
         after=_buckets(row, ""),
-        grants=tuple(GrantPosting(*posting) for posting in row["grants"]),
+        grants=tuple(_postings(row["grant_ids"] or (), row["grant_changes"] or ())),
         first_seq=row["first_seq"],
         mode=Mode(row["mode"]) if row["mode"] else None,
         hold=row["hold"].hex if row["hold"] else "",
@@ -64,8 +67,14 @@ def _entry(row: Row) -> Entry:
         ends_hold=HoldState(row["ends_hold"]) if row["ends_hold"] else None,
         context=_context(row),
         answer=b"",
-        refund_of=row["refund_of"],
+        refund_of=row["refund_of"] or "",
     )
+
+
+def _postings(grant_ids: Sequence[UUID], changes: Sequence[int]) -> Iterator[GrantPosting]:
+    # The same iterator five times: each grant takes the next five changes.
+    for grant_id, *parts in zip(grant_ids, *[iter(changes)] * CHANGES, strict=True):
+        yield GrantPosting(grant_id.hex, *parts)
 
 
 def _buckets(row: Row, prefix: str) -> Buckets:
@@ -86,13 +95,13 @@ def _context(row: Row) -> Context:
         method=row["method"],
         key=row["idempotency_key"],
         fingerprint=row["fingerprint"],
-        feature=row["feature"],
-        labels=row["labels"],
-        caller=row["caller"],
-        trace_id=row["trace_id"],
-        span_id=row["span_id"],
-        reason=row["reason"],
-        detail=row["detail"],
+        feature=row["feature"] or "",
+        labels=row["labels"] or {},
+        caller=row["caller"] or "",
+        trace_id=row["trace_id"] or "",
+        span_id=row["span_id"] or "",
+        reason=row["reason"] or "",
+        detail=row["detail"] or {},
     )
 
 

@@ -91,7 +91,12 @@ ORDER BY seq;
 -- hold_entries --
 -- Everything that happened to a hold.
 SELECT * FROM holdfast.entry
-WHERE tenant = %(tenant)s AND hold = %(hold)s::uuid
+WHERE tenant = %(tenant)s AND hold = %(hold)s::uuid AND ends_hold = 0
+UNION ALL
+SELECT e.*
+FROM holdfast.tenant_operation AS o
+JOIN holdfast.entry AS e ON e.partition = o.partition AND e.seq = o.first_seq
+WHERE o.tenant = %(tenant)s AND o.hold_ended = %(hold)s::uuid AND e.tenant = o.tenant
 ORDER BY partition, seq
 LIMIT %(limit)s;
 
@@ -121,13 +126,13 @@ WITH page AS (
     LIMIT %(limit)s
 ), figures AS (
     SELECT
-        (posting ->> 0)::uuid AS grant_id,
-        sum((posting ->> 1)::bigint)::bigint AS remaining,
-        sum((posting ->> 2)::bigint)::bigint AS held,
-        sum((posting ->> 3)::bigint)::bigint AS burned,
-        sum((posting ->> 4)::bigint)::bigint AS expired,
-        sum((posting ->> 5)::bigint)::bigint AS revoked
-    FROM holdfast.entry AS e, jsonb_array_elements(e.grants) AS posting
+        posting.grant_id,
+        sum(posting.remaining)::bigint AS remaining,
+        sum(posting.held)::bigint AS held,
+        sum(posting.burned)::bigint AS burned,
+        sum(posting.expired)::bigint AS expired,
+        sum(posting.revoked)::bigint AS revoked
+    FROM holdfast.entry AS e, holdfast.postings(e.grant_ids, e.grant_changes) AS posting
     WHERE e.tenant = %(tenant)s AND e.account = %(account)s
       AND e.credit_type IN (SELECT credit_type FROM page)
     GROUP BY 1
@@ -151,7 +156,7 @@ WHERE tenant = %(tenant)s AND method = %(method)s AND idempotency_key = %(key)s;
 -- refunds_of --
 -- What was given back of a transaction.
 SELECT * FROM holdfast.entry
-WHERE tenant = %(tenant)s AND refund_of = %(refund_of)s AND refund_of <> ''
+WHERE tenant = %(tenant)s AND refund_of = %(refund_of)s
 ORDER BY partition, seq
 LIMIT %(limit)s;
 
@@ -162,10 +167,10 @@ WHERE tenant = %(tenant)s AND grant_id = ANY(%(grant_ids)s::uuid[]);
 
 -- revoked_of --
 -- Which of some grants were revoked, even if nothing of them was left to take.
-SELECT DISTINCT posting ->> 0 AS grant_id
-FROM holdfast.entry, jsonb_array_elements(grants) AS posting
+SELECT DISTINCT grant_id
+FROM holdfast.entry, unnest(grant_ids) AS grant_id
 WHERE tenant = %(tenant)s AND account = ANY(%(accounts)s) AND kind = 13
-    AND posting ->> 0 = ANY(%(grant_ids)s);
+    AND grant_id = ANY(%(grant_ids)s::uuid[]);
 
 -- find_operations --
 -- What was answered under some idempotency keys.

@@ -1,18 +1,22 @@
 """The hash chain, recomputed from its definition. Pure.
 
-An entry's bytes are its fields in a fixed order, as text, each prefixed by its length in bytes and
-a colon. Its hash is SHA-256 over the hash before it in its partition (32 zero bytes before the
-first) and these bytes.
+An entry's bytes are a byte for their layout and its columns in a fixed order, each as Postgres has
+it in binary form behind its length in four bytes; what is empty has the length -1. Its hash is
+SHA-256 over the hash before it in its partition (32 zero bytes before the first) and these bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 GENESIS = bytes(32)
 LAYOUT = 1
+#: From where Postgres counts time, and its numbers of two types.
+YEAR_2000_MS = 946_684_800_000
+UUID, BIGINT = 2950, 20
 
 
 class Row(NamedTuple):
@@ -35,7 +39,8 @@ class Row(NamedTuple):
     account: str
     credit_type: str
     actor: str
-    grants: list[list[Any]]
+    grant_ids: list[str]
+    grant_changes: list[int]
     method: str
     key: str
     fingerprint: bytes
@@ -51,47 +56,44 @@ class Row(NamedTuple):
 
 def chained(previous: bytes, row: Row) -> bytes:
     """The hash that a row must have after a row with hash `previous`."""
-    digest = hashlib.sha256(previous)
-    for text in _texts(row):
-        data = text.encode()
-        digest.update(b"%d:" % len(data))
-        digest.update(data)
-    return digest.digest()
+    columns = b"".join(map(_column, _columns(row)))
+    return hashlib.sha256(previous + bytes([LAYOUT]) + columns).digest()
 
 
-def _texts(row: Row) -> Iterable[str]:
-    numbers = (LAYOUT, row.partition, row.epoch, row.seq, row.first_seq, row.kind, row.version)
-    yield from map(str, numbers)
-    yield str(row.event_ms)
-    yield from (row.tenant, row.account, row.credit_type, str(row.mode), row.hold, row.actor)
-    yield from (str(row.ends_hold), row.refund_of)
-    yield _commas(row.delta)
-    yield _commas(row.after)
-    yield ";".join(map(_commas, row.grants))
-    yield from (row.method, row.key, row.fingerprint.hex(), row.feature, row.caller)
-    yield from (row.trace_id, row.span_id, row.reason, _nested(row.detail))
-    for name in sorted(row.labels):
-        yield from (name, row.labels[name])
+def _columns(row: Row) -> Iterator[bytes | None]:
+    yield _number(row.partition, 4)
+    yield from map(_number, (row.epoch, row.seq, row.first_seq))
+    yield _number(row.kind, 2)
+    yield from map(_number, (row.version, (row.event_ms - YEAR_2000_MS) * 1000))
+    yield from (_number(row.mode, 2), _number(row.ends_hold, 2))
+    yield from map(_number, (*row.delta, *row.after))
+    for text in (row.tenant, row.account, row.credit_type, row.actor, row.method, row.key):
+        yield text.encode()
+    yield row.fingerprint
+    yield bytes.fromhex(row.hold) or None
+    yield from (_text(row.feature), _nested(row.labels), _text(row.caller), _text(row.trace_id))
+    yield from (_text(row.span_id), _text(row.reason), _nested(row.detail), _text(row.refund_of))
+    yield _array(UUID, [bytes.fromhex(grant_id.replace("-", "")) for grant_id in row.grant_ids])
+    yield _array(BIGINT, list(map(_number, row.grant_changes)))
 
 
-def _commas(values: Iterable[object]) -> str:
-    return ",".join(map(str, values))
+def _column(value: bytes | None) -> bytes:
+    return _number(-1, 4) if value is None else _number(len(value), 4) + value
 
 
-def _nested(value: object) -> str:
-    """Maps as `m`, lists as `l`, numbers and truth values as `i`, else `s`; with lengths."""
-    match value:
-        case dict():
-            return _marked(
-                "m", "".join(_nested(name) + _nested(value[name]) for name in sorted(value))
-            )
-        case list():
-            return _marked("l", "".join(map(_nested, value)))
-        case bool() | int():
-            return _marked("i", str(int(value)))
-        case _:
-            return _marked("s", str(value))
+def _number(number: int, length: int = 8) -> bytes:
+    return number.to_bytes(length, "big", signed=True)
 
 
-def _marked(mark: str, text: str) -> str:
-    return f"{mark}{len(text)}:{text}"
+def _text(text: str) -> bytes | None:
+    return text.encode() or None
+
+
+def _nested(value: dict[str, Any]) -> bytes | None:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return text.encode() if value else None
+
+
+def _array(kind: int, elements: list[bytes]) -> bytes | None:
+    head = b"".join(_number(each, 4) for each in (1, 0, kind, len(elements), 1))
+    return head + b"".join(map(_column, elements)) if elements else None

@@ -30,9 +30,11 @@ SELECT partition, epoch, seq, first_seq, kind, version,
     ARRAY[delta_granted, delta_debt, delta_unenforced, delta_available,
           delta_held, delta_burned, delta_expired, delta_revoked],
     ARRAY[granted, debt, unenforced, available, held, burned, expired, revoked],
-    hash, coalesce(replace(hold::text, '-', ''), ''), tenant, account, credit_type, actor, grants,
-    method, idempotency_key, fingerprint, feature, labels, caller, trace_id, span_id, reason,
-    detail, refund_of
+    hash, coalesce(replace(hold::text, '-', ''), ''), tenant, account, credit_type, actor,
+    coalesce(grant_ids, '{}')::text[], coalesce(grant_changes, '{}'),
+    method, idempotency_key, fingerprint, coalesce(feature, ''), coalesce(labels, '{}'),
+    coalesce(caller, ''), coalesce(trace_id, ''), coalesce(span_id, ''), coalesce(reason, ''),
+    coalesce(detail, '{}'), coalesce(refund_of, '')
 FROM holdfast.entry
 ORDER BY partition, seq
 """

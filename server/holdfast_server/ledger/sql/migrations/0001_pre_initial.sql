@@ -85,25 +85,27 @@ CREATE TABLE holdfast.entry (
     burned bigint NOT NULL,
     expired bigint NOT NULL,
     revoked bigint NOT NULL,
-    hash bytea NOT NULL,
-    hold uuid,
     tenant text COLLATE "C" NOT NULL,
     account text COLLATE "C" NOT NULL,
     credit_type text COLLATE "C" NOT NULL,
     actor text COLLATE "C" NOT NULL,
-    -- [[grant id, remaining, held, burned, expired, revoked], …]: signed changes.
-    grants jsonb NOT NULL,
     method text NOT NULL,
     idempotency_key text NOT NULL,
     fingerprint bytea NOT NULL,
-    feature text NOT NULL,
-    labels jsonb NOT NULL,
-    caller text NOT NULL,
-    trace_id text NOT NULL,
-    span_id text NOT NULL,
-    reason text NOT NULL,
-    detail jsonb NOT NULL,
-    refund_of text NOT NULL,
+    -- From here to the grants, null stands for what is empty.
+    hold uuid,
+    feature text,
+    labels json,
+    caller text,
+    trace_id text,
+    span_id text,
+    reason text,
+    detail json,
+    refund_of text COLLATE "C",
+    -- See `postings`.
+    grant_ids uuid[],
+    grant_changes bigint[],
+    hash bytea NOT NULL,
     CONSTRAINT entry_place CHECK (
         partition >= 0 AND epoch >= 1 AND first_seq >= 1 AND seq >= first_seq AND version >= 1
     ),
@@ -122,12 +124,10 @@ CREATE TABLE holdfast.entry (
     CONSTRAINT entry_conserved CHECK (
         granted + debt + unenforced = available + held + burned + expired + revoked
     ),
-    CONSTRAINT entry_not_negative CHECK (
-        least(granted, debt, unenforced, available, held, burned, expired, revoked) >= 0
-    ),
-    CONSTRAINT entry_exact_in_doubles CHECK (
-        greatest(granted, debt, unenforced, available, held, burned, expired, revoked)
-        <= 9007199254740991
+    -- None is negative, and each is exact in a double: bits above the 53rd are set in none of them.
+    CONSTRAINT entry_bounds CHECK (
+        (granted | debt | unenforced | available | held | burned | expired | revoked)
+        BETWEEN 0 AND 9007199254740991
     ),
     -- HOLD (overdraft), BURN, OVERAGE, LATE_COMMIT.
     CONSTRAINT entry_debt_kinds CHECK (delta_debt <= 0 OR kind IN (3, 8, 9, 10)),
@@ -141,15 +141,28 @@ CREATE TABLE holdfast.entry (
 ) PARTITION BY RANGE (recorded_at);
 
 -- Event time never falls as the version rises, so this one order serves pages and instants alike.
-CREATE INDEX entry_account ON holdfast.entry
-    (tenant, account, credit_type, event_time DESC, version DESC);
--- A hold id is 128 random bits: the tenant need not be in the index.
-CREATE INDEX entry_hold ON holdfast.entry (hold) WHERE hold IS NOT NULL;
-CREATE INDEX entry_refund_of ON holdfast.entry (tenant, refund_of) WHERE refund_of <> '';
+-- Entries of one millisecond are few: they are sorted by version when they are read.
+CREATE INDEX entry_account ON holdfast.entry (tenant, account, credit_type, event_time DESC);
+-- A hold id is 128 random bits: the tenant need not be in the index. The one entry that ends a hold
+-- is found through `operation.hold_ended`.
+CREATE INDEX entry_hold ON holdfast.entry (hold) WHERE ends_hold = 0 AND hold IS NOT NULL;
+CREATE INDEX entry_refund_of ON holdfast.entry (refund_of, tenant) WHERE refund_of IS NOT NULL;
 -- Revokes are few: a refund asks which grants were revoked.
 CREATE INDEX entry_revokes ON holdfast.entry (tenant, account) WHERE kind = 13;
 
 CALL holdfast.make_append_only('holdfast.entry');
+
+-- What an entry changed of each grant: `FROM entry AS e, postings(e.grant_ids, e.grant_changes)`.
+CREATE FUNCTION holdfast.postings(grant_ids uuid[], grant_changes bigint[]) RETURNS TABLE (
+    grant_id uuid, remaining bigint, held bigint, burned bigint, expired bigint, revoked bigint
+)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+SELECT
+    g.grant_id, grant_changes[5 * n - 4], grant_changes[5 * n - 3], grant_changes[5 * n - 2],
+    grant_changes[5 * n - 1], grant_changes[5 * n]
+FROM unnest(grant_ids) WITH ORDINALITY AS g (grant_id, n);
+END;
 
 -- Makes sure that the month of `instant` (UTC) has its partition and returns the partition's name.
 --
@@ -199,7 +212,8 @@ CREATE TABLE holdfast.operation (
     epoch bigint NOT NULL,
     first_seq bigint NOT NULL,
     hold_ended uuid,
-    CONSTRAINT operation_once PRIMARY KEY (tenant, method, idempotency_key),
+    -- The key first, which tells most rows apart.
+    CONSTRAINT operation_once PRIMARY KEY (idempotency_key, tenant, method),
     CONSTRAINT operation_names CHECK (tenant <> '' AND method <> '' AND idempotency_key <> '')
 );
 CREATE UNIQUE INDEX operation_hold_ends_once ON holdfast.operation (hold_ended, tenant)
