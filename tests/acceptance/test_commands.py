@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 import holdfast_server
 from holdfast import new_key
@@ -197,6 +198,34 @@ def test_ledger_is_verified_three_ways(
     assert broken.returncode == 1
     assert "chain: partition" in broken.stdout
     assert "look who changed it" in broken.stderr
+
+
+def test_both_stores_are_reconciled(holdfast_server: RunningService, account: str) -> None:
+    everything = one(["reconcile"], holdfast_server)
+    assert everything["ok"]
+    assert everything["agree"] > 0
+    assert one(["reconcile", "--account", account], holdfast_server)["agree"] == 1
+    findings = call_json(["reconcile", "--findings"], holdfast_server.environment)
+    assert [each for each in findings if account in str(each)] == []
+    unknown = call(["reconcile", "--account", "nobody"], holdfast_server.environment)
+    assert unknown.returncode == 1
+    assert "no account nobody" in unknown.stderr
+
+
+def test_drift_ends_with_1(holdfast_server: RunningService, account: str) -> None:
+    """The account's row is taken away, and put back, as somebody with a shell could do it."""
+    with redis.Redis.from_url(holdfast_server.redis_url) as client:
+        (key,) = client.scan_iter(match=f"*:t:default/{account}")
+        row = client.hget(key, f"a{account}")
+        assert isinstance(row, bytes)
+        client.hdel(key, f"a{account}")
+        drift = call(["reconcile", "--account", account], holdfast_server.environment)
+        client.hset(key, f"a{account}", row)
+
+    assert drift.returncode == 1
+    assert "runbook" in drift.stderr
+    assert "available" in drift.stdout
+    assert one(["reconcile", "--account", account], holdfast_server)["ok"]
 
 
 def test_export_as_csv_adds_up(holdfast_server: RunningService, account: str) -> None:

@@ -42,7 +42,13 @@ def test_nothing_is_inserted_into_the_ledger_on_conflict() -> None:
     """A row that is there already is a fork of history: ON CONFLICT would hide it."""
     forgiving = {name for name, text in QUERIES.items() if "ON CONFLICT" in text}
 
-    assert forgiving == {"create_deployment", "report_process", "upsert_account", "quarantine"}
+    assert forgiving == {
+        "create_deployment",
+        "report_process",
+        "upsert_account",
+        "quarantine",
+        "note_finding",
+    }
 
 
 def test_migrations_have_their_names() -> None:

@@ -1,6 +1,7 @@
 """Random histories on the real engine and on the plain Python twin: every answer agrees.
 
-After each step all balances are compared; at the end every entry of every outbox. This is the test
+After each step all balances are compared; at the end every entry of every outbox, and that the
+entries add up to what lies in the store (I13). This is the test
 of I1, I2, I3, I4, I5, I6, I7, I8 and I27: the twin asserts conservation and bounds in each posting,
 decides in the order of the sequence numbers, and the engine must agree with it to the unit.
 """
@@ -337,6 +338,7 @@ class Oracle(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.loop.run_until_complete(self.pair.check_entries())
+        self.loop.run_until_complete(self.pair.check_figures())
         self.loop.run_until_complete(self.real.store.close())
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import BY_TIME, Entry
+from holdfast_server.domain.figures import contradictions, differences
 from holdfast_server.domain.operation import Caller, Mode, Operation
 from holdfast_server.domain.token import TokenSigner
 from holdfast_server.domain.twin.grants import RefundPlan
@@ -30,8 +31,10 @@ from holdfast_server.engine.outbox import OutboxEntry, decode
 from holdfast_server.engine.scripts import Clock, load
 from holdfast_server.engine.store import Store
 from holdfast_server.engine.stores import open_store
+from holdfast_server.engine.trees import TreeReader
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.tracing import Tracing
+from tests.support.figures import sums
 
 START_MS = 1_800_000_000_000
 GENERATION_MS = 900_000
@@ -205,6 +208,19 @@ class Pair:
             )
             for partition, seq, posting in expected
         ]
+
+    async def check_figures(self) -> None:
+        """The entries add up to what lies in the store, tree by tree."""
+        reader, entries = TreeReader(self.real.store, self.real.keys, 1), await self.real.entries()
+        for tenant, root in self.world.trees:
+            accounts = {
+                account for (_, account), found in self.world.root_of.items() if found == root
+            }
+            hot = await reader.read(tenant, root)
+            assert hot.figures is not None
+            added_up = sums([entry for entry in entries if entry.account in accounts])
+            assert differences(hot.figures, added_up) == []
+            assert contradictions(hot.figures) == []
 
 
 def hold_id(token: str, tenant: str = "t") -> str:

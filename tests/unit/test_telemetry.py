@@ -26,7 +26,7 @@ from holdfast_server.errors import Reason
 from holdfast_server.telemetry import logs, names
 from holdfast_server.telemetry.logs import current_place
 from holdfast_server.telemetry.metrics import Metrics
-from holdfast_server.telemetry.names import Alert, Attribute, Cause, Kind, Replayed
+from holdfast_server.telemetry.names import Alert, Attribute, Audited, Cause, Kind, Replayed
 from holdfast_server.telemetry.recorder import Recorder
 from holdfast_server.telemetry.tracing import (
     ATTRIBUTE_BYTES_MAX,
@@ -67,6 +67,8 @@ def report_everything(recorder: Recorder) -> None:
     recorder.config(41)
     recorder.spool(8, 900)
     recorder.replayed(Replayed.BOOKED)
+    recorder.audited(Audited.AGREES)
+    recorder.drift(2)
     recorder.alert(Alert.FAIL_OPEN)
 
 

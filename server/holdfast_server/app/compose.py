@@ -26,11 +26,13 @@ from holdfast_server.app.deployment import make_signer, page_key
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.process import Process
 from holdfast_server.app.stores import count_waiting
+from holdfast_server.control.auditor import Auditor
 from holdfast_server.control.config import ConfigCache
 from holdfast_server.control.gate import Gate
 from holdfast_server.control.operations import Operations
 from holdfast_server.control.passage import Passage
 from holdfast_server.control.policies import Policies
+from holdfast_server.control.reconcile import Reconciler
 from holdfast_server.control.spool import Spool
 from holdfast_server.domain.submit import Submitter
 from holdfast_server.domain.token import TokenSigner
@@ -38,8 +40,11 @@ from holdfast_server.engine.accounts import AccountReader
 from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.engine import Engine, Parts
+from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.engine.scripts import load
+from holdfast_server.engine.store import Store
+from holdfast_server.engine.trees import TreeReader
 from holdfast_server.engine.watermark import Watermarks
 from holdfast_server.ledger.records import CreditType
 from holdfast_server.ledger.store import Ledger
@@ -82,6 +87,19 @@ def build_operations(process: Process, decider: Decider) -> Operations:
     """What decides with both stores."""
     watermarks = Watermarks(process.store, process.keys, FIRST_EPOCH)
     return Operations(decider.engine, process.ledger, watermarks, process.config)
+
+
+def build_reconciler(store: Store, keys: Keys, ledger: Ledger) -> tuple[Reconciler, TreeReader]:
+    """What compares the hot store with the ledger, and what it reads trees with."""
+    reader = TreeReader(store, keys, FIRST_EPOCH)
+    return Reconciler(reader, ledger, Watermarks(store, keys, FIRST_EPOCH)), reader
+
+
+def build_auditor(process: Process) -> Auditor:
+    """What does so for ever."""
+    reconciler, reader = build_reconciler(process.store, process.keys, process.ledger)
+    trees = process.settings.audit_trees_per_second
+    return Auditor(reconciler, reader, process.ledger, process.metrics, trees)
 
 
 def build_gate(process: Process, decider: Decider, operations: Submitter, spool: Spool) -> Gate:

@@ -1,12 +1,14 @@
-"""The sweeper process: ends holds and grants whose time has come without anybody asking."""
+"""The sweeper process: ends holds and grants whose time has come without anybody asking, and
+compares the hot store with the ledger."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
-from holdfast_server.app.compose import FIRST_EPOCH, build_decider
-from holdfast_server.app.process import Parent, Process, run_process
+from holdfast_server.app.compose import FIRST_EPOCH, build_auditor, build_decider
+from holdfast_server.app.process import Parent, Process, background, run_process
 from holdfast_server.control.sweeper import Sweeper
 from holdfast_server.engine.due import DueIndex
 from holdfast_server.settings import Settings
@@ -24,11 +26,14 @@ async def _sweep(
     index = DueIndex(process.store, process.keys, FIRST_EPOCH)
     interval_s = process.settings.sweep_interval_ms / 1000
     sweeper = Sweeper(index, decider.engine, interval_s, process.metrics.holds_open)
-    running = asyncio.create_task(sweeper.run())
-    await ready()
-    stop = asyncio.create_task(stopping.wait())
-    await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
-    sweeper.stop()
-    await running
+    async with AsyncExitStack() as stack:
+        if process.settings.audit_trees_per_second:
+            await stack.enter_async_context(background(build_auditor(process).run()))
+        running = asyncio.create_task(sweeper.run())
+        await ready()
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        sweeper.stop()
+        await running
     await decider.batcher.close()

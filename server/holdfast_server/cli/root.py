@@ -33,6 +33,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "burn": ("holds", "burn"),
     "refund": ("holds", "refund"),
     "ledger": ("ledger", "ledger"),
+    "verify": ("ledger", "verify"),
+    "reconcile": ("reconcile", "reconcile"),
 }
 
 

@@ -8,6 +8,7 @@ where it says, or waits for the slot to arrive. An answer that is lost is unknow
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -110,6 +111,18 @@ class ClusterStore(Store):
         """See `Store.read_all`. One node that is away fails all."""
         async with self._reads:
             return await super().read_all(commands)
+
+    async def random_keys(self, count: int) -> list[str]:
+        """See `Store.random_keys`. All are of one node, which chance chooses as well."""
+        async with self._reads:
+            try:
+                await self._nodes.initialize()
+                node = random.choice(self._nodes.get_primaries())
+                asked = [self.client.randomkey(target_nodes=node) for _ in range(count)]
+                keys = await asyncio.gather(*asked)
+            except (*AWAY, IndexError) as error:
+                raise failure(Reason.STORE_UNAVAILABLE, error) from error
+        return [key.decode() for key in keys if isinstance(key, bytes)]
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """See `Store.run`. All keys MUST share a slot."""

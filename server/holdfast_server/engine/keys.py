@@ -32,6 +32,7 @@ a key was used in stands in one of `CLAIM_SHARDS` shards, whose keys begin with 
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 
@@ -44,6 +45,17 @@ CLAIM_SHARDS = 16
 PARTITION_KEYS = ("state", "former", "out", "due", "late", "lated")
 CLAIM_KEYS = ("claims", "former")
 NUMBERS_FIELD, FLUSHED_FIELD = "m", "f"
+
+_TREE_KEY = re.compile(r"\{p\d+\}:e(\d+):t:([^/]+)/(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class TreeName:
+    """Which tree a key is of."""
+
+    epoch: int
+    tenant: str
+    root: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +107,9 @@ class Keys:
     def whereabouts(self, epoch: int, tenant: str, account: str) -> str:
         """Where the root of an account is written down."""
         return f"{self.prefix(self.partition(tenant, account), epoch)}w:{tenant}/{account}"
+
+
+def parse_tree_key(key: str) -> TreeName | None:
+    """The tree whose hash has this key; None for every other key."""
+    found = _TREE_KEY.fullmatch(key)
+    return TreeName(int(found[1]), found[2], found[3]) if found else None

@@ -162,6 +162,11 @@ class Store:
         except AWAY as error:
             raise failure(Reason.STORE_UNAVAILABLE, error) from error
 
+    async def random_keys(self, count: int) -> list[str]:
+        """So many keys by chance, some perhaps more than once; fewer where the store is empty."""
+        keys = await self.read_all([("RANDOMKEY",)] * count)
+        return [key.decode() for key in keys if key]
+
     async def _connect(self) -> Connection:
         try:
             connection: Connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.figures import Difference
 from holdfast_server.domain.operation import GrantTerms
 from holdfast_server.domain.policy import Policy
 from holdfast_server.domain.reply import Buckets, HoldState
@@ -160,6 +161,19 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether every check held."""
         return not self.violations
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A figure that was not the same in both stores when the partition was at `seq`."""
+
+    partition: int
+    epoch: int
+    seq: int
+    tenant: str
+    difference: Difference
+    #: Set by the ledger.
+    found_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

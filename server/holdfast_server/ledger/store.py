@@ -10,12 +10,24 @@ from holdfast_server.ledger.configuration import ConfigurationStore
 from holdfast_server.ledger.database import open_pools
 from holdfast_server.ledger.deployment import Deployment
 from holdfast_server.ledger.entries import Entries
+from holdfast_server.ledger.findings import Findings
 from holdfast_server.ledger.grants import Grants
 from holdfast_server.ledger.operations import Operations
+from holdfast_server.ledger.trees import Trees
 from holdfast_server.ledger.verify import Verification
 
 
-class Ledger(Accounts, ConfigurationStore, Deployment, Entries, Grants, Operations, Verification):
+class Ledger(
+    Accounts,
+    ConfigurationStore,
+    Deployment,
+    Entries,
+    Findings,
+    Grants,
+    Operations,
+    Trees,
+    Verification,
+):
     """Reads of one tenant see only that tenant's rows. Every method raises LEDGER_UNAVAILABLE
     where Postgres cannot be reached, and never a driver's error."""
 

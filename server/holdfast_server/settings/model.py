@@ -143,6 +143,13 @@ class Settings:
         1_000, (50, 5_000), "ms", "Pause between two looks for holds and grants that are due."
     )
 
+    audit_trees_per_second: int = integer(
+        4,
+        (0, 1_000),
+        "trees/s",
+        "Trees that the sweeper compares with the ledger, in a second. 0: none.",
+    )
+
     # The flusher.
     flush_batch_entries_max: int = integer(
         2_000, (1, 50_000), "entries", "Most entries of one ledger transaction and partition."

@@ -20,7 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from holdfast_server.telemetry import names
-from holdfast_server.telemetry.names import Alert, Cause, Kind, Metric, Replayed
+from holdfast_server.telemetry.names import Alert, Audited, Cause, Kind, Metric, Replayed
 from holdfast_server.telemetry.recorder import Recorder
 
 #: Time between two exports by OTLP.
@@ -112,6 +112,12 @@ class Metrics(Recorder):
 
     def replayed(self, result: Replayed) -> None:
         self._add(names.REPLAYED, 1, result)
+
+    def audited(self, result: Audited) -> None:
+        self._add(names.AUDITED, 1, result)
+
+    def drift(self, figures: int) -> None:
+        self._set(names.AUDIT_DRIFT, figures)
 
     def alert(self, alert: Alert) -> None:
         self._add(names.ALERTS, 1, alert)

@@ -55,11 +55,25 @@ class Replayed(StrEnum):
     LOST = "lost"
 
 
+class Audited(StrEnum):
+    """What came of comparing a tree in the hot store with the ledger."""
+
+    #: Every figure is the same.
+    AGREES = "agrees"
+    #: Some are not, or contradict each other.
+    DRIFTS = "drifts"
+    #: The ledger did not reach the place of the tree in time.
+    BEHIND = "behind"
+    #: The tree is too large to be read in one step.
+    TOO_LARGE = "too_large"
+
+
 class Alert(StrEnum):
     """What a person must look at. Each is counted and logged."""
 
     LOSS_REPORT = "loss_report"
     QUARANTINE = "quarantine"
+    DRIFT = "drift"
     FLUSH_LAG = "flush_lag"
     CONFIG_STALE = "config_stale"
     CONFIG_REFUSED = "config_refused"
@@ -152,6 +166,19 @@ REPLAYED = Metric(
     "Records that left the spool, by what became of them.",
     ("result",),
 )
+AUDITED = Metric(
+    "holdfast.audit.trees",
+    Kind.COUNTER,
+    "{tree}",
+    "Trees that were compared with the ledger, by what came of it.",
+    ("result",),
+)
+AUDIT_DRIFT = Metric(
+    "holdfast.audit.drift",
+    Kind.GAUGE,
+    "{figure}",
+    "Figures that are not the same in the hot store and in the ledger. To be 0.",
+)
 ALERTS = Metric("holdfast.alerts", Kind.COUNTER, "{alert}", "Alerts, by what happened.", ("alert",))
 
 #: Every metric there is.
@@ -159,7 +186,7 @@ METRICS = (
     *(DECISIONS, REFUSALS, BYPASSED, RPC_DURATION, BATCH_OPERATIONS, BATCH_DURATION),
     *(SESSIONS, QUEUE_OPERATIONS, FLUSH_ROWS, FLUSH_LAG, OUTBOX_ENTRIES, OUTBOX_LAG, HOLDS_OPEN),
     *(KILL_SWITCH, POLICIES, CONFIG_VERSION, CONFIG_AGE, SPOOL_RECORDS, SPOOL_BYTES),
-    *(REPLAYED, ALERTS),
+    *(REPLAYED, AUDITED, AUDIT_DRIFT, ALERTS),
 )
 
 

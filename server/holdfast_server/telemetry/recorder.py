@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from holdfast_server.telemetry.names import Alert, Cause, Replayed
+from holdfast_server.telemetry.names import Alert, Audited, Cause, Replayed
 
 
 class Recorder:
@@ -59,6 +59,12 @@ class Recorder:
 
     def replayed(self, result: Replayed) -> None:
         """A record left the spool."""
+
+    def audited(self, result: Audited) -> None:
+        """A tree was compared with the ledger."""
+
+    def drift(self, figures: int) -> None:
+        """So many figures are known not to be the same in both stores."""
 
     def alert(self, alert: Alert) -> None:
         """Something happened that a person must look at."""

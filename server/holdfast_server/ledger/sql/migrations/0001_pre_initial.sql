@@ -371,6 +371,27 @@ CREATE TABLE holdfast.quarantine (
 );
 CALL holdfast.make_append_only('holdfast.quarantine');
 
+-- Figures that were not the same in the hot store and in the ledger, as they were at `seq`.
+CREATE TABLE holdfast.audit_finding (
+    partition integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq bigint NOT NULL,
+    tenant text COLLATE "C" NOT NULL,
+    account text COLLATE "C" NOT NULL,
+    credit_type text COLLATE "C" NOT NULL,
+    -- "grant ID", "hold ID", what figures add up to, or empty.
+    part text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    -- Of the account's credits in the hot store.
+    version bigint NOT NULL,
+    hot bigint NOT NULL,
+    ledger bigint NOT NULL CHECK (ledger <> hot),
+    found_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (partition, seq, tenant, account, credit_type, part, name)
+);
+CREATE INDEX audit_finding_newest ON holdfast.audit_finding (found_at DESC);
+CALL holdfast.make_append_only('holdfast.audit_finding');
+
 -- Roles. The owner has no login and no part at run time. Whoever migrates becomes a member of each
 -- role, so that connections can step down to the least they need. Where the migrating user may not
 -- create roles and nobody made them, the triggers alone keep the ledger append-only.
@@ -426,10 +447,10 @@ BEGIN
     GRANT SELECT ON holdfast.entry, holdfast.tenant_operation, holdfast.grant_terms,
         holdfast.account, holdfast.flush_cursor, holdfast.partition_epoch, holdfast.deployment,
         holdfast.quarantine, holdfast.credit_type, holdfast.policy_audit, holdfast.config_version,
-        holdfast.process TO holdfast_reader;
+        holdfast.process, holdfast.audit_finding TO holdfast_reader;
     GRANT SELECT, INSERT ON holdfast.deployment, holdfast.token_key, holdfast.credit_type,
         holdfast.policy_audit, holdfast.partition_epoch, holdfast.flush_cursor TO holdfast_control;
-    GRANT SELECT, INSERT ON holdfast.quarantine TO holdfast_control;
+    GRANT SELECT, INSERT ON holdfast.quarantine, holdfast.audit_finding TO holdfast_control;
     GRANT UPDATE (epoch) ON holdfast.flush_cursor TO holdfast_control;
     GRANT SELECT, UPDATE ON holdfast.config_version TO holdfast_control;
     GRANT SELECT, INSERT, UPDATE, DELETE ON holdfast.process TO holdfast_control;
