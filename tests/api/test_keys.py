@@ -78,8 +78,8 @@ def test_a11_different_accounts_have_different_keys(
     is_same = (tenant, account) == (other_tenant, other_account)
     assert (ours == theirs) == is_same
     assert set(ours).isdisjoint(theirs) != is_same
-    where = keys.whereabouts(EPOCH, tenant, account)
-    assert (where == keys.whereabouts(EPOCH, other_tenant, other_account)) == is_same
+    where = keys.whereabouts(tenant, account)
+    assert (where == keys.whereabouts(other_tenant, other_account)) == is_same
 
 
 @given(ids, hostile)

@@ -39,7 +39,7 @@ def needs(cluster: Cluster, real: Real, operation: op.Burn) -> set[int]:
     """The nodes without which an operation cannot be decided."""
     partition = real.keys.partition("t", operation.account)
     shard = real.keys.claim_shard(digest_of(operation))
-    keys = real.keys.state(partition, 1), real.keys.claim_keys(shard, 1)[0]
+    keys = real.keys.state(partition, 1), real.keys.claim_keys(shard)[0]
     return {cluster.owner(ask(cluster.clients[1], "CLUSTER", "KEYSLOT", key), 1) for key in keys}
 
 

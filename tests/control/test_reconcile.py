@@ -60,12 +60,12 @@ async def shop(both: Both) -> Both:
 
 
 def reader_of(both: Both) -> TreeReader:
-    return TreeReader(both.real.store, both.real.keys, 1)
+    return TreeReader(both.real.store, both.real.keys)
 
 
 def reconciler_of(both: Both) -> Reconciler:
     real = both.real
-    return Reconciler(reader_of(both), both.ledger, Watermarks(real.store, real.keys, 1))
+    return Reconciler(reader_of(both), both.ledger, Watermarks(real.store, real.keys))
 
 
 async def compared(both: Both, entries_max: int | None = None) -> Comparison:

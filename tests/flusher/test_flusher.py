@@ -14,6 +14,7 @@ from holdfast_server.flusher.flusher import (
 from holdfast_server.flusher.retention import Retention
 from tests.flusher.stage import KEYS, Heard, Stage
 from tests.support.entries import Story, holds_and_commits
+from tests.support.ledger import begin_epoch
 from tests.support.waiting import until
 
 ACCOUNTS = ["ada", "bob"]
@@ -232,7 +233,7 @@ async def test_an_epoch_that_begins_moves_the_flusher_to_its_stream(stage: Stage
     async with stage.flushing():
         await stage.until_recorded(p0=1)
 
-    assert await stage.ledger.advance_epoch(0, 1, "fail-over") == 2
+    assert await begin_epoch(stage.ledger, 0, 1)
     story.epoch = 2
     second = story.hold("ada", 1)
     await stage.add(second)

@@ -17,6 +17,7 @@ import pytest
 from tests.flusher import flush_process
 from tests.flusher.stage import Stage
 from tests.support.entries import Story, holds_and_commits
+from tests.support.ledger import begin_epoch
 from tests.support.waiting import WAIT_SECONDS, until
 
 ROOT = Path(flush_process.__file__).parents[2]
@@ -86,7 +87,7 @@ async def test_a_flusher_that_was_stopped_for_long_does_no_harm(stage: Stage) ->
         await stage.until_recorded(p0=len(entries))
         zombie.send_signal(signal.SIGSTOP)
         stale = replace(story, states=dict(story.states)).hold("ada", 99, "0e" * 16, grant_id)
-        await stage.ledger.advance_epoch(0, 1, "fail-over")
+        assert await begin_epoch(stage.ledger, 0, 1)
         story.epoch = 2
         later = story.hold("ada", 1, "0f" * 16, grant_id)
         await stage.add(stale, later)

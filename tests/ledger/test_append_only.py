@@ -18,6 +18,8 @@ APPEND_ONLY = (
     "operation",
     "grant_terms",
     "partition_epoch",
+    "fencing",
+    "loss_report",
     "deployment",
     "credit_type",
     "policy_audit",
@@ -27,7 +29,12 @@ APPEND_ONLY = (
 ROLES = ("holdfast_reader", "holdfast_flusher", "holdfast_control")
 
 #: Changes of one row of an append-only table, by a column that each of them has.
-COLUMN = {"deployment": "partitions", "credit_type": "scale", "policy_audit": "version"}
+COLUMN = {
+    "deployment": "partitions",
+    "credit_type": "scale",
+    "policy_audit": "version",
+    "fencing": "why",
+}
 
 
 def named(table: str) -> sql.Identifier:

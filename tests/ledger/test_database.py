@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from holdfast_server.domain.entry import EntryKind
+from holdfast_server.domain.epoch import Acknowledged
 from holdfast_server.domain.operation import Commit
 from holdfast_server.domain.policy import Policy, Scope, ScopeKind
 from holdfast_server.domain.reply import Buckets, HoldState
@@ -28,8 +29,16 @@ def late_hold() -> RecordedHold:
 
 #: Every method of the ledger that asks the database, with arguments.
 CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
-    "advance_epoch": lambda ledger: ledger.advance_epoch(0, 1, "why"),
     "balance_at": lambda ledger: ledger.balance_at("t", "a"),
+    "count_silent": lambda ledger: ledger.count_silent(1),
+    "epochs": lambda ledger: ledger.epochs(),
+    "fence": lambda ledger: ledger.fence([0], "why"),
+    "highest_acknowledged": lambda ledger: ledger.highest_acknowledged(),
+    "lifeline": lambda ledger: ledger.lifeline(),
+    "losses": lambda ledger: ledger.losses(),
+    "open_epochs": lambda ledger: ledger.open_epochs([], 0),
+    "standings": lambda ledger: ledger.standings(),
+    "vote": lambda ledger: ledger.vote("p", "worker", 1, Acknowledged()),
     "burned_by": lambda ledger: ledger.burned_by("t", "0-1-1"),
     "config_version": lambda ledger: ledger.config_version(),
     "create_credit_type": lambda ledger: ledger.create_credit_type(

@@ -48,6 +48,8 @@ def test_nothing_is_inserted_into_the_ledger_on_conflict() -> None:
         "upsert_account",
         "quarantine",
         "note_finding",
+        "acknowledge",
+        "report_losses",
     }
 
 

@@ -85,7 +85,8 @@ class Both:
         """Waits until the ledger has everything."""
         for partition in range(PARTITIONS):
             seq = await self.real.engine.current_seq(partition)
-            assert not seq or await self.operations.watermarks.wait(partition, seq, 20)
+            epoch = self.real.keys.epoch(partition)
+            assert not seq or await self.operations.watermarks.wait(partition, epoch, seq, 20)
 
 
 @asynccontextmanager
@@ -100,7 +101,7 @@ async def both_stores(
     outbox = Outbox(real.store.client, real.keys)
     flusher = Flusher(outbox, Appender(postgres_url), hooks=hooks)
     running = asyncio.create_task(flusher.run())
-    watermarks = Watermarks(real.store, real.keys, 1)
+    watermarks = Watermarks(real.store, real.keys)
     try:
         yield Both(real, ledger, Operations(real.engine, ledger, watermarks, AnyCreditType()))
     finally:

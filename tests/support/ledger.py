@@ -16,6 +16,7 @@ from holdfast_server.domain.packed import PackedEntry
 from holdfast_server.engine.outbox import OutboxEntry, unpack
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.prepare import Prepared, prepare
+from holdfast_server.ledger.recovery import Opening
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import pack
 
@@ -63,6 +64,16 @@ async def record(postgres_url: str, *entries: Entry) -> None:
     """Appends entries to the ledger, as the flusher would."""
     async with open_appender(postgres_url) as appender:
         await appender.append(await prepared(appender, entries))
+
+
+async def begin_epoch(ledger: Ledger, partition: int, epoch: int, home: int | None = None) -> bool:
+    """Ends an epoch where the ledger is; the next one's keys begin anew, unless `home` is given."""
+    tip = (await ledger.tips())[partition]
+    opening = Opening(
+        partition, epoch, tip.seq, tip.hash, epoch + 1, home or epoch + 1, "f" * 40, "kept"
+    )
+    opened, _ = await ledger.open_epochs([opening], fencing=0)
+    return bool(opened)
 
 
 def query(postgres_url: str, statement: LiteralString, *parameters: object) -> list[dict[str, Any]]:

@@ -138,8 +138,8 @@ def build(
     batcher = Batcher(calls, limits or Limits(), NoRecorder(), tracing)
     parts = Parts(
         batcher,
-        Directory(store, keys, 1),
-        AccountReader(store, keys, SIGNER, 1),
+        Directory(store, keys),
+        AccountReader(store, keys, SIGNER),
         keys,
         SIGNER,
         mode,
@@ -211,7 +211,7 @@ class Pair:
 
     async def check_figures(self) -> None:
         """The entries add up to what lies in the store, tree by tree."""
-        reader, entries = TreeReader(self.real.store, self.real.keys, 1), await self.real.entries()
+        reader, entries = TreeReader(self.real.store, self.real.keys), await self.real.entries()
         for tenant, root in self.world.trees:
             accounts = {
                 account for (_, account), found in self.world.root_of.items() if found == root

@@ -50,8 +50,6 @@ from holdfast_server.ledger.records import CreditType
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.settings import Settings
 
-#: The epoch in which partitions begin.
-FIRST_EPOCH = 1
 #: Name of the spool in the state directory.
 SPOOL_FOLDER = "spool"
 
@@ -77,22 +75,25 @@ def build_decider(process: Process) -> Decider:
     signer = make_signer(process.facts)
     calls = Calls(store, keys, load("apply"), longest_window_ms(process.config))
     batcher = Batcher(calls, limits, process.metrics, process.tracing)
-    directory = Directory(store, keys, FIRST_EPOCH)
-    accounts = AccountReader(store, keys, signer, FIRST_EPOCH)
-    engine = Engine(Parts(batcher, directory, accounts, keys, signer, process.config))
+    directory = Directory(store, keys)
+    accounts = AccountReader(store, keys, signer)
+    parts = Parts(
+        batcher, directory, accounts, keys, signer, process.config, process.epochs.acknowledged
+    )
+    engine = Engine(parts)
     return Decider(engine, batcher, directory, signer)
 
 
 def build_operations(process: Process, decider: Decider) -> Operations:
     """What decides with both stores."""
-    watermarks = Watermarks(process.store, process.keys, FIRST_EPOCH)
+    watermarks = Watermarks(process.store, process.keys)
     return Operations(decider.engine, process.ledger, watermarks, process.config)
 
 
 def build_reconciler(store: Store, keys: Keys, ledger: Ledger) -> tuple[Reconciler, TreeReader]:
     """What compares the hot store with the ledger, and what it reads trees with."""
-    reader = TreeReader(store, keys, FIRST_EPOCH)
-    return Reconciler(reader, ledger, Watermarks(store, keys, FIRST_EPOCH)), reader
+    reader = TreeReader(store, keys)
+    return Reconciler(reader, ledger, Watermarks(store, keys)), reader
 
 
 def build_auditor(process: Process) -> Auditor:

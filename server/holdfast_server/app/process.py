@@ -22,8 +22,10 @@ from holdfast_server.app.profile import profiled
 from holdfast_server.app.stores import open_ledger
 from holdfast_server.control.admin_socket import AdminSocket, socket_path
 from holdfast_server.control.config import ConfigCache
+from holdfast_server.control.epochs import EpochKeeper
 from holdfast_server.control.fleet import Heartbeat
 from holdfast_server.control.kill import KillSwitch
+from holdfast_server.domain.epoch import Acknowledged
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.store import Store
 from holdfast_server.engine.stores import open_store
@@ -56,6 +58,7 @@ class Process:
     facts: DeploymentFacts
     keys: Keys
     config: ConfigCache
+    epochs: EpochKeeper
 
 
 #: Does the work of a role until it is told to stop. It MUST call the first argument once it works.
@@ -83,7 +86,9 @@ async def run_process(
         stack.push_async_callback(admin.close)
         heartbeat = Heartbeat(process.ledger, report, process.kill, lambda: process.config.version)
         await process.config.refresh()
-        for task in (process.config.run(settings.config_poll_ms), heartbeat.run()):
+        await process.epochs.refresh()
+        tasks = (process.config.run(settings.config_poll_ms), heartbeat.run(), process.epochs.run())
+        for task in tasks:
             await stack.enter_async_context(background(task))
         if parent is None and settings.metrics_port:
             await stack.enter_async_context(_own_page(process, is_ready))
@@ -131,6 +136,8 @@ async def _open_process(settings: Settings, role: str) -> AsyncIterator[Process]
         store = open_store(settings.redis_url)
         stack.push_async_callback(store.close)
         config = ConfigCache(ledger, settings.state_dir, metrics)
+        keys = Keys(facts.partitions)
+        epochs = EpochKeeper(ledger, keys.epochs, Acknowledged(), name(), role, metrics)
         yield Process(
             settings,
             metrics,
@@ -139,8 +146,9 @@ async def _open_process(settings: Settings, role: str) -> AsyncIterator[Process]
             ledger,
             store,
             facts,
-            Keys(facts.partitions),
+            keys,
             config,
+            epochs,
         )
 
 

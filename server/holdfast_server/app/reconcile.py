@@ -90,5 +90,7 @@ async def comparing(settings: Settings) -> AsyncIterator[Comparing]:
             raise Problem("nothing has started on these stores yet: there is nothing to compare")
         store = open_store(settings.redis_url)
         stack.push_async_callback(store.close)
-        reconciler, _ = build_reconciler(store, Keys(partitions), ledger)
+        keys = Keys(partitions)
+        keys.epochs.learn(await ledger.epochs())
+        reconciler, _ = build_reconciler(store, keys, ledger)
         yield Comparing(ledger, reconciler)

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from holdfast_server.app.compose import FIRST_EPOCH, build_auditor, build_decider
+from holdfast_server.app.compose import build_auditor, build_decider
 from holdfast_server.app.process import Parent, Process, background, run_process
 from holdfast_server.control.sweeper import Sweeper
 from holdfast_server.engine.due import DueIndex
@@ -23,7 +23,7 @@ async def _sweep(
     process: Process, ready: Callable[[], Awaitable[None]], stopping: asyncio.Event
 ) -> None:
     decider = build_decider(process)
-    index = DueIndex(process.store, process.keys, FIRST_EPOCH)
+    index = DueIndex(process.store, process.keys)
     interval_s = process.settings.sweep_interval_ms / 1000
     sweeper = Sweeper(index, decider.engine, interval_s, process.metrics.holds_open)
     async with AsyncExitStack() as stack:

@@ -233,8 +233,9 @@ class Operations:
 
     async def _catch_up(self, partition: int) -> None:
         """Waits until the ledger has what the hot store has now."""
+        epoch = self.engine.current_epoch(partition)
         seq = await self.engine.current_seq(partition)
-        if seq and not await self.watermarks.wait(partition, seq, CATCH_UP_WAIT_S):
+        if seq and not await self.watermarks.wait(partition, epoch, seq, CATCH_UP_WAIT_S):
             message = "the ledger is behind; retry with the same key in a moment"
             wait_ms = int(CATCH_UP_WAIT_S * 1_000)
             raise HoldfastError(Reason.LEDGER_UNAVAILABLE, message, retry_after_ms=wait_ms)
@@ -267,7 +268,8 @@ class Operations:
         applied = getattr(answer, "applied", None)
         if not _wants_ledger(operation) or not isinstance(applied, rp.Applied) or not applied.seq:
             return answer
-        if not await self.watermarks.wait(applied.partition, applied.seq, LEDGER_WAIT_S):
+        place = applied.partition, applied.epoch, applied.seq
+        if not await self.watermarks.wait(*place, LEDGER_WAIT_S):
             return answer
         reached = rp.at_durability(applied, Durability.LEDGER)
         return dataclasses.replace(answer, applied=reached)  # type: ignore[type-var]

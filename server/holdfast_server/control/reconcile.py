@@ -86,7 +86,7 @@ class Reconciler:
             return Comparison(*place, Audited.TOO_LARGE)
         shallow = entries_max is not None and _entries(hot.figures) > entries_max
         if hot.seq:
-            await self._watermarks.wait(hot.partition, hot.seq, LEDGER_WAIT_SECONDS)
+            await self._watermarks.wait(hot.partition, hot.epoch, hot.seq, LEDGER_WAIT_SECONDS)
         recorded = await self._recorded(tree, hot, hot.figures, entries_max, shallow)
         if recorded is None:
             return Comparison(*place, Audited.BEHIND)

@@ -42,8 +42,8 @@ class HoldPage:
 class AccountReader:
     """Reads accounts and holds from the hot store."""
 
-    def __init__(self, store: Store, keys: Keys, signer: TokenSigner, epoch: int) -> None:
-        self._store, self._keys, self._signer, self._epoch = store, keys, signer, epoch
+    def __init__(self, store: Store, keys: Keys, signer: TokenSigner) -> None:
+        self._store, self._keys, self._signer = store, keys, signer
 
     async def get(self, tenant: str, account: str, root: str) -> rp.Account:
         """The account as it is. Raises ACCOUNT_NOT_FOUND and STORE_UNAVAILABLE."""
@@ -68,7 +68,7 @@ class AccountReader:
 
     async def current_seq(self, partition: int) -> int:
         """The sequence number of a partition's newest entry; 0 when it has none."""
-        key = self._keys.state(partition, self._epoch)
+        key = self._keys.state(partition, self._keys.epoch(partition))
         numbers = await self._store.read("HGET", key, NUMBERS_FIELD)
         return int(unpack_row(numbers)[0]) if numbers else 0
 
@@ -137,7 +137,8 @@ class AccountReader:
         )
 
     def _tree_keys(self, tenant: str, root: str) -> list[str]:
-        return self._keys.tree_keys(self._keys.partition(tenant, root), self._epoch, tenant, root)
+        partition = self._keys.partition(tenant, root)
+        return self._keys.tree_keys(partition, self._keys.epoch(partition), tenant, root)
 
 
 def _unpacked(raw: bytes) -> Any:

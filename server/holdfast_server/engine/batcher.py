@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
@@ -65,6 +65,8 @@ class Raw:
 
     flag: int
     answer: bytes
+    #: The epoch in which it was decided.
+    epoch: int = 0
 
 
 _REUSED = Raw(Flag.REUSED.value, b"")
@@ -131,7 +133,6 @@ class Batcher:
         self._waiting: deque[Submission] = deque()
         self._waiting_operations = 0
         self._running: set[asyncio.Task[None]] = set()
-        self.epoch = 1
 
     @property
     def depth(self) -> int:
@@ -195,7 +196,7 @@ class Batcher:
         """Keys first, then each partition by itself: in a cluster no call sees more than one."""
         items = [item for submission in batch for item in submission.items]
         wanted = [(digest_of(item.operation), item.partition) for item in items]
-        claimed = await self._claims.make(self._header(()), self.epoch, wanted)
+        claimed = await self._claims.make(self._header({}), wanted)
         answers: dict[int, Raw | HoldfastError] = dict.fromkeys(claimed.elsewhere, _REUSED)
         answers.update(_held_up(batch, claimed.refused))
         groups = defaultdict[int, list[int]](list)
@@ -238,19 +239,22 @@ class Batcher:
         raw = await self._calls.store.run(self._calls.script, keys, arguments)
         self._recorder.batch(len(items), time.perf_counter() - started)
         flat = msgpack.unpackb(raw, raw=True)
-        return [Raw(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
+        return [
+            Raw(flat[2 * i], flat[2 * i + 1], keys.epochs[item.partition])
+            for i, item in enumerate(items)
+        ]
 
     def _header(
-        self, partitions: Iterable[int], claims_start: int = 0, claimed_since_ms: int = 0
+        self, epochs: Mapping[int, int], claims_start: int = 0, claimed_since_ms: int = 0
     ) -> bytes:
         calls = self._calls
         return pack_value(
             [
-                self.epoch,
+                max(epochs.values(), default=0),
                 calls.generation_ms(),
                 self._limits.outbox_entries,
                 calls.clock_ms(),
-                list(partitions),
+                list(epochs),
                 claims_start,
                 claimed_since_ms,
             ]
@@ -258,7 +262,7 @@ class Batcher:
 
     def _pack(self, items: Sequence[Item], claimed_since_ms: int) -> tuple[CallKeys, list[bytes]]:
         """The keys and arguments of one call (see apply.lua)."""
-        keys = CallKeys(self._calls.keys, self.epoch)
+        keys = CallKeys(self._calls.keys)
         digests = [digest_of(item.operation) for item in items]
         # In a cluster, keys were claimed by a call of their own.
         claims = not self._calls.store.is_cluster
@@ -277,7 +281,7 @@ class Batcher:
         ]
         shards = [place.shard for place in places]
         return keys, [
-            self._header(keys.partitions, keys.claims_start, claimed_since_ms),
+            self._header(keys.epochs, keys.claims_start, claimed_since_ms),
             pack_value(operations),
             pack_value(shards),
         ]

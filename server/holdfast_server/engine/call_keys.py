@@ -23,10 +23,12 @@ class Places:
 class CallKeys(Sequence[str]):
     """The keys of partitions, then of trees, then whereabouts, then claim shards."""
 
-    def __init__(self, keys: Keys, epoch: int) -> None:
-        self._keys, self._epoch = keys, epoch
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
         #: Number of each partition that the call touches, in the order of their keys.
         self.partitions: dict[int, int] = {}
+        #: The epoch in which it touches each.
+        self.epochs: dict[int, int] = {}
         self._trees: dict[tuple[str, str], int] = {}
         self._shards: dict[int, int] = {}
         self._tree_keys: list[str] = []
@@ -36,25 +38,30 @@ class CallKeys(Sequence[str]):
     def place(self, operation: Operation, partition: int, root: str, digest: bytes) -> Places:
         """Declares what an operation touches. An empty digest claims nothing."""
         return Places(
-            self.partitions.setdefault(partition, len(self.partitions) + 1),
+            self._partition(partition),
             self._tree(partition, operation.tenant, root),
             self._whereabouts_of(operation, root),
             self._shard(digest) if digest else 0,
         )
 
+    def _partition(self, partition: int) -> int:
+        index = self.partitions.get(partition)
+        if index is None:
+            index = self.partitions[partition] = len(self.partitions) + 1
+            self.epochs[partition] = self._keys.epoch(partition)
+        return index
+
     def _tree(self, partition: int, tenant: str, root: str) -> int:
         tree = self._trees.get((tenant, root))
         if tree is None:
             tree = self._trees[tenant, root] = len(self._trees) + 1
-            self._tree_keys += self._keys.tree_keys(partition, self._epoch, tenant, root)
+            self._tree_keys += self._keys.tree_keys(partition, self.epochs[partition], tenant, root)
         return tree
 
     def _whereabouts_of(self, operation: Operation, root: str) -> int:
         if not isinstance(operation, CreateAccount) or operation.account != root:
             return 0
-        self._whereabouts.append(
-            self._keys.whereabouts(self._epoch, operation.tenant, operation.account)
-        )
+        self._whereabouts.append(self._keys.whereabouts(operation.tenant, operation.account))
         return len(self._whereabouts)
 
     def _shard(self, digest: bytes) -> int:
@@ -63,10 +70,10 @@ class CallKeys(Sequence[str]):
     def finish(self) -> None:
         """Puts all keys in order. Nothing is declared afterwards."""
         for partition in self.partitions:
-            self._all += self._keys.partition_keys(partition, self._epoch)
+            self._all += self._keys.partition_keys(partition, self.epochs[partition])
         self._all += self._tree_keys + self._whereabouts
         for shard in self._shards:
-            self._all += self._keys.claim_keys(shard, self._epoch)
+            self._all += self._keys.claim_keys(shard)
 
     @property
     def claims_start(self) -> int:

@@ -43,7 +43,7 @@ class Claims:
     keys: Keys
     script: Script
 
-    async def make(self, header: bytes, epoch: int, wanted: Sequence[Wanted]) -> Claimed:
+    async def make(self, header: bytes, wanted: Sequence[Wanted]) -> Claimed:
         """What stands in the way of these keys, by index: see `Claimed`."""
         shards = defaultdict[int, list[int]](list)
         for index, (digest, _) in enumerate(wanted):
@@ -51,7 +51,7 @@ class Claims:
                 shards[self.keys.claim_shard(digest)].append(index)
         found = await asyncio.gather(
             *(
-                self._holders(header, self.keys.claim_keys(shard, epoch), [wanted[i] for i in some])
+                self._holders(header, self.keys.claim_keys(shard), [wanted[i] for i in some])
                 for shard, some in shards.items()
             )
         )

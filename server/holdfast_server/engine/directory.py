@@ -26,8 +26,8 @@ class Directory:
     that name may be created below a parent later.
     """
 
-    def __init__(self, store: Store, keys: Keys, epoch: int) -> None:
-        self._store, self._keys, self._epoch = store, keys, epoch
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store, self._keys = store, keys
         self._roots: OrderedDict[Name, str] = OrderedDict()
 
     def known(self, tenant: str, account: str) -> str | None:
@@ -47,7 +47,7 @@ class Directory:
     async def find(self, names: Iterable[Name]) -> dict[Name, str]:
         """The roots of accounts that are not remembered. Raises STORE_UNAVAILABLE."""
         asked = list(dict.fromkeys(names))
-        commands = [("GET", self._keys.whereabouts(self._epoch, *name)) for name in asked]
+        commands = [("GET", self._keys.whereabouts(*name)) for name in asked]
         answers = await self._store.read_all(commands) if commands else []
         found = {}
         for name, answer in zip(asked, answers, strict=True):
@@ -68,13 +68,14 @@ class Directory:
             raise HoldfastError(Reason.ACCOUNT_ALREADY_EXISTS, message, account=account)
 
     async def _claim(self, tenant: str, account: str, root: str, abandoned: str) -> str:
-        partition = self._keys.partition(tenant, account)
-        tree = self._keys.tree_keys(partition, self._epoch, tenant, account)[0]
-        keys = [self._keys.whereabouts(self._epoch, tenant, account), tree]
+        keys = [self._keys.whereabouts(tenant, account), self._tree_key(tenant, account)]
         holder = await self._store.run(load("claim_account"), keys, [account, root, abandoned])
         return str(holder.decode())
 
     async def _exists(self, tenant: str, account: str, root: str) -> bool:
-        partition = self._keys.partition(tenant, root)
-        tree = self._keys.tree_keys(partition, self._epoch, tenant, root)[0]
+        tree = self._tree_key(tenant, root)
         return bool(await self._store.read("HEXISTS", tree, f"a{account}"))
+
+    def _tree_key(self, tenant: str, root: str) -> str:
+        partition = self._keys.partition(tenant, root)
+        return self._keys.tree_keys(partition, self._keys.epoch(partition), tenant, root)[0]

@@ -25,13 +25,13 @@ class DueTree:
 class DueIndex:
     """Reads the partitions' indexes of due times."""
 
-    def __init__(self, store: Store, keys: Keys, epoch: int) -> None:
-        self._store, self._keys, self._epoch = store, keys, epoch
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store, self._keys = store, keys
 
     async def open_holds(self) -> int:
         """How many holds are open in all partitions."""
         commands = [
-            ("HGET", self._keys.state(partition, self._epoch), NUMBERS_FIELD)
+            ("HGET", self._keys.state(partition, self._keys.epoch(partition)), NUMBERS_FIELD)
             for partition in range(self._keys.partitions)
         ]
         states = await self._store.read_all(commands)
@@ -44,7 +44,7 @@ class DueIndex:
         commands = [
             (
                 "ZRANGEBYSCORE",
-                self._keys.due(partition, self._epoch),
+                self._keys.due(partition, self._keys.epoch(partition)),
                 "-inf",
                 now_ms,
                 "LIMIT",

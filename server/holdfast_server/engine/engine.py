@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import transaction_id
+from holdfast_server.domain.epoch import Acknowledged
 from holdfast_server.domain.operation import Caller, Mode, Operation
 from holdfast_server.domain.policy import Enforcement
 from holdfast_server.domain.submit import Answer
@@ -26,7 +27,7 @@ from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.fingerprint import first_difference
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import Facts
-from holdfast_server.engine.unpack import Place, unpack_failure, unpack_reply
+from holdfast_server.engine.unpack import Place, unpack_failure, unpack_last_seq, unpack_reply
 from holdfast_server.errors import HoldfastError, Reason
 
 #: How often an update without an expected version is tried against concurrent updates.
@@ -61,6 +62,7 @@ class Parts:
     keys: Keys
     signer: TokenSigner
     enforcement: Enforcement
+    acknowledged: Acknowledged = field(default_factory=Acknowledged)
 
 
 class Engine:
@@ -201,27 +203,38 @@ class Engine:
             return raw
         flag = Flag(raw.flag)
         if flag in (Flag.FRESH, Flag.REPLAYED):
-            return self._reply(item, raw.answer, flag is Flag.REPLAYED)
+            return self._reply(item, raw, flag is Flag.REPLAYED)
         if flag is Flag.FAILED:
-            return self._failed(item, raw.answer)
+            return self._failed(item, raw)
         if flag is Flag.REUSED:
             return failures.key_reused(first_difference(item.operation, raw.answer))
         return NeedsLedger(flag, item.facts.token)
 
-    def _reply(self, item: Item, raw: bytes, replayed: bool) -> rp.Reply:
+    def _reply(self, item: Item, raw: Raw, replayed: bool) -> rp.Reply:
         self._learn(item)
-        place = Place(item.partition, self._parts.batcher.epoch, item.root, replayed)
-        return unpack_reply(item.operation, raw, place, self._parts.signer)
+        epoch = self._epoch_of(item, raw) if replayed else raw.epoch
+        place = Place(item.partition, epoch, item.root, replayed)
+        reply = unpack_reply(item.operation, raw.answer, place, self._parts.signer)
+        applied = getattr(reply, "applied", None)
+        if applied is not None:
+            self._parts.acknowledged.note(item.partition, epoch, applied.seq)
+        return reply
 
-    def _failed(self, item: Item, raw: bytes) -> HoldfastError:
-        reason, metadata = unpack_failure(raw)
+    def _epoch_of(self, item: Item, raw: Raw) -> int:
+        """The epoch in which an operation was decided whose answer is repeated now."""
+        seq = unpack_last_seq(raw.answer)
+        return self._parts.keys.epochs.of(item.partition, seq, raw.epoch)
+
+    def _failed(self, item: Item, raw: Raw) -> HoldfastError:
+        reason, metadata = unpack_failure(raw.answer)
         if reason is Reason.ACCOUNT_NOT_FOUND:
             self._parts.directory.forget(item.operation.tenant, metadata["account"])
         if isinstance(item.operation, op.Revoke) and reason is Reason.GRANT_NOT_FOUND:
             metadata["grant_id"] = item.operation.grant_id
         if "first_seq" in metadata:
-            place = item.partition, self._parts.batcher.epoch, int(metadata.pop("first_seq"))
-            metadata["transaction_id"] = transaction_id(*place)
+            first_seq = int(metadata.pop("first_seq"))
+            epoch = self._parts.keys.epochs.of(item.partition, first_seq, raw.epoch)
+            metadata["transaction_id"] = transaction_id(item.partition, epoch, first_seq)
         return failures.failed(reason, metadata)
 
     def recorded_reply(self, operation: Operation, raw: bytes, place: Place) -> rp.Reply:
@@ -270,6 +283,10 @@ class Engine:
         root = await self.root_of(tenant, account)
         page = HoldPage(include_descendants, limit, after)
         return await self._parts.accounts.holds(tenant, account, root, page)
+
+    def current_epoch(self, partition: int) -> int:
+        """The epoch that a partition is in."""
+        return self._parts.keys.epoch(partition)
 
     async def current_seq(self, partition: int) -> int:
         """The sequence number of the newest entry of a partition."""

@@ -1,8 +1,8 @@
 """Every key that Holdfast uses in the hot store. Nothing else builds one.
 
 All keys of a partition begin with `{pNNN}:eE:`: the braces put a partition into one cluster slot,
-and
-the epoch makes all older state unreachable at once. Ids are checked against `A-Za-z0-9._~-` before
+and E is the epoch in which its hot state began, so that a rebuilt one never meets what was there
+before. Ids are checked against `A-Za-z0-9._~-` before
 they get here, so `/` separates tenant from account without ambiguity.
 
 | key | type | what it holds |
@@ -18,11 +18,13 @@ they get here, so `/` separates tenant from account without ambiguity.
 | `w:TENANT/ACCOUNT` | string | the root of an account that is not a root itself |
 
 `state` has a field `m` (sequence number, clock, generations), a field `f` (the last sequence number
-that the ledger has committed), and a field for each idempotency record and each ended hold.
+that the ledger has committed), a field `e` (the fence: `<epoch> <master_replid> <ARMED|FENCED>`), a
+field `c` (the cold floor: what nobody has touched since this sequence number is in the ledger), and
+a field for each idempotency record and each ended hold.
 `w` lives in the partition of the account's own name, since it is asked before the root is known.
 
 An idempotency key is scoped by tenant and method, wherever its account is decided. Which partition
-a key was used in stands in one of `CLAIM_SHARDS` shards, whose keys begin with `{cNN}:eE:`.
+a key was used in stands in one of `CLAIM_SHARDS` shards, whose keys begin with `{cNN}:`.
 
 | key | type | what it holds |
 | --- | --- | --- |
@@ -34,7 +36,9 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from holdfast_server.domain.epoch import Epochs
 
 #: Says which deployment the store belongs to. The one key without a partition.
 DEPLOYMENT_KEY = "holdfast:deployment"
@@ -45,15 +49,17 @@ CLAIM_SHARDS = 16
 PARTITION_KEYS = ("state", "former", "out", "due", "late", "lated")
 CLAIM_KEYS = ("claims", "former")
 NUMBERS_FIELD, FLUSHED_FIELD = "m", "f"
+FENCE_FIELD, COLD_FLOOR_FIELD = "e", "c"
 
-_TREE_KEY = re.compile(r"\{p\d+\}:e(\d+):t:([^/]+)/(.+)")
+_TREE_KEY = re.compile(r"\{p(\d+)\}:e(\d+):t:([^/]+)/(.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class TreeName:
-    """Which tree a key is of."""
+    """Which tree a key is of. `home` is the epoch in the key: that in which the hot state began."""
 
-    epoch: int
+    partition: int
+    home: int
     tenant: str
     root: str
 
@@ -63,14 +69,20 @@ class Keys:
     """Builds keys for a deployment with a fixed number of partitions."""
 
     partitions: int
+    #: What this process knows of epochs. It changes whenever the ledger says so.
+    epochs: Epochs = field(default_factory=Epochs, compare=False)
 
     def partition(self, tenant: str, root: str) -> int:
         """The partition of a tree: stable for the life of a deployment."""
         return zlib.crc32(f"{tenant}/{root}".encode()) % self.partitions
 
+    def epoch(self, partition: int) -> int:
+        """The epoch that a partition is in, as far as this process knows."""
+        return self.epochs.current(partition)
+
     def prefix(self, partition: int, epoch: int) -> str:
         """What every key of a partition begins with."""
-        return f"{{p{partition:03d}}}:e{epoch}:"
+        return f"{{p{partition:03d}}}:e{self.epochs.home(partition, epoch)}:"
 
     def state(self, partition: int, epoch: int) -> str:
         """The partition's numbers and the records of this generation."""
@@ -100,16 +112,17 @@ class Keys:
         """The shard that knows an idempotency key, by its digest."""
         return digest[0] % CLAIM_SHARDS
 
-    def claim_keys(self, shard: int, epoch: int) -> list[str]:
+    def claim_keys(self, shard: int) -> list[str]:
         """The keys of one shard, in the order of `lib/claims.lua`."""
-        return [f"{{c{shard:02d}}}:e{epoch}:{name}" for name in CLAIM_KEYS]
+        return [f"{{c{shard:02d}}}:{name}" for name in CLAIM_KEYS]
 
-    def whereabouts(self, epoch: int, tenant: str, account: str) -> str:
+    def whereabouts(self, tenant: str, account: str) -> str:
         """Where the root of an account is written down."""
-        return f"{self.prefix(self.partition(tenant, account), epoch)}w:{tenant}/{account}"
+        partition = self.partition(tenant, account)
+        return f"{self.prefix(partition, self.epoch(partition))}w:{tenant}/{account}"
 
 
 def parse_tree_key(key: str) -> TreeName | None:
     """The tree whose hash has this key; None for every other key."""
     found = _TREE_KEY.fullmatch(key)
-    return TreeName(int(found[1]), found[2], found[3]) if found else None
+    return TreeName(int(found[1]), int(found[2]), found[3], found[4]) if found else None

@@ -20,6 +20,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.commands.core import AsyncScript
 
 from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.epoch import Epoch
 from holdfast_server.domain.packed import (
     CONTEXT,
     FIRST_GRANT,
@@ -108,6 +109,11 @@ class Outbox:
             if not found and await self._has_more(partitions, positions, block_ms):
                 found = await self._read_now(partitions, positions, count)
         return found
+
+    def begin_epochs(self, epochs: Mapping[int, Epoch]) -> None:
+        """Says in which epochs the positions of the calls that follow are."""
+        for partition, epoch in epochs.items():
+            self._keys.epochs.begin(partition, epoch)
 
     async def publish_flushed(self, positions: Positions) -> None:
         """Raises the watermarks to the given positions; lower ones change nothing."""

@@ -18,7 +18,7 @@ from holdfast_server.domain.figures import (
     grant_part,
     hold_part,
 )
-from holdfast_server.engine.keys import NUMBERS_FIELD, Keys, parse_tree_key
+from holdfast_server.engine.keys import NUMBERS_FIELD, Keys, TreeName, parse_tree_key
 from holdfast_server.engine.rows import unpack_row
 from holdfast_server.engine.scripts import constants, load
 from holdfast_server.engine.store import Store
@@ -45,25 +45,27 @@ class HotTree:
 class TreeReader:
     """Reads trees, and finds some."""
 
-    def __init__(self, store: Store, keys: Keys, epoch: int) -> None:
-        self._store, self._keys, self._epoch = store, keys, epoch
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store, self._keys = store, keys
         self._script = load("read_tree")
 
     async def read(self, tenant: str, root: str) -> HotTree:
         """The tree; one that is not there has no figures. Raises STORE_UNAVAILABLE and the like."""
         partition = self._keys.partition(tenant, root)
+        epoch = self._keys.epoch(partition)
         keys = [
-            self._keys.state(partition, self._epoch),
-            self._keys.tree_keys(partition, self._epoch, tenant, root)[0],
+            self._keys.state(partition, epoch),
+            self._keys.tree_keys(partition, epoch, tenant, root)[0],
         ]
         numbers, _, count, fields = await self._store.run(self._script, keys, [TREE_FIELDS_MAX])
         seq = int(unpack_row(numbers)[0]) if numbers else 0
         figures = _figures(fields) if count <= TREE_FIELDS_MAX else None
-        return HotTree(partition, self._epoch, seq, figures)
+        return HotTree(partition, epoch, seq, figures)
 
     async def seqs(self, partitions: Sequence[int]) -> dict[int, int]:
         """The sequence number of each partition's newest entry."""
-        states = [self._keys.state(partition, self._epoch) for partition in partitions]
+        epoch = self._keys.epoch
+        states = [self._keys.state(partition, epoch(partition)) for partition in partitions]
         rows = await self._store.read_all([("HGET", key, NUMBERS_FIELD) for key in states])
         return {
             partition: int(unpack_row(row)[0]) if row else 0
@@ -73,8 +75,12 @@ class TreeReader:
     async def sample(self, count: int) -> list[tuple[str, str]]:
         """Tenants and roots of trees by chance, at most so many: each key was asked for blindly."""
         found = map(parse_tree_key, await self._store.random_keys(count))
-        trees = {(tree.tenant, tree.root) for tree in found if tree and tree.epoch == self._epoch}
-        return sorted(trees)
+        return sorted({(tree.tenant, tree.root) for tree in found if tree and self._counts(tree)})
+
+    def _counts(self, tree: TreeName) -> bool:
+        """Whether it is no tree of a hot state that was given up."""
+        epoch = self._keys.epoch(tree.partition)
+        return tree.home == self._keys.epochs.home(tree.partition, epoch)
 
 
 def _figures(fields: Sequence[bytes]) -> Figures:

@@ -41,6 +41,11 @@ def unpack_reply(operation: Operation, raw: bytes, place: Place, signer: TokenSi
     return _READERS[type(operation)](operation, fields, applied, place, signer)
 
 
+def unpack_last_seq(raw: bytes) -> int:
+    """The last sequence number of a decided operation; 0 where it has none."""
+    return int(msgpack.unpackb(raw, raw=True, strict_map_key=False)[1])
+
+
 def unpack_failure(raw: bytes) -> tuple[Reason, dict[str, str]]:
     """The reason and metadata of a refused operation."""
     reason, pairs = msgpack.unpackb(raw, raw=True, strict_map_key=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
-from holdfast_server.engine.keys import FLUSHED_FIELD, Keys
+from holdfast_server.engine.keys import FENCE_FIELD, FLUSHED_FIELD, Keys
 from holdfast_server.engine.store import Store
 from holdfast_server.errors import HoldfastError
 
@@ -18,21 +18,29 @@ POLL_INTERVAL_S = 0.005
 #: How long to wait after the store did not answer.
 STORE_AWAY_INTERVAL_S = 0.25
 
-Waiter = tuple[int, "asyncio.Future[bool]"]
+#: Epoch, sequence number, and who waits for them.
+Waiter = tuple[int, int, "asyncio.Future[bool]"]
 
 
 class Watermarks:
     """Knows how far the ledger is, for those who wait for it."""
 
-    def __init__(self, store: Store, keys: Keys, epoch: int) -> None:
-        self._store, self._keys, self._epoch = store, keys, epoch
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store, self._keys = store, keys
         self._waiters: defaultdict[int, list[Waiter]] = defaultdict(list)
         self._task: asyncio.Task[None] | None = None
 
-    async def wait(self, partition: int, seq: int, timeout_s: float) -> bool:
-        """Whether the ledger had the entry within the time."""
+    async def wait(self, partition: int, epoch: int, seq: int, timeout_s: float) -> bool:
+        """Whether the ledger had the entry within the time.
+
+        What comes in a later epoch says nothing about this one: its sequence numbers may be used
+        again. An epoch that has ended is in the ledger up to its end, and not beyond.
+        """
+        ended = self._keys.epochs.end(partition, epoch)
+        if ended is not None:
+            return seq <= ended
         reached: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters[partition].append((seq, reached))
+        self._waiters[partition].append((epoch, seq, reached))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll())
         try:
@@ -43,7 +51,7 @@ class Watermarks:
             self._forget(partition, reached)
 
     def _forget(self, partition: int, reached: asyncio.Future[bool]) -> None:
-        left = [waiter for waiter in self._waiters[partition] if waiter[1] is not reached]
+        left = [waiter for waiter in self._waiters[partition] if waiter[2] is not reached]
         if left:
             self._waiters[partition] = left
         else:
@@ -60,12 +68,20 @@ class Watermarks:
 
     async def _look(self, partitions: list[int]) -> None:
         commands = [
-            ("HGET", self._keys.state(partition, self._epoch), FLUSHED_FIELD)
+            (
+                "HMGET",
+                self._keys.state(partition, self._keys.epoch(partition)),
+                FLUSHED_FIELD,
+                FENCE_FIELD,
+            )
             for partition in partitions
         ]
         answers = await self._store.read_all(commands)
-        for partition, answer in zip(partitions, answers, strict=True):
-            flushed = int(answer or 0)
-            for seq, reached in self._waiters.get(partition, ()):
-                if seq <= flushed and not reached.done():
-                    reached.set_result(True)
+        for partition, (flushed, fence) in zip(partitions, answers, strict=True):
+            epoch = int(fence.split()[0]) if fence else self._keys.epoch(partition)
+            for wanted, seq, reached in self._waiters.get(partition, ()):
+                ended = self._keys.epochs.end(partition, wanted)
+                known = ended if ended is not None else int(flushed or 0)
+                is_there = seq <= known and (ended is not None or wanted == epoch)
+                if (is_there or ended is not None) and not reached.done():
+                    reached.set_result(is_there)

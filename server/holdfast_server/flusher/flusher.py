@@ -117,7 +117,9 @@ class Flusher:
 
     async def _begin(self) -> None:
         """Starts from what the ledger says, as after every error: nothing is known by heart."""
-        self._progress.load(await self._appender.cursors())
+        cursors = await self._appender.cursors()
+        self._outbox.begin_epochs({each: cursor.lies_in for each, cursor in cursors.items()})
+        self._progress.load(cursors)
         self._due.clear()
         await self._housekeep()
         await self._recorder.publish(self._progress.positions(self._progress.recorded))

@@ -1,4 +1,4 @@
-"""Facts of the deployment: partitions, token keys, epochs, and which processes live."""
+"""Facts of the deployment: partitions, token keys, and which processes live."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import secrets
 from typing import Final
 
 from holdfast_server.domain.entry import GENESIS_HASH
-from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger import rows
 from holdfast_server.ledger.database import Cursor, Database, fetch_all, fetch_one
 from holdfast_server.ledger.records import DeploymentFacts, ProcessReport
@@ -33,26 +32,6 @@ class Deployment(Database):
                 secret = secrets.token_bytes(TOKEN_KEY_BYTES)
                 await cursor.execute(QUERIES["create_token_key"], {"secret": secret})
             return await _facts(cursor)
-
-    async def advance_epoch(self, partition: int, expected_epoch: int, reason: str) -> int:
-        """Begins the next epoch of a partition and answers its number.
-
-        From then on no flusher of the epoch before can append. Raises FENCED when the partition
-        is not in `expected_epoch`.
-        """
-        async with self.changing() as cursor:
-            row = await fetch_one(
-                cursor,
-                QUERIES["advance_epoch"],
-                partition=partition,
-                expected_epoch=expected_epoch,
-                reason=reason,
-            )
-        if row is None:
-            raise HoldfastError(
-                Reason.FENCED, "The partition is in another epoch.", partition=partition
-            )
-        return int(row["epoch"])
 
     async def report_process(self, report: ProcessReport) -> None:
         """Says that a process lives, and forgets those that have been silent for long."""

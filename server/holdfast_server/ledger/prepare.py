@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Final
 
 from holdfast_server.domain.columns import chain_hash, columns
+from holdfast_server.domain.epoch import Epoch
 from holdfast_server.domain.packed import MALFORMED, PackedEntry, to_entry
 from holdfast_server.ledger.encoding import HASH_HEAD, ROW_HEAD, operation_row
 from holdfast_server.ledger.projection import KINDS, Projection, project
@@ -36,7 +37,8 @@ class PartitionCursor:
     """How far the ledger is in a partition. Not frozen, to be made quickly; nobody changes it.
 
     `hash_before` is the hash before the last one; None where there is none.
-    `start_seq` is the last sequence number of the epoch before.
+    `start_seq` is the last sequence number of the epoch before, `home` the epoch under whose name
+    the keys of this one lie.
     """
 
     partition: int
@@ -45,6 +47,12 @@ class PartitionCursor:
     hash: bytes
     hash_before: bytes | None
     start_seq: int
+    home: int
+
+    @property
+    def lies_in(self) -> Epoch:
+        """The epoch that it is in."""
+        return Epoch(self.epoch, self.start_seq, self.home)
 
     @property
     def has_begun(self) -> bool:
@@ -89,7 +97,13 @@ def prepare(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared
         return Prepared(
             before=cursor,
             after=PartitionCursor(
-                cursor.partition, cursor.epoch, entries[-1].seq, last, before, cursor.start_seq
+                cursor.partition,
+                cursor.epoch,
+                entries[-1].seq,
+                last,
+                before,
+                cursor.start_seq,
+                cursor.home,
             ),
             last_event_ms=max(entry.event_ms for entry in entries),
             entries=b"".join(rows),

@@ -13,6 +13,7 @@ from holdfast_server.ledger.entries import Entries
 from holdfast_server.ledger.findings import Findings
 from holdfast_server.ledger.grants import Grants
 from holdfast_server.ledger.operations import Operations
+from holdfast_server.ledger.recovery import Recoveries
 from holdfast_server.ledger.trees import Trees
 from holdfast_server.ledger.verify import Verification
 
@@ -25,6 +26,7 @@ class Ledger(
     Findings,
     Grants,
     Operations,
+    Recoveries,
     Trees,
     Verification,
 ):

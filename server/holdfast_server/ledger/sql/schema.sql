@@ -271,16 +271,59 @@ CREATE TABLE holdfast.flush_cursor (
     last_event_time timestamptz NOT NULL DEFAULT timestamptz 'epoch'
 ) WITH (fillfactor = 30);
 
--- Every epoch that a partition has had, and the sequence number after which it began.
+-- Every epoch that a partition has had: the life of its hot state between two recoveries. One ends where
+-- the next begins. Nothing is acknowledged in an epoch after the next one has begun.
 CREATE TABLE holdfast.partition_epoch (
     partition integer NOT NULL,
-    epoch bigint NOT NULL,
-    start_seq bigint NOT NULL,
-    started_at timestamptz NOT NULL DEFAULT now(),
+    epoch bigint NOT NULL CHECK (epoch >= 1),
+    -- The last sequence number before it.
+    start_seq bigint NOT NULL CHECK (start_seq >= 0),
+    -- The epoch under whose name the keys lie: its own where the hot state began anew, else an earlier one.
+    home bigint NOT NULL CHECK (home BETWEEN 1 AND epoch),
+    -- The history of the hot store (master_replid) that decides in it; empty where none has yet.
+    replid text NOT NULL,
+    -- What was found: deployment, kept, suffix_lost, rebuilt.
     reason text NOT NULL,
+    -- The fencing that it ended; 0: none.
+    fencing bigint NOT NULL CHECK (fencing >= 0),
+    opened_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (partition, epoch)
 );
 CALL holdfast.make_append_only('holdfast.partition_epoch');
+
+-- Each time that partitions were fenced. A partition is fenced now if it is in one with a higher number
+-- than that which its epoch ended.
+CREATE TABLE holdfast.fencing (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    partitions integer[] NOT NULL,
+    why text NOT NULL,
+    fenced_at timestamptz NOT NULL DEFAULT now()
+);
+CALL holdfast.make_append_only('holdfast.fencing');
+
+-- The highest sequence number of each partition that a process acknowledged, and in which epoch, as it
+-- said when partitions were fenced. Unlogged: those that live say it again.
+CREATE UNLOGGED TABLE holdfast.acknowledged (
+    process text NOT NULL,
+    role text NOT NULL,
+    partition integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq bigint NOT NULL,
+    voted_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (process, role, partition, epoch)
+);
+
+-- Acknowledged entries that nobody has any more: not the ledger, and not the hot store that goes on.
+-- A process that says later that it had acknowledged more adds a row with the same `first_seq`.
+CREATE TABLE holdfast.loss_report (
+    partition integer NOT NULL,
+    epoch bigint NOT NULL,
+    first_seq bigint NOT NULL CHECK (first_seq >= 1),
+    last_seq bigint NOT NULL CHECK (last_seq >= first_seq),
+    reported_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (partition, epoch, last_seq)
+);
+CALL holdfast.make_append_only('holdfast.loss_report');
 
 -- Facts that are fixed when a deployment first starts.
 CREATE TABLE holdfast.deployment (
@@ -353,6 +396,8 @@ CREATE UNLOGGED TABLE holdfast.process (
     config_version bigint NOT NULL,
     killed boolean NOT NULL,
     killed_by text NOT NULL,
+    -- The newest fencing that it has seen, and answered with what it had acknowledged.
+    fencing bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (process, role)
 );
 
@@ -447,13 +492,16 @@ BEGIN
     GRANT SELECT ON holdfast.entry, holdfast.tenant_operation, holdfast.grant_terms,
         holdfast.account, holdfast.flush_cursor, holdfast.partition_epoch, holdfast.deployment,
         holdfast.quarantine, holdfast.credit_type, holdfast.policy_audit, holdfast.config_version,
-        holdfast.process, holdfast.audit_finding TO holdfast_reader;
+        holdfast.process, holdfast.audit_finding, holdfast.fencing, holdfast.acknowledged,
+        holdfast.loss_report TO holdfast_reader;
     GRANT SELECT, INSERT ON holdfast.deployment, holdfast.token_key, holdfast.credit_type,
-        holdfast.policy_audit, holdfast.partition_epoch, holdfast.flush_cursor TO holdfast_control;
+        holdfast.policy_audit, holdfast.partition_epoch, holdfast.flush_cursor,
+        holdfast.fencing, holdfast.loss_report TO holdfast_control;
     GRANT SELECT, INSERT ON holdfast.quarantine, holdfast.audit_finding TO holdfast_control;
     GRANT UPDATE (epoch) ON holdfast.flush_cursor TO holdfast_control;
     GRANT SELECT, UPDATE ON holdfast.config_version TO holdfast_control;
-    GRANT SELECT, INSERT, UPDATE, DELETE ON holdfast.process TO holdfast_control;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON holdfast.process, holdfast.acknowledged
+        TO holdfast_control;
     FOREACH target IN ARRAY ARRAY['entry', 'grant_terms', 'account'] LOOP
         EXECUTE format('CREATE POLICY tenant_reads ON holdfast.%I FOR SELECT TO holdfast_reader '
             'USING (tenant = current_setting(''holdfast.tenant'', true) '

@@ -38,7 +38,10 @@ SELECT partition, epoch, seq, first_seq, kind, version,
 FROM holdfast.entry
 ORDER BY partition, seq
 """
-SELECT_CURSORS = "SELECT partition, epoch, last_seq, last_hash FROM holdfast.flush_cursor"
+SELECT_CURSORS = """
+SELECT partition, epoch, last_seq, last_hash, home
+FROM holdfast.flush_cursor JOIN holdfast.partition_epoch USING (partition, epoch)
+"""
 
 #: Tenant, account and credit type.
 Place = tuple[str, str, str]
@@ -67,6 +70,8 @@ class Cursor:
     epoch: int
     seq: int
     hash: bytes
+    #: The epoch under whose name the partition's keys lie.
+    home: int = 1
 
 
 @dataclass(slots=True)
@@ -91,7 +96,10 @@ def read_cursors(url: str) -> dict[int, Cursor]:
     """How far the ledger is in every partition that has one."""
     with psycopg.connect(url) as connection:
         rows = connection.execute(SELECT_CURSORS).fetchall()
-    return {partition: Cursor(epoch, seq, bytes(digest)) for partition, epoch, seq, digest in rows}
+    return {
+        partition: Cursor(epoch, seq, bytes(digest), home)
+        for partition, epoch, seq, digest, home in rows
+    }
 
 
 def fold_ledger(url: str, cursors: dict[int, Cursor]) -> Fold:

@@ -46,7 +46,7 @@ def read_positions(url: str, cursors: dict[int, Cursor]) -> dict[int, tuple[int,
     with redis.Redis.from_url(url) as client:
         pipeline = client.pipeline(transaction=False)
         for partition, cursor in cursors.items():
-            prefix = f"{{p{partition:03d}}}:e{cursor.epoch}:"
+            prefix = f"{{p{partition:03d}}}:e{cursor.home}:"
             pipeline.hmget(prefix + "state", "m", "f")
         values = pipeline.execute()
     return {
@@ -78,7 +78,7 @@ def _is_current(key: bytes, cursors: dict[int, Cursor]) -> bool:
     if match is None:
         return False
     cursor = cursors.get(int(match[1]))
-    return cursor is not None and cursor.epoch == int(match[2])
+    return cursor is not None and cursor.home == int(match[2])
 
 
 def _read_tree(stored: Stored, key: bytes, fields: dict[bytes, bytes]) -> None:
