@@ -549,13 +549,13 @@ CROSS JOIN LATERAL (
 -- tree_grants --
 -- What is left of grants and held of them, by all entries up to a place.
 SELECT
-    account, credit_type, (posting ->> 0)::uuid AS grant_id,
-    sum((posting ->> 1)::bigint)::bigint AS remaining, sum((posting ->> 2)::bigint)::bigint AS held
-FROM holdfast.entry, jsonb_array_elements(grants) AS posting
+    account, credit_type, grant_id,
+    sum(posting.remaining)::bigint AS remaining, sum(posting.held)::bigint AS held
+FROM holdfast.entry AS e, holdfast.postings(e.grant_ids, e.grant_changes) AS posting
 WHERE tenant = %(tenant)s AND account = ANY(%(accounts)s)
   AND partition = %(partition)s AND seq <= %(seq)s
 GROUP BY account, credit_type, grant_id
-HAVING sum((posting ->> 1)::bigint) <> 0 OR sum((posting ->> 2)::bigint) <> 0;
+HAVING sum(posting.remaining) <> 0 OR sum(posting.held) <> 0;
 
 -- tree_holds --
 -- What holds hold that were placed and not ended up to a place, and who placed them.
