@@ -230,6 +230,20 @@ class AsyncClient(AsyncAdministration):
         """What an account has, holds and has used now."""
         return await self._send(operations.balance(account))
 
+    async def await_durable(
+        self,
+        transaction_id: str,
+        durability: Durability = Durability.LEDGER,
+        *,
+        seq: int = 0,
+    ) -> Durability:
+        """What has been reached of a transaction: less than was asked for where that takes long.
+
+        Both are in an answer's `applied`; without `seq` it waits for all that the partition has.
+        Call it again to wait on.
+        """
+        return await self._send(_calls.await_durable(transaction_id, seq, durability))
+
     def list_holds(
         self, account: str, *, include_descendants: bool = False
     ) -> AsyncIterator[results.OpenHold]:

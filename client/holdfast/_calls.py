@@ -11,7 +11,9 @@ from google.protobuf.message import DecodeError, Message
 from holdfast import results
 from holdfast._wire import read_hold, read_item_error
 from holdfast.errors import HoldfastError, InternalError, InvalidRequest
+from holdfast.kinds import Durability
 from holdfast.v1 import balance_service_pb2 as pb
+from holdfast.v1 import types_pb2
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -98,6 +100,23 @@ def lines_of(amounts: Amounts, credit_type: str | None, defaults: Defaults) -> d
             "give a credit type or a mapping by credit type, not both", reason="LINES_INVALID"
         )
     return dict(amounts)
+
+
+def await_durable(transaction_id: str, seq: int, durability: Durability) -> Call[Durability]:
+    """Waits until what was applied will last."""
+
+    def build(defaults: Defaults) -> pb.AwaitDurableRequest:
+        return pb.AwaitDurableRequest(
+            tenant=defaults.tenant,
+            transaction_id=transaction_id,
+            seq=seq,
+            durability=types_pb2.Durability.ValueType(durability),
+        )
+
+    def read(message: pb.AwaitDurableResponse) -> Durability:
+        return Durability(message.durability)
+
+    return Call(BALANCE + "AwaitDurable", build, decoder(pb.AwaitDurableResponse, read))
 
 
 def list_holds(

@@ -30,7 +30,7 @@ RETIRE_TIMEOUT_S = 30.0
 
 #: How the transport names a stream that broke.
 _BROKEN = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL})
-_LEDGER = types_pb2.DURABILITY_LEDGER
+_MEMORY = types_pb2.DURABILITY_MEMORY
 
 
 class Unsupported(Exception):
@@ -46,8 +46,8 @@ class Asked:
         self.kind = kind
         self.request = request
         self.traceparent = traceparent
-        #: Whether the server answers it later than others, when the ledger has it.
-        self.is_slow = kind == "refund" or getattr(request, "durability", 0) == _LEDGER
+        #: Whether the server answers it later than others, when it will last.
+        self.is_slow = kind == "refund" or getattr(request, "durability", 0) > _MEMORY
         self.answer: asyncio.Future[pb.BatchResult] = asyncio.get_running_loop().create_future()
         #: Where and under which id it was sent; nowhere and 0 before.
         self.stream: Stream | None = None

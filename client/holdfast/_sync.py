@@ -228,6 +228,20 @@ class Client(Administration):
         """What an account has, holds and has used now."""
         return self._send(operations.balance(account))
 
+    def await_durable(
+        self,
+        transaction_id: str,
+        durability: Durability = Durability.LEDGER,
+        *,
+        seq: int = 0,
+    ) -> Durability:
+        """What has been reached of a transaction: less than was asked for where that takes long.
+
+        Both are in an answer's `applied`; without `seq` it waits for all that the partition has.
+        Call it again to wait on.
+        """
+        return self._send(_calls.await_durable(transaction_id, seq, durability))
+
     def list_holds(
         self, account: str, *, include_descendants: bool = False
     ) -> Iterator[results.OpenHold]:

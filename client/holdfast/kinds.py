@@ -47,13 +47,23 @@ class Overage(_Kind):
 
 
 class Durability(_Kind):
-    """What must have happened before an answer is sent. Unspecified is the method's default."""
+    """What must have happened before an answer is sent: each promises more than the one before.
+
+    Unspecified is the method's default: the ledger for grant and revoke; for commit replicated
+    where a replica follows the hot store; memory for all others. A level that the deployment cannot
+    give is refused before anything is decided. The answer's `applied.durability` says what was
+    reached; `await_durable` waits on.
+    """
 
     UNSPECIFIED = 0
-    #: Applied in the hot store: the default of all methods but grant and revoke.
+    #: Applied in the hot store.
     MEMORY = 1
-    #: Committed in the ledger: the default of grant and revoke.
-    LEDGER = 2
+    #: On the hot store's disk as well.
+    FSYNCED = 2
+    #: Received by replicas of the hot store.
+    REPLICATED = 3
+    #: Committed in the ledger.
+    LEDGER = 4
 
 
 class Mode(_Kind):

@@ -36,6 +36,7 @@ STORE = StoreFacts(
     used_memory=1 << 20,
     append_only=True,
     append_only_healthy=True,
+    replicas=0,
     append_fsync="everysec",
     packed_value_bytes_max=512,
     packed_entries_max=32,

@@ -19,7 +19,7 @@ from holdfast_server.api.server import ApiServer
 from holdfast_server.api.submission import Submission
 from holdfast_server.api.transport import Endpoint
 from holdfast_server.domain import reply
-from holdfast_server.domain.operation import Caller, Operation
+from holdfast_server.domain.operation import Caller, Durability, Operation
 from holdfast_server.domain.submit import Answer
 from holdfast_server.engine.accounts import HoldCursor
 from holdfast_server.ledger.store import Ledger
@@ -59,6 +59,10 @@ class Recording:
     ) -> tuple[list[reply.OpenHold], HoldCursor | None]:
         """One page after another, without end."""
         return [], HoldCursor(1, bytes(16))
+
+    async def await_durable(self, transaction_id: str, seq: int, level: Durability) -> Durability:
+        """Everything has reached everything."""
+        return level
 
     async def get_account(self, tenant: str, account: str) -> reply.Account:
         raise NotImplementedError
@@ -111,7 +115,7 @@ def services(recording: Recording, ledger: Ledger) -> list[Service]:
     """All but the control service, which needs its stores."""
     pages, submission = PageTokens(bytes(32)), Submission(recording, Recorder())
     return [
-        BalanceService(submission, recording, pages),
+        BalanceService(submission, recording, recording, pages),
         AccountService(submission, recording, ledger, ledger, pages),
         GrantService(submission, ledger, pages),
         LedgerService(ledger, pages, PARTITIONS),

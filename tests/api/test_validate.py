@@ -266,7 +266,7 @@ def test_a_right_grant_is_read_as_it_is() -> None:
             cost_basis=types.CostBasis(amount=5, currency="EUR"),
         ),
     )
-    assert read.durability is operation.Durability.LEDGER
+    assert read.durability is None
     assert read.terms.expires_at_ms == 1_800_000_000_000
     assert read.terms.effective_at_ms == 0
     assert read.terms.repay_debt

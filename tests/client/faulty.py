@@ -146,6 +146,10 @@ class FaultyServer(BalanceServiceServicer):
         self._arrived("Balance", request, context)
         return pb.BalanceResponse(account=request.account)
 
+    def AwaitDurable(self, request: Any, context: Any) -> Any:
+        self._arrived("AwaitDurable", request, context)
+        return pb.AwaitDurableResponse(durability=request.durability)
+
     def ListHolds(self, request: Any, context: Any) -> Any:
         self._arrived("ListHolds", request, context)
         number = int(request.page_token or "0")

@@ -179,6 +179,8 @@ async def test_every_mutation_is_applied_once_whatever_happened_since(
 async def test_refund(client: Any, acct: str) -> None:
     burned = await client.burn(acct, 400, durability=Durability.LEDGER)
     assert burned.applied.durability is Durability.LEDGER
+    reached = await client.await_durable(burned.applied.transaction_id, seq=burned.applied.seq)
+    assert reached is Durability.LEDGER
     refund = await client.refund(burned.applied.transaction_id, 150, reason_code="quality")
     assert (refund.lines[0].refunded, refund.lines[0].available_after) == (150, 750)
     rest = await client.refund(burned.applied.transaction_id)

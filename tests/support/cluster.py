@@ -161,9 +161,22 @@ class Watched:
         return f"redis+sentinel://:{password}@127.0.0.1:{self.sentinel_port}/mymaster"
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A master and its replica."""
+
+    master: Server
+    replica: Server
+
+    @property
+    def url(self) -> str:
+        """What names the master in the settings."""
+        return f"redis://:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{self.master.port}/0"
+
+
 @contextlib.contextmanager
-def watched(folder: Path) -> Iterator[Watched]:
-    """A replica that has caught up, and one sentinel whose word is enough."""
+def followed(folder: Path) -> Iterator[Followed]:
+    """A replica that has caught up."""
     with contextlib.ExitStack() as stack:
         master = stack.enter_context(embedded.start_valkey(folder / "master"))
         replica = stack.enter_context(embedded.start_valkey(folder / "replica"))
@@ -171,6 +184,15 @@ def watched(folder: Path) -> Iterator[Watched]:
         copying = stack.enter_context(_client(replica))
         copying.replicaof("127.0.0.1", master.port)
         eventually(lambda: copying.info()["master_link_status"] == "up", "the replica follows")
+        yield Followed(master, replica)
+
+
+@contextlib.contextmanager
+def watched(folder: Path) -> Iterator[Watched]:
+    """A replica that has caught up, and one sentinel whose word is enough."""
+    with contextlib.ExitStack() as stack:
+        stores = stack.enter_context(followed(folder))
+        master, replica = stores.master, stores.replica
         port = stack.enter_context(_sentinel(folder, master.port))
         sentinel = redis.Redis(port=port)
         eventually(lambda: sentinel.sentinel_slaves("mymaster"), "the sentinel knows the replica")

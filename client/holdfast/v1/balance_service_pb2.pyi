@@ -958,6 +958,64 @@ class ListHoldsResponse(_message.Message):
 Global___ListHoldsResponse: _TypeAlias = ListHoldsResponse  # noqa: Y015
 
 @_typing.final
+class AwaitDurableRequest(_message.Message):
+    """See BalanceService.AwaitDurable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """See the service's comment."""
+    transaction_id: _builtins.str
+    """What was applied, as `Applied.transaction_id` named it."""
+    seq: _builtins.int
+    """Its last entry, as `Applied.seq` named it. 0 stands for the newest entry of the partition, which
+    is never before it.
+    """
+    durability: _types_pb2.Durability.ValueType
+    """What to wait for. Unspecified is the ledger."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        transaction_id: _builtins.str = ...,
+        seq: _builtins.int = ...,
+        durability: _types_pb2.Durability.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "seq", b"seq", "tenant", b"tenant", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwaitDurableRequest: _TypeAlias = AwaitDurableRequest  # noqa: Y015
+
+@_typing.final
+class AwaitDurableResponse(_message.Message):
+    """See BalanceService.AwaitDurable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    durability: _types_pb2.Durability.ValueType
+    """What is known to have been reached: less than was asked where it took too long."""
+    def __init__(
+        self,
+        *,
+        durability: _types_pb2.Durability.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwaitDurableResponse: _TypeAlias = AwaitDurableResponse  # noqa: Y015
+
+@_typing.final
 class BatchItem(_message.Message):
     """One operation of a batch."""
 

@@ -85,6 +85,11 @@ class BalanceServiceStub(object):
                 request_serializer=holdfast_dot_v1_dot_balance__service__pb2.ListHoldsRequest.SerializeToString,
                 response_deserializer=holdfast_dot_v1_dot_balance__service__pb2.ListHoldsResponse.FromString,
                 _registered_method=True)
+        self.AwaitDurable = channel.unary_unary(
+                '/holdfast.v1.BalanceService/AwaitDurable',
+                request_serializer=holdfast_dot_v1_dot_balance__service__pb2.AwaitDurableRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_balance__service__pb2.AwaitDurableResponse.FromString,
+                _registered_method=True)
         self.Batch = channel.unary_unary(
                 '/holdfast.v1.BalanceService/Batch',
                 request_serializer=holdfast_dot_v1_dot_balance__service__pb2.BatchRequest.SerializeToString,
@@ -167,6 +172,14 @@ class BalanceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AwaitDurable(self, request, context):
+        """Waits until what was applied has a durability, and says which one it has. Changes nothing, so it
+        can be called again as often as needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Batch(self, request, context):
         """Up to 1,000 operations, each with its own outcome, decided in the order given.
         """
@@ -240,6 +253,11 @@ def add_BalanceServiceServicer_to_server(servicer, server):
                     servicer.ListHolds,
                     request_deserializer=holdfast_dot_v1_dot_balance__service__pb2.ListHoldsRequest.FromString,
                     response_serializer=holdfast_dot_v1_dot_balance__service__pb2.ListHoldsResponse.SerializeToString,
+            ),
+            'AwaitDurable': grpc.unary_unary_rpc_method_handler(
+                    servicer.AwaitDurable,
+                    request_deserializer=holdfast_dot_v1_dot_balance__service__pb2.AwaitDurableRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_balance__service__pb2.AwaitDurableResponse.SerializeToString,
             ),
             'Batch': grpc.unary_unary_rpc_method_handler(
                     servicer.Batch,
@@ -479,6 +497,33 @@ class BalanceService(object):
             '/holdfast.v1.BalanceService/ListHolds',
             holdfast_dot_v1_dot_balance__service__pb2.ListHoldsRequest.SerializeToString,
             holdfast_dot_v1_dot_balance__service__pb2.ListHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AwaitDurable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.BalanceService/AwaitDurable',
+            holdfast_dot_v1_dot_balance__service__pb2.AwaitDurableRequest.SerializeToString,
+            holdfast_dot_v1_dot_balance__service__pb2.AwaitDurableResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,10 @@ class BalanceServiceStub:
     """What an account has, holds and has used."""
     ListHolds: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.ListHoldsRequest, _balance_service_pb2.ListHoldsResponse]
     """The open holds of an account."""
+    AwaitDurable: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.AwaitDurableRequest, _balance_service_pb2.AwaitDurableResponse]
+    """Waits until what was applied has a durability, and says which one it has. Changes nothing, so it
+    can be called again as often as needed.
+    """
     Batch: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.BatchRequest, _balance_service_pb2.BatchResponse]
     """Up to 1,000 operations, each with its own outcome, decided in the order given."""
     Session: _grpc.StreamStreamMultiCallable[_balance_service_pb2.SessionRequest, _balance_service_pb2.SessionResponse]
@@ -115,6 +119,10 @@ class BalanceServiceAsyncStub(BalanceServiceStub):
     """What an account has, holds and has used."""
     ListHolds: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.ListHoldsRequest, _balance_service_pb2.ListHoldsResponse]  # type: ignore[assignment]
     """The open holds of an account."""
+    AwaitDurable: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.AwaitDurableRequest, _balance_service_pb2.AwaitDurableResponse]  # type: ignore[assignment]
+    """Waits until what was applied has a durability, and says which one it has. Changes nothing, so it
+    can be called again as often as needed.
+    """
     Batch: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.BatchRequest, _balance_service_pb2.BatchResponse]  # type: ignore[assignment]
     """Up to 1,000 operations, each with its own outcome, decided in the order given."""
     Session: _aio.StreamStreamMultiCallable[_balance_service_pb2.SessionRequest, _balance_service_pb2.SessionResponse]  # type: ignore[assignment]
@@ -215,6 +223,16 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_balance_service_pb2.ListHoldsResponse, _abc.Awaitable[_balance_service_pb2.ListHoldsResponse]]:
         """The open holds of an account."""
+
+    @_abc_1.abstractmethod
+    def AwaitDurable(
+        self,
+        request: _balance_service_pb2.AwaitDurableRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_balance_service_pb2.AwaitDurableResponse, _abc.Awaitable[_balance_service_pb2.AwaitDurableResponse]]:
+        """Waits until what was applied has a durability, and says which one it has. Changes nothing, so it
+        can be called again as often as needed.
+        """
 
     @_abc_1.abstractmethod
     def Batch(

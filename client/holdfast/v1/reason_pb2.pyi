@@ -98,6 +98,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """UNAVAILABLE. The partition is closed while its history is verified; nothing was decided. Metadata: `retry_after_ms`."""
     REASON_DEADLINE_EXCEEDED: _Reason.ValueType  # 58
     """DEADLINE_EXCEEDED. The time allowed is over: it may or may not have been applied. Retry with the same key."""
+    REASON_DURABILITY_UNAVAILABLE: _Reason.ValueType  # 59
+    """FAILED_PRECONDITION. The hot store cannot give the durability that is wanted: not enough replicas follow it, or it keeps no append-only file; nothing was decided. Metadata: `durability`."""
     REASON_IDEMPOTENCY_KEY_REUSED: _Reason.ValueType  # 70
     """ALREADY_EXISTS. The idempotency key was used with other content. Metadata: `field`, the first that differs."""
     REASON_IDEMPOTENCY_KEY_EXPIRED: _Reason.ValueType  # 71
@@ -239,6 +241,8 @@ REASON_FENCED: Reason.ValueType  # 57
 """UNAVAILABLE. The partition is closed while its history is verified; nothing was decided. Metadata: `retry_after_ms`."""
 REASON_DEADLINE_EXCEEDED: Reason.ValueType  # 58
 """DEADLINE_EXCEEDED. The time allowed is over: it may or may not have been applied. Retry with the same key."""
+REASON_DURABILITY_UNAVAILABLE: Reason.ValueType  # 59
+"""FAILED_PRECONDITION. The hot store cannot give the durability that is wanted: not enough replicas follow it, or it keeps no append-only file; nothing was decided. Metadata: `durability`."""
 REASON_IDEMPOTENCY_KEY_REUSED: Reason.ValueType  # 70
 """ALREADY_EXISTS. The idempotency key was used with other content. Metadata: `field`, the first that differs."""
 REASON_IDEMPOTENCY_KEY_EXPIRED: Reason.ValueType  # 71

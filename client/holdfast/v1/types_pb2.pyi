@@ -116,21 +116,43 @@ class _Durability:
 class _DurabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Durability.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DURABILITY_UNSPECIFIED: _Durability.ValueType  # 0
-    """The default of the method: ledger for Grant and Revoke, memory for all others."""
+    """The default of the method: ledger for Grant and Revoke; for Commit replicated where a replica
+    follows the hot store, else memory; memory for all others.
+    """
     DURABILITY_MEMORY: _Durability.ValueType  # 1
-    """The decision was applied in the hot store."""
-    DURABILITY_LEDGER: _Durability.ValueType  # 2
-    """The entries are committed in the ledger."""
+    """The decision was applied in the hot store. Survives the end of any process of Holdfast."""
+    DURABILITY_FSYNCED: _Durability.ValueType  # 2
+    """It is on the hot store's disk, too. Survives a crash of its machine."""
+    DURABILITY_REPLICATED: _Durability.ValueType  # 3
+    """As many replicas of the hot store as the deployment asks for have received it. Survives the loss
+    of the primary where one of them takes its place.
+    """
+    DURABILITY_LEDGER: _Durability.ValueType  # 4
+    """The entries are committed in the ledger. Survives the loss of the whole hot store."""
 
 class Durability(_Durability, metaclass=_DurabilityEnumTypeWrapper):
-    """What must have happened before an answer is sent."""
+    """What must have happened before an answer is sent: each level is a stronger promise than the one
+    before. An operation that was applied is answered OK even where the wait for a level took too
+    long: `Applied.durability` says what was reached, and AwaitDurable waits on.
+
+    A level that the deployment cannot give is refused with REASON_DURABILITY_UNAVAILABLE before
+    anything is decided. The server may wait for more than is asked, never for less.
+    """
 
 DURABILITY_UNSPECIFIED: Durability.ValueType  # 0
-"""The default of the method: ledger for Grant and Revoke, memory for all others."""
+"""The default of the method: ledger for Grant and Revoke; for Commit replicated where a replica
+follows the hot store, else memory; memory for all others.
+"""
 DURABILITY_MEMORY: Durability.ValueType  # 1
-"""The decision was applied in the hot store."""
-DURABILITY_LEDGER: Durability.ValueType  # 2
-"""The entries are committed in the ledger."""
+"""The decision was applied in the hot store. Survives the end of any process of Holdfast."""
+DURABILITY_FSYNCED: Durability.ValueType  # 2
+"""It is on the hot store's disk, too. Survives a crash of its machine."""
+DURABILITY_REPLICATED: Durability.ValueType  # 3
+"""As many replicas of the hot store as the deployment asks for have received it. Survives the loss
+of the primary where one of them takes its place.
+"""
+DURABILITY_LEDGER: Durability.ValueType  # 4
+"""The entries are committed in the ledger. Survives the loss of the whole hot store."""
 Global___Durability: _TypeAlias = Durability  # noqa: Y015
 
 class _Mode:

@@ -18,7 +18,7 @@ from holdfast_server.api.translate import spending as say
 from holdfast_server.api.validate import batches
 from holdfast_server.api.validate import spending as read
 from holdfast_server.domain import reply
-from holdfast_server.domain.operation import Operation
+from holdfast_server.domain.operation import Durability, Operation
 from holdfast_server.engine.accounts import HoldCursor
 from holdfast_server.errors import HoldfastError
 
@@ -38,12 +38,23 @@ class HoldReader(Protocol):
         ...
 
 
+class Awaiter(Protocol):
+    """Waits until what was applied will last."""
+
+    async def await_durable(self, transaction_id: str, seq: int, level: Durability) -> Durability:
+        """What has been reached of a transaction and all up to `seq` in its partition."""
+        ...
+
+
 class BalanceService:
     """Reserve, settle, look. Each handler answers the RPC of its name, see the proto."""
 
-    def __init__(self, submission: Submission, holds: HoldReader, pages: PageTokens) -> None:
+    def __init__(
+        self, submission: Submission, holds: HoldReader, awaiter: Awaiter, pages: PageTokens
+    ) -> None:
         self._submission = submission
         self._holds = holds
+        self._awaiter = awaiter
         self._pages = pages
 
     @property
@@ -60,6 +71,7 @@ class BalanceService:
             "Refund": self.refund,
             "Balance": self.balance,
             "ListHolds": self.list_holds,
+            "AwaitDurable": self.await_durable,
             "Batch": self.batch,
             "Session": self.session,
         }
@@ -116,6 +128,13 @@ class BalanceService:
             holds=map(say.hold, holds), next_page_token=self._pages.issue(tenant, request, place)
         )
 
+    async def await_durable(
+        self, call: Call, request: messages.AwaitDurableRequest
+    ) -> messages.AwaitDurableResponse:
+        call.tenant(request.tenant)
+        reached = await self._awaiter.await_durable(*read.awaited(request))
+        return messages.AwaitDurableResponse(durability=types.Durability.ValueType(reached))
+
     async def batch(self, call: Call, request: messages.BatchRequest) -> messages.BatchResponse:
         named = batches.named_tenants(request.items)
         tenants = {
@@ -141,12 +160,12 @@ class BalanceService:
         return results
 
 
-def waits_for_ledger(item: messages.BatchItem) -> bool:
+def is_slow(item: messages.BatchItem) -> bool:
     """Whether an operation is answered late for what it is, so that others must not wait for it."""
     kind = item.WhichOneof("operation")
     if kind in (None, "extend", "balance"):
         return False
-    return kind == "refund" or getattr(item, kind).durability == types.DURABILITY_LEDGER
+    return kind == "refund" or getattr(item, kind).durability > types.DURABILITY_MEMORY
 
 
 def _asked(call: Call, item: messages.BatchItem) -> Operation | HoldfastError:

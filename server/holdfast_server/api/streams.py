@@ -14,7 +14,7 @@ from typing import Any
 from holdfast.v1 import balance_service_pb2 as messages
 from holdfast_server.api.allowance import Allowance
 from holdfast_server.api.auth.principal import Principal
-from holdfast_server.api.balance import waits_for_ledger
+from holdfast_server.api.balance import is_slow
 from holdfast_server.api.call import Call
 from holdfast_server.api.methods import Method
 from holdfast_server.api.session import Context, Put, Session, Ways
@@ -65,7 +65,7 @@ class Streams:
             session.close()
 
     async def _work(self, method: Method, principal: Principal, items: Items, put: Put) -> None:
-        """Answers one message: what waits for the ledger apart from the rest."""
+        """Answers one message: what is slow apart from the rest."""
         first, *others = _groups(items)
         for group in others:
             self.start(self._answer(method, principal, group, put))
@@ -88,13 +88,13 @@ class Streams:
 
 
 def _groups(items: Items) -> Iterable[Items]:
-    """The items that are answered together: of one trace, and none that waits for the ledger."""
-    slow = [item for item in items if waits_for_ledger(item)]
+    """The items that are answered together: of one trace, and none that is slow."""
+    slow = [item for item in items if is_slow(item)]
     if not slow and not any(item.traceparent for item in items):
         return [items]
     by_trace = defaultdict[str, list[messages.BatchItem]](list)
     for item in items:
-        if not waits_for_ledger(item):
+        if not is_slow(item):
             by_trace[item.traceparent].append(item)
     return [*by_trace.values(), *([item] for item in slow)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from holdfast_server.api.accounts import AccountService
@@ -12,7 +12,7 @@ from holdfast_server.api.auth.authenticator import Authenticator
 from holdfast_server.api.auth.key_set import KeySet, make_fetch
 from holdfast_server.api.auth.signed_tokens import SignedTokens
 from holdfast_server.api.auth.static_tokens import StaticTokens
-from holdfast_server.api.balance import BalanceService
+from holdfast_server.api.balance import Awaiter, BalanceService
 from holdfast_server.api.control import ControlService
 from holdfast_server.api.dispatch import Bounds, Dispatcher
 from holdfast_server.api.grants import GrantService
@@ -23,24 +23,29 @@ from holdfast_server.api.server import ApiServer
 from holdfast_server.api.submission import Submission
 from holdfast_server.api.transport import Certificates, Endpoint
 from holdfast_server.app.deployment import make_signer, page_key
+from holdfast_server.app.durability import least_durabilities
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.process import Process
 from holdfast_server.app.stores import count_waiting
 from holdfast_server.control.auditor import Auditor
 from holdfast_server.control.config import ConfigCache
+from holdfast_server.control.durability import Durable, Promises, Wait
 from holdfast_server.control.gate import Gate
 from holdfast_server.control.operations import Operations
 from holdfast_server.control.passage import Passage
 from holdfast_server.control.policies import Policies
 from holdfast_server.control.reconcile import Reconciler
 from holdfast_server.control.spool import Spool
+from holdfast_server.domain.operation import Durability
 from holdfast_server.domain.submit import Submitter
 from holdfast_server.domain.token import TokenSigner
 from holdfast_server.engine.accounts import AccountReader
+from holdfast_server.engine.barrier import Barrier, mark_of
 from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.engine import Engine, Parts
 from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.levels import StoreLevels
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Store
@@ -103,10 +108,41 @@ def build_auditor(process: Process) -> Auditor:
     return Auditor(reconciler, reader, process.ledger, process.metrics, trees)
 
 
-def build_gate(process: Process, decider: Decider, operations: Submitter, spool: Spool) -> Gate:
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for durability, and what that needs."""
+
+    durable: Durable
+    levels: StoreLevels
+    barriers: Sequence[Barrier]
+
+    async def close(self) -> None:
+        """Closes the connections that are waited on."""
+        for barrier in self.barriers:
+            await barrier.close()
+
+
+def build_waiting(process: Process, decider: Decider, operations: Operations) -> Waiting:
+    """What answers once it will last."""
+    settings, levels = process.settings, StoreLevels(process.store)
+    barriers = {
+        level: Barrier(
+            process.store,
+            process.keys,
+            mark_of(level, settings.durability_replicas),
+        )
+        for level in (Durability.FSYNCED, Durability.REPLICATED)
+    }
+    waits: dict[Durability, Wait] = {**barriers, Durability.LEDGER: operations.watermarks}
+    promises = Promises(levels, settings.durability_replicas, least_durabilities(settings))
+    durable = Durable(operations, promises, waits, decider.engine, process.keys.epochs, process.metrics)
+    return Waiting(durable, levels, list(barriers.values()))
+
+
+def build_gate(process: Process, decider: Decider, inner: Submitter, spool: Spool) -> Gate:
     """What stands before all that: kill switch, and policies for a store that is away."""
     passage = Passage(process.config, decider.directory, decider.signer, spool, process.metrics)
-    return Gate(operations, process.kill, passage)
+    return Gate(inner, process.kill, passage)
 
 
 def open_spool(process: Process) -> Spool:
@@ -120,7 +156,9 @@ def open_spool(process: Process) -> Spool:
     )
 
 
-async def build_server(process: Process, decider: Decider, gate: Gate) -> ApiServer:
+async def build_server(
+    process: Process, decider: Decider, gate: Gate, awaiter: Awaiter
+) -> ApiServer:
     """The gRPC server, not yet listening."""
     settings = process.settings
     authenticator = await _authenticator(settings)
@@ -131,7 +169,7 @@ async def build_server(process: Process, decider: Decider, gate: Gate) -> ApiSer
         process.metrics,
         process.tracing,
     )
-    services = _services(process, decider, Submission(gate, process.metrics))
+    services = _services(process, decider, Submission(gate, process.metrics), awaiter)
     return ApiServer(_endpoint(settings), services, authenticator, dispatcher)
 
 
@@ -152,11 +190,13 @@ def longest_window_ms(config: ConfigCache) -> Callable[[], int]:
     return window_ms
 
 
-def _services(process: Process, decider: Decider, submission: Submission) -> list[Service]:
+def _services(
+    process: Process, decider: Decider, submission: Submission, awaiter: Awaiter
+) -> list[Service]:
     ledger, pages = process.ledger, PageTokens(page_key(process.facts))
     policies = Policies(ledger, process.config)
     return [
-        BalanceService(submission, decider.engine, pages),
+        BalanceService(submission, decider.engine, awaiter, pages),
         AccountService(submission, decider.engine, ledger, _CreditTypes(policies, ledger), pages),
         GrantService(submission, ledger, pages),
         LedgerService(ledger, pages, process.facts.partitions),

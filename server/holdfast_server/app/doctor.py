@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+from holdfast_server.app.durability import not_given
 from holdfast_server.engine.inspection import StoreFacts, inspect_stores
+from holdfast_server.engine.levels import Levels
 from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.inspection import LedgerFacts, inspect_ledger
 from holdfast_server.ledger.migrate import MigrationError
@@ -114,6 +116,17 @@ def check_store(facts: StoreFacts) -> Iterator[Check]:
     yield _clock_check("store clock", facts.clock_ahead_ms)
 
 
+def check_durability(settings: Settings, facts: Sequence[StoreFacts]) -> Check:
+    """Which durability can be given; one that is demanded and cannot is a fault."""
+    replicas = min(each.replicas for each in facts)
+    levels = Levels(replicas, replicas, all(each.append_only for each in facts))
+    found = levels.said(settings.durability_replicas)
+    if missing := not_given(settings, levels):
+        advice = f"add replicas or an append-only file, or lower {', '.join(missing)}"
+        return Check("durability", Health.BAD, found, advice)
+    return Check("durability", Health.OK, found)
+
+
 def _packed_value_check(facts: StoreFacts) -> Check:
     limit = facts.packed_value_bytes_max
     if 0 < limit < PACKED_VALUE_BYTES_WANTED:
@@ -187,11 +200,12 @@ async def _examine_store(settings: Settings) -> list[Check]:
     except HoldfastError as error:
         return [Check("store", Health.BAD, "away", error.message)]
     # Of several masters each is told apart by its place.
-    return [
+    checks = [
         replace(check, name=f"{check.name} {facts.place}".rstrip())
         for facts in found
         for check in check_store(facts)
     ]
+    return [*checks, check_durability(settings, found)]
 
 
 async def _examine_ledger(settings: Settings) -> list[Check]:

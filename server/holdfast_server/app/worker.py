@@ -12,8 +12,10 @@ from holdfast_server.app.compose import (
     build_gate,
     build_operations,
     build_server,
+    build_waiting,
     open_spool,
 )
+from holdfast_server.app.durability import LevelsWatch
 from holdfast_server.app.process import Parent, Process, background, run_process
 from holdfast_server.control.replay import Replayer
 from holdfast_server.settings import Settings
@@ -37,10 +39,15 @@ async def _work(
         operations = build_operations(process, decider)
         spool = open_spool(process)
         stack.push_async_callback(spool.close)
-        gate = build_gate(process, decider, operations, spool)
-        server = await build_server(process, decider, gate)
+        waiting = build_waiting(process, decider, operations)
+        stack.push_async_callback(waiting.close)
+        gate = build_gate(process, decider, waiting.durable, spool)
+        server = await build_server(process, decider, gate, waiting.durable)
+        # What passed long ago waits for nothing, and is never refused for want of a replica.
         replayer = Replayer(spool, operations, process.kill, decider.signer, process.metrics)
-        for task in (replayer.run(), _report_queue(process, decider)):
+        watch = LevelsWatch(waiting.levels, settings, process.metrics)
+        await watch.begin()
+        for task in (replayer.run(), _report_queue(process, decider), watch.run()):
             await stack.enter_async_context(background(task))
         await server.start()
         stack.push_async_callback(server.drain, settings.drain_grace_ms / 1000)

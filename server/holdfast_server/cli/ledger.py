@@ -15,13 +15,20 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from holdfast import Buckets, Client, CreditBalanceAt, Entry, Explanation
+from holdfast import Buckets, Client, CreditBalanceAt, Durability, Entry, Explanation
 from holdfast_server.app.export import CSV_COLUMNS, read_lines, to_json, to_row
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.stores import open_ledger
 from holdfast_server.cli.connection import Connection, client_command, connection_options
 from holdfast_server.cli.options import json_option, read_settings
-from holdfast_server.cli.output import Column, console, print_json, print_rows, show_time
+from holdfast_server.cli.output import (
+    Column,
+    console,
+    print_facts,
+    print_json,
+    print_rows,
+    show_time,
+)
 from holdfast_server.cli.values import INSTANT
 from holdfast_server.domain.entry import parse_transaction_id
 from holdfast_server.ledger.records import RecordedEntry
@@ -110,6 +117,25 @@ def at(client: Client, as_json: bool, account: str, instant_ms: int) -> None:
     print_rows(balance.credits, _AT_COLUMNS, as_json=False)
     if balance.as_of_ms:
         console().print(f"\nThe ledger is complete up to {show_time(balance.as_of_ms)}.")
+
+
+@ledger.command("await")
+@click.argument("transaction_id")
+@click.option(
+    "--durability",
+    type=click.Choice([each.name.lower() for each in Durability if each]),
+    default="ledger",
+    show_default=True,
+)
+@client_command
+def await_durable(client: Client, as_json: bool, transaction_id: str, durability: str) -> None:
+    """Wait until a transaction (such as 17-1-42) will last; status 1 where that takes too long."""
+    wanted = Durability[durability.upper()]
+    reached = client.await_durable(transaction_id, wanted)
+    facts = {"durability": reached.name}
+    print_facts(facts, facts, as_json=as_json)
+    if reached < wanted:
+        raise Problem(f"only {reached.name} so far: look at `holdfast doctor`, and try again")
 
 
 @ledger.command()

@@ -1,8 +1,7 @@
 """Decides operations with both stores: the engine first, the ledger where the engine alone cannot.
 
 The ledger is asked for idempotency keys that are too old to prove themselves, for holds that the
-hot
-store no longer knows, for what a Refund may give back, and for the wait of Durability.LEDGER.
+hot store no longer knows, and for what a Refund may give back.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from holdfast_server.control.stale_balance import stale_balance
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import parse_transaction_id
-from holdfast_server.domain.operation import Caller, Durability, Operation
+from holdfast_server.domain.operation import Caller, Operation
 from holdfast_server.domain.submit import Answer
 from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
@@ -35,9 +34,6 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.records import RecordedHold, RecordedOperation
 from holdfast_server.ledger.store import Ledger
 
-#: How long a caller waits for the ledger before it is told that the hot store alone has its
-#: operation.
-LEDGER_WAIT_S = 3.0
 #: How long to wait for an entry that the ledger does not have yet, before looking for it there.
 CATCH_UP_WAIT_S = 2.0
 #: How often an operation is sent again after the ledger was asked.
@@ -86,9 +82,6 @@ class Operations:
                 answers[index] = await self._with_ledger(caller, operation, answer)
             elif isinstance(operation, op.GetBalance) and _store_is_away(answer):
                 answers[index] = await self._stale_balance(operation, answer)
-        if any(map(_wants_ledger, operations)):
-            pairs = zip(operations, answers, strict=True)
-            answers = list(await asyncio.gather(*(self._durable(*pair) for pair in pairs)))
         return answers  # type: ignore[return-value]  # no NeedsLedger is left
 
     # -- the engine ----------------------------------------------------------------------------
@@ -261,19 +254,6 @@ class Operations:
             return answer
         return found or answer
 
-    async def _durable(
-        self, operation: Operation, answer: Answer | NeedsLedger
-    ) -> Answer | NeedsLedger:
-        """Waits for the ledger where that was asked; the answer says what was reached."""
-        applied = getattr(answer, "applied", None)
-        if not _wants_ledger(operation) or not isinstance(applied, rp.Applied) or not applied.seq:
-            return answer
-        place = applied.partition, applied.epoch, applied.seq
-        if not await self.watermarks.wait(*place, LEDGER_WAIT_S):
-            return answer
-        reached = rp.at_durability(applied, Durability.LEDGER)
-        return dataclasses.replace(answer, applied=reached)  # type: ignore[type-var]
-
 
 def _key_name(operation: Operation) -> tuple[str, str]:
     """Method and idempotency key."""
@@ -291,10 +271,6 @@ def _must_look_up(request: Request) -> bool:
 
 def _store_is_away(answer: object) -> TypeGuard[HoldfastError]:
     return isinstance(answer, HoldfastError) and answer.reason in _AWAY
-
-
-def _wants_ledger(operation: Operation) -> bool:
-    return getattr(operation, "durability", Durability.MEMORY) is Durability.LEDGER
 
 
 def _credit_types(operation: Operation) -> Sequence[str]:

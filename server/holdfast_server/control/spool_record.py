@@ -72,7 +72,7 @@ def _operation(kind: type[Spooled], values: Mapping[str, Any]) -> Spooled:
     line = CommitLine if kind is Commit else Line
     readers: dict[str, Callable[[Any], Any]] = {
         "lines": lambda lines: tuple(line(**each) for each in lines),
-        "durability": Durability,
+        "durability": lambda level: None if level is None else Durability(level),
         "overage": Overage,
         "fit": Fit,
     }

@@ -7,7 +7,7 @@ epoch beside the sequence number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -56,6 +56,21 @@ class Epochs:
         """The last sequence number of an epoch; None while it is the newest that is known."""
         later = [each for each in self._known.get(partition, ()) if each.number > epoch]
         return later[0].start_seq if later else None
+
+    def judge(self, partition: int, epoch: int, seq: int) -> Callable[[int, int], bool | None]:
+        """Tells of an epoch and sequence number whether it was reached, where `epoch` is at `seq`.
+
+        What an epoch that has ended has up to its end is in the ledger, and nothing else of it will
+        ever be; None: not yet.
+        """
+
+        def reached(wanted: int, wanted_seq: int) -> bool | None:
+            ended = self.end(partition, wanted)
+            if ended is not None:
+                return wanted_seq <= ended
+            return True if wanted == epoch and wanted_seq <= seq else None
+
+        return reached
 
     def begin(self, partition: int, epoch: Epoch) -> None:
         """Takes an epoch that is newer than all that are known; another one changes nothing."""

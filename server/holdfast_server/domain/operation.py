@@ -1,7 +1,8 @@
 """What the engine can be asked to do. Plain values: the API layer has checked their form.
 
 Amounts are integers in the credit type's smallest unit; times are milliseconds since the Unix epoch
-(`_ms`) or lengths in milliseconds (`ttl_ms`). Every operation names its tenant.
+(`_ms`) or lengths in milliseconds (`ttl_ms`). Every operation names its tenant. A `durability` of
+None stands for the default of its kind (control/durability.py).
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ class Overage(IntEnum):
 
 
 class Durability(IntEnum):
-    """What must have happened before an answer is sent. Numbers as in the proto."""
+    """What must have happened before an answer is sent, weakest first. Numbers as in the proto."""
 
     MEMORY = 1
-    LEDGER = 2
+    FSYNCED = 2
+    REPLICATED = 3
+    LEDGER = 4
 
 
 class Mode(IntEnum):
@@ -132,7 +135,7 @@ class Reserve:
     feature: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     fit: Fit = Fit.EXACT
-    durability: Durability = Durability.MEMORY
+    durability: Durability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ class Commit:
     ttl_ms: int = 0
     overage: Overage = Overage.CHARGE
     labels: Mapping[str, str] = field(default_factory=dict)
-    durability: Durability = Durability.MEMORY
+    durability: Durability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ class Release:
     hold: str
     key: str
     reason: str = ""
-    durability: Durability = Durability.MEMORY
+    durability: Durability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,7 @@ class Burn:
     feature: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     fit: Fit = Fit.EXACT
-    durability: Durability = Durability.MEMORY
+    durability: Durability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,7 @@ class Refund:
     reason_code: str = ""
     #: What belonged to an expired grant becomes a new grant that lives this long; 0: it expires.
     goodwill_ttl_ms: int = 0
-    durability: Durability = Durability.MEMORY
+    durability: Durability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +294,7 @@ class Grant:
     account: str
     terms: GrantTerms
     key: str
-    durability: Durability = Durability.LEDGER
+    durability: Durability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +306,7 @@ class Revoke:
     grant_id: str
     key: str
     reason_code: str = ""
-    durability: Durability = Durability.LEDGER
+    durability: Durability | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
@@ -140,6 +140,29 @@ class ClusterStore(Store):
                 except TryAgainError:
                     await asyncio.sleep(TRY_AGAIN_SECONDS)
             raise failure(Reason.STORE_UNAVAILABLE, TryAgainError())
+
+    async def place_of(self, key: str) -> str:
+        """See `Store.place_of`."""
+        return str((await self._node_of(key)).name)
+
+    def connection(self, place: str) -> Connection:
+        """See `Store.connection`."""
+        node = self._nodes.get_node(node_name=place)
+        if node is None:
+            raise failure(Reason.STORE_UNAVAILABLE, RedisClusterException(f"{place} is gone"))
+        connection: Connection = node.connection_class(**node.connection_kwargs)
+        return connection
+
+    def look_again(self) -> None:
+        """See `Store.look_again`."""
+        self._is_stale = True
+
+    async def _information(self, sections: Sequence[str]) -> list[Mapping[str, Any]]:
+        client = self.client
+        assert isinstance(client, RedisCluster)
+        await client.initialize()
+        masters = client.get_primaries()
+        return [await client.info(*sections, target_nodes=node) for node in masters]
 
     async def _node_of(self, key: str) -> ClusterNode:
         try:

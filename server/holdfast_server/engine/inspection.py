@@ -13,6 +13,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisClusterException, RedisError
 
 from holdfast_server.engine.address import Address, parse
+from holdfast_server.engine.levels import levels_of
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Time for one command: a store that needs longer is away.
@@ -43,6 +44,8 @@ class StoreFacts:
     used_memory: int
     append_only: bool
     append_only_healthy: bool
+    #: Replicas that follow it.
+    replicas: int
     #: "always", "everysec", "no", or empty where we may not ask.
     append_fsync: str
     #: Bytes of a value up to which a small hash is packed; 0 where we may not ask.
@@ -103,7 +106,8 @@ async def _inspect(address: Address, place: Place) -> StoreFacts:
 
 
 async def _facts(client: Redis, place: str) -> StoreFacts:
-    info = {name: str(value) for name, value in (await client.info("everything")).items()}
+    said = await client.info("everything")
+    info = {name: str(value) for name, value in said.items()}
     return StoreFacts(
         place=place,
         software="valkey" if "valkey_version" in info else "redis",
@@ -113,6 +117,7 @@ async def _facts(client: Redis, place: str) -> StoreFacts:
         maxmemory=int(info["maxmemory"]),
         used_memory=int(info["used_memory"]),
         append_only=info["aof_enabled"] == "1",
+        replicas=levels_of(said).replicas,
         append_only_healthy=info.get("aof_last_write_status", "ok") == "ok",
         append_fsync=await _configured(client, "appendfsync"),
         packed_value_bytes_max=int(await _configured(client, "hash-max-listpack-value") or 0),

@@ -15,6 +15,7 @@ they get here, so `/` separates tenant from account without ambiguity.
 | `lated` | sorted set | the same, by the time until which they can |
 | `t:TENANT/ROOT` | hash | one tree: its accounts and open holds, packed |
 | `d:TENANT/ROOT` | sorted set | the tree's holds and grants by the time they are due |
+| `barrier` | string | how often somebody marked what must reach disk or replicas |
 | `w:TENANT/ACCOUNT` | string | the root of an account that is not a root itself |
 
 `state` has a field `m` (sequence number, clock, generations), a field `f` (the last sequence number
@@ -91,6 +92,10 @@ class Keys:
     def outbox(self, partition: int, epoch: int) -> str:
         """The partition's outbox stream."""
         return self.prefix(partition, epoch) + "out"
+
+    def barrier(self, partition: int, epoch: int) -> str:
+        """What is written to know that all before it is on disk or replicas."""
+        return self.prefix(partition, epoch) + "barrier"
 
     def due(self, partition: int, epoch: int) -> str:
         """The partition's index of trees by due time."""

@@ -9,7 +9,7 @@ nobody knows (RESULT_UNKNOWN), and the caller retries with the same key.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import redis.asyncio as redis
@@ -166,6 +166,31 @@ class Store:
         """So many keys by chance, some perhaps more than once; fewer where the store is empty."""
         keys = await self.read_all([("RANDOMKEY",)] * count)
         return [key.decode() for key in keys if key]
+
+    async def place_of(self, key: str) -> str:
+        """Which server has a key, as `connection` knows it. Raises `HoldfastError`."""
+        return ""
+
+    def connection(self, place: str) -> Connection:
+        """A connection of its own to a server, not yet made; whoever asks for it closes it.
+
+        Raises `HoldfastError`.
+        """
+        connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    def look_again(self) -> None:
+        """A server did not answer as it should: another may have taken its place."""
+
+    async def information(self, *sections: str) -> list[Mapping[str, Any]]:
+        """What each server that takes writes says of itself. Raises `HoldfastError`."""
+        try:
+            return await self._information(sections)
+        except AWAY as error:
+            raise failure(Reason.STORE_UNAVAILABLE, error) from error
+
+    async def _information(self, sections: Sequence[str]) -> list[Mapping[str, Any]]:
+        return [await self.client.info(*sections)]
 
     async def _connect(self) -> Connection:
         try:

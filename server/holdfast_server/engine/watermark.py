@@ -7,10 +7,10 @@ asks for the partitions somebody waits for, and only while somebody does.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 
 from holdfast_server.engine.keys import FENCE_FIELD, FLUSHED_FIELD, Keys
 from holdfast_server.engine.store import Store
+from holdfast_server.engine.waiters import Waiters
 from holdfast_server.errors import HoldfastError
 
 #: How often the watermarks are asked for while somebody waits.
@@ -18,16 +18,13 @@ POLL_INTERVAL_S = 0.005
 #: How long to wait after the store did not answer.
 STORE_AWAY_INTERVAL_S = 0.25
 
-#: Epoch, sequence number, and who waits for them.
-Waiter = tuple[int, int, "asyncio.Future[bool]"]
-
 
 class Watermarks:
     """Knows how far the ledger is, for those who wait for it."""
 
     def __init__(self, store: Store, keys: Keys) -> None:
         self._store, self._keys = store, keys
-        self._waiters: defaultdict[int, list[Waiter]] = defaultdict(list)
+        self._waiters = Waiters()
         self._task: asyncio.Task[None] | None = None
 
     async def wait(self, partition: int, epoch: int, seq: int, timeout_s: float) -> bool:
@@ -39,27 +36,13 @@ class Watermarks:
         ended = self._keys.epochs.end(partition, epoch)
         if ended is not None:
             return seq <= ended
-        reached: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters[partition].append((epoch, seq, reached))
+        reached = self._waiters.add(partition, epoch, seq)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll())
-        try:
-            return await asyncio.wait_for(reached, timeout_s)
-        except TimeoutError:
-            return False
-        finally:
-            self._forget(partition, reached)
-
-    def _forget(self, partition: int, reached: asyncio.Future[bool]) -> None:
-        left = [waiter for waiter in self._waiters[partition] if waiter[2] is not reached]
-        if left:
-            self._waiters[partition] = left
-        else:
-            del self._waiters[partition]
+        return await self._waiters.wait(partition, reached, timeout_s)
 
     async def _poll(self) -> None:
-        while self._waiters:
-            partitions = list(self._waiters)
+        while partitions := self._waiters.partitions:
             try:
                 await self._look(partitions)
                 await asyncio.sleep(POLL_INTERVAL_S)
@@ -79,9 +62,5 @@ class Watermarks:
         answers = await self._store.read_all(commands)
         for partition, (flushed, fence) in zip(partitions, answers, strict=True):
             epoch = int(fence.split()[0]) if fence else self._keys.epoch(partition)
-            for wanted, seq, reached in self._waiters.get(partition, ()):
-                ended = self._keys.epochs.end(partition, wanted)
-                known = ended if ended is not None else int(flushed or 0)
-                is_there = seq <= known and (ended is not None or wanted == epoch)
-                if (is_there or ended is not None) and not reached.done():
-                    reached.set_result(is_there)
+            judge = self._keys.epochs.judge(partition, epoch, int(flushed or 0))
+            self._waiters.tell(partition, judge)

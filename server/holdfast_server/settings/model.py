@@ -13,6 +13,7 @@ from holdfast_server.settings.rules import (
     choices,
     emergency,
     integer,
+    least_durability,
     path,
     ratio,
     switch,
@@ -149,6 +150,17 @@ class Settings:
         "trees/s",
         "Trees that the sweeper compares with the ledger, in a second. 0: none.",
     )
+    # What must have happened before an answer, whatever is asked.
+    durability_replicas: int = integer(
+        1, (1, 16), "replicas", "Replicas that must have received what is answered as REPLICATED."
+    )
+    reserve_durability_min: str = least_durability("Reserve")
+    commit_durability_min: str = least_durability("Commit")
+    release_durability_min: str = least_durability("Release")
+    burn_durability_min: str = least_durability("Burn")
+    refund_durability_min: str = least_durability("Refund")
+    grant_durability_min: str = least_durability("Grant")
+    revoke_durability_min: str = least_durability("Revoke")
 
     # The flusher.
     flush_batch_entries_max: int = integer(

@@ -76,6 +76,12 @@ def choice(default: str, choices: tuple[str, ...], meaning: str, variable: str =
     return setting(default, rule)
 
 
+def least_durability(method: str) -> Any:
+    """The least durability of the answers to a method."""
+    levels = ("memory", "fsynced", "replicated", "ledger")
+    return choice("memory", levels, f"The least durability of {method}, whatever is asked.")
+
+
 def choices(default: tuple[str, ...], allowed: tuple[str, ...], meaning: str) -> Any:
     """Some of a few words, separated by commas."""
     rule = Rule(meaning, partial(_parse_choices, allowed), "some of " + ", ".join(allowed))

@@ -92,6 +92,12 @@ class Metrics(Recorder):
         self._set(names.OUTBOX_ENTRIES, entries)
         self._set(names.OUTBOX_LAG, lag_seconds)
 
+    def waited(self, wanted: Enum, *, is_reached: bool) -> None:
+        self._add(names.DURABILITY_WAITS, 1, wanted.name, str(is_reached).lower())
+
+    def replicas(self, keeping_up: int) -> None:
+        self._set(names.REPLICAS, keeping_up)
+
     def holds_open(self, holds: int) -> None:
         self._set(names.HOLDS_OPEN, holds)
 

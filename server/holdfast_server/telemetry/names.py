@@ -79,6 +79,7 @@ class Alert(StrEnum):
     CONFIG_REFUSED = "config_refused"
     FAIL_OPEN = "fail_open"
     KILL_SWITCH = "kill_switch"
+    REPLICAS_BEHIND = "replicas_behind"
     SPOOL_FULL = "spool_full"
     SPOOL_DEAD = "spool_dead"
     SPOOL_DAMAGED = "spool_damaged"
@@ -144,6 +145,16 @@ OUTBOX_ENTRIES = Metric(
 OUTBOX_LAG = Metric(
     "holdfast.outbox.lag", Kind.GAUGE, "s", "Age of the oldest entry that waits for the ledger."
 )
+DURABILITY_WAITS = Metric(
+    "holdfast.durability.waits",
+    Kind.COUNTER,
+    "{wait}",
+    "Waits for a durability beyond memory, by level and whether it was reached in time.",
+    ("level", "reached"),
+)
+REPLICAS = Metric(
+    "holdfast.replicas", Kind.GAUGE, "{replica}", "Replicas that keep up with the hot store."
+)
 HOLDS_OPEN = Metric("holdfast.holds.open", Kind.GAUGE, "{hold}", "Holds that are open.")
 KILL_SWITCH = Metric("holdfast.kill", Kind.GAUGE, "", "1 while the kill switch is on.")
 POLICIES = Metric(
@@ -186,7 +197,7 @@ METRICS = (
     *(DECISIONS, REFUSALS, BYPASSED, RPC_DURATION, BATCH_OPERATIONS, BATCH_DURATION),
     *(SESSIONS, QUEUE_OPERATIONS, FLUSH_ROWS, FLUSH_LAG, OUTBOX_ENTRIES, OUTBOX_LAG, HOLDS_OPEN),
     *(KILL_SWITCH, POLICIES, CONFIG_VERSION, CONFIG_AGE, SPOOL_RECORDS, SPOOL_BYTES),
-    *(REPLAYED, AUDITED, AUDIT_DRIFT, ALERTS),
+    *(REPLAYED, AUDITED, AUDIT_DRIFT, ALERTS, DURABILITY_WAITS, REPLICAS),
 )
 
 

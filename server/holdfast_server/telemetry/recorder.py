@@ -42,6 +42,12 @@ class Recorder:
     def outbox(self, entries: int, lag_seconds: float) -> None:
         """So many entries wait for the ledger; the oldest is so old."""
 
+    def waited(self, wanted: Enum, *, is_reached: bool) -> None:
+        """Somebody waited for a durability, and it was reached in time or not."""
+
+    def replicas(self, keeping_up: int) -> None:
+        """So many replicas keep up with the hot store."""
+
     def holds_open(self, holds: int) -> None:
         """So many holds are open."""
 

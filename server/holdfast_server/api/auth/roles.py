@@ -31,6 +31,8 @@ ROLES: Final[Mapping[str, frozenset[Role]]] = {
     "BalanceService/Refund": _REFUND,
     "BalanceService/Balance": _READ,
     "BalanceService/ListHolds": _READ,
+    # It says how far partitions are, and nothing of what is in them.
+    "BalanceService/AwaitDurable": _READ,
     # A spender may call each method that a batch can carry.
     "BalanceService/Batch": _SPEND,
     "BalanceService/Session": _SPEND,

@@ -9,7 +9,7 @@ from holdfast.v1 import types_pb2 as types
 from holdfast_server.api.form import Form
 from holdfast_server.api.validate.spending import durability
 from holdfast_server.domain import bounds
-from holdfast_server.domain.operation import Durability, Grant, GrantSource, GrantTerms, Revoke
+from holdfast_server.domain.operation import Grant, GrantSource, GrantTerms, Revoke
 
 _CURRENCY = re.compile(r"[A-Z]{3}\Z")
 
@@ -22,7 +22,7 @@ def grant(tenant: str, request: grants.GrantRequest) -> Grant:
         account=form.identifier(request.account, "account"),
         terms=_terms(form, request.terms),
         key=form.idempotency_key(request.idempotency_key),
-        durability=durability(form, request.durability, Durability.LEDGER),
+        durability=durability(form, request.durability),
     )
     form.settle()
     return operation
@@ -37,7 +37,7 @@ def revoke(tenant: str, request: grants.RevokeRequest) -> Revoke:
         grant_id=form.grant_id(request.grant_id, "grant_id"),
         key=form.idempotency_key(request.idempotency_key),
         reason_code=form.optional_identifier(request.reason_code, "reason_code"),
-        durability=durability(form, request.durability, Durability.LEDGER),
+        durability=durability(form, request.durability),
     )
     form.settle()
     return operation

@@ -134,9 +134,19 @@ def get_balance(tenant: str, request: balance.BalanceRequest) -> GetBalance:
     return operation
 
 
-def durability(form: Form, number: int, default: Durability = Durability.MEMORY) -> Durability:
-    """What must have happened before the answer."""
-    return form.choice(Durability, number, "durability", default)
+def awaited(request: balance.AwaitDurableRequest) -> tuple[str, int, Durability]:
+    """What is waited for: a transaction, its last entry or 0, and the level."""
+    form = Form()
+    transaction_id = form.transaction_id(request.transaction_id, "transaction_id")
+    seq = form.number(request.seq, "seq", 0, bounds.AMOUNT_MAX)
+    level = form.choice(Durability, request.durability, "durability", Durability.LEDGER)
+    form.settle()
+    return transaction_id, seq, level
+
+
+def durability(form: Form, number: int) -> Durability | None:
+    """What must have happened before the answer; None where that is not said."""
+    return form.choice(Durability, number, "durability") if number else None
 
 
 def _asked(form: Form, lines: Sequence[types.Line]) -> tuple[Line, ...]:
