@@ -167,6 +167,11 @@ def test_ledger_lists_explains_and_looks_back(
 
     entry = eventually(newest, "the ledger has the burn")
     assert (entry["transaction_id"], entry["delta"]["burned"]) == (transaction, 40)
+    assert one(["ledger", "await", transaction], holdfast_server) == {"durability": "LEDGER"}
+    asked = ["ledger", "await", transaction, "--durability", "replicated"]
+    refused = call(asked, holdfast_server.environment)
+    assert refused.returncode == 1
+    assert "cannot give REPLICATED" in refused.stderr
     explained = one(["ledger", "explain", transaction], holdfast_server)
     assert [each["feature"] for each in explained["entries"]] == ["chat"]
     balance = one(["ledger", "explain", account], holdfast_server)

@@ -14,6 +14,7 @@ from holdfast_server import embedded
 from holdfast_server.app.doctor import (
     Check,
     Health,
+    check_durability,
     check_ledger,
     check_machine,
     check_partitions,
@@ -94,6 +95,18 @@ def test_store_findings(change: dict[str, Any], name: str, health: Health) -> No
     assert list(bad) == [name]
     assert bad[name].health is health
     assert bad[name].advice
+
+
+def test_durability_that_is_demanded_and_cannot_be_given() -> None:
+    demanding = read({"HOLDFAST_COMMIT_DURABILITY_MIN": "replicated"})
+    replicated = dataclasses.replace(STORE, replicas=1)
+    check = check_durability(demanding, [replicated, STORE])
+    assert check.health is Health.BAD
+    assert check.found == "MEMORY, FSYNCED, LEDGER; no REPLICATED with 0 of 1 replicas"
+    assert "commit_durability_min" in check.advice
+    assert check_durability(demanding, [replicated, replicated]).health is Health.OK
+    forgetful = dataclasses.replace(STORE, append_only=False)
+    assert "no FSYNCED" in check_durability(read({}), [forgetful]).found
 
 
 @pytest.mark.parametrize("version", ["7.2.11", "8.0.6", "8.1.4", "9.0.0", "9.1.2"])

@@ -35,6 +35,7 @@ REQUESTS: dict[str, Ask] = {
     "BalanceService/Refund": lambda c: c.balance.Refund(balance.RefundRequest()),
     "BalanceService/Balance": lambda c: c.balance.Balance(balance.BalanceRequest()),
     "BalanceService/ListHolds": lambda c: c.balance.ListHolds(balance.ListHoldsRequest()),
+    "BalanceService/AwaitDurable": lambda c: c.balance.AwaitDurable(balance.AwaitDurableRequest()),
     "BalanceService/Session": lambda c: _first(c.session()),
     "BalanceService/Batch": lambda c: c.balance.Batch(balance.BatchRequest()),
     "AccountService/CreateAccount": lambda c: c.accounts.CreateAccount(

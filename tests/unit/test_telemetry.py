@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
-from holdfast_server.domain.operation import Mode
+from holdfast_server.domain.operation import Durability, Mode
 from holdfast_server.domain.reply import Outcome
 from holdfast_server.errors import Reason
 from holdfast_server.telemetry import logs, names
@@ -61,6 +61,8 @@ def report_everything(recorder: Recorder) -> None:
     recorder.queued(7)
     recorder.flushed(100, 0.25)
     recorder.outbox(5, 1.5)
+    recorder.waited(Durability.REPLICATED, is_reached=False)
+    recorder.replicas(1)
     recorder.holds_open(3)
     recorder.killed(True)
     recorder.policies({Mode.SHADOW: 2})
