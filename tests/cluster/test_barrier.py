@@ -23,7 +23,9 @@ async def test_in_a_cluster_every_master_has_its_own(cluster: Cluster) -> None:
     answers = await real.decide(
         [op.CreateAccount("t", name, op.AccountTerms(), name) for name in names]
     )
-    places = [(answer.applied.partition, answer.applied.epoch, answer.applied.seq) for answer in answers]
+    places = [
+        (answer.applied.partition, answer.applied.epoch, answer.applied.seq) for answer in answers
+    ]
     assert all(await asyncio.gather(*(waiting.wait(*place, PATIENT_S) for place in places)))
     levels = StoreLevels(real.store)
     await levels.look()

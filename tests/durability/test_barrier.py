@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from holdfast_server.domain import operation as op
-from holdfast_server.domain.operation import Durability
 from holdfast_server.domain.epoch import Epoch
+from holdfast_server.domain.operation import Durability
 from holdfast_server.engine.barrier import Barrier, mark_of
 from holdfast_server.engine.keys import FENCE_FIELD
 from holdfast_server.engine.levels import StoreLevels

@@ -135,7 +135,8 @@ def build_waiting(process: Process, decider: Decider, operations: Operations) ->
     }
     waits: dict[Durability, Wait] = {**barriers, Durability.LEDGER: operations.watermarks}
     promises = Promises(levels, settings.durability_replicas, least_durabilities(settings))
-    durable = Durable(operations, promises, waits, decider.engine, process.keys.epochs, process.metrics)
+    epochs = process.keys.epochs
+    durable = Durable(operations, promises, waits, decider.engine, epochs, process.metrics)
     return Waiting(durable, levels, list(barriers.values()))
 
 
