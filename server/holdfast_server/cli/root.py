@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("local", "demo"),
     "replay": ("local", "replay"),
     "bench": ("bench", "bench"),
+    "chaos": ("chaos", "chaos"),
     "serve": ("service", "serve"),
     "worker": ("service", "worker"),
     "flush": ("service", "flush"),

@@ -208,7 +208,7 @@ def choose_port(folder: Path) -> int:
     """
     remembered = folder / "port"
     port = int(remembered.read_text()) if remembered.exists() else 0
-    port = port if port and _is_free(port) else _free_port()
+    port = port if port and _is_free(port) else free_port()
     remembered.write_text(f"{port}\n")
     return port
 
@@ -224,7 +224,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody has now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
