@@ -29,6 +29,10 @@ class Injector:
     source: random.Random
     #: What was done, by kind.
     done: Counter[Kind] = field(default_factory=Counter)
+    #: One fault at a time for each target, however long its end takes.
+    _turns: dict[Target, asyncio.Lock] = field(
+        default_factory=lambda: {target: asyncio.Lock() for target in Target}
+    )
 
     async def run(self, faults: Iterable[Fault], on_fault: Callable[[Fault], None]) -> None:
         """Does every fault when it is due; returns when all are over."""
@@ -45,7 +49,8 @@ class Injector:
 
     async def inject(self, kind: Kind, lasts_s: float) -> None:
         """One fault, from its beginning to its end."""
-        await self._does(kind)(lasts_s)
+        async with self._turns[kind.target]:
+            await self._does(kind)(lasts_s)
         self.done[kind] += 1
 
     def _does(self, kind: Kind) -> Callable[[float], Awaitable[None]]:

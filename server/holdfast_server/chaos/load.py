@@ -26,7 +26,7 @@ PATIENT_SHARE: Final = 0.8
 AGAIN_SHARE: Final = 0.1
 STORM: Final = 3
 #: Holds live long enough for their work, and short enough that a run ends.
-TTL_MS: Final = 15_000
+TTL_MS: Final = 6_000
 SHORT_TTL_MS: Final = 1_000
 AMOUNT_MAX: Final = 200
 #: What an account is given now and then.
@@ -68,6 +68,7 @@ class Caller:
     accounts: Sequence[str]
     attempts: Attempts
     source: random.Random
+    ttl_ms: int = TTL_MS
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Goes one course after the other; ends after the one that is under way."""
@@ -119,7 +120,7 @@ class Caller:
 
     async def _storms(self) -> None:
         """Several ask the same at the same time, over different connections."""
-        question = self._reserve()
+        question = self._reserve(self.ttl_ms)
         answers = await self._together(question)
         if answers and answers[0].hold_id:
             await self._together(self._commit(answers[0].hold_id, self._amount()))
@@ -131,8 +132,8 @@ class Caller:
     async def _is_given(self) -> None:
         await self.answer(self.grant(self.source.choice(self.accounts), GRANT))
 
-    async def _placed(self, ttl_ms: int = TTL_MS) -> str:
-        result = await self.answer(self._reserve(ttl_ms))
+    async def _placed(self, ttl_ms: int = 0) -> str:
+        result = await self.answer(self._reserve(ttl_ms or self.ttl_ms))
         return result.hold_id if result is not None else ""
 
     # --- Questions ------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ class Caller:
         lines = {CREDITS: self._amount()}
         return lines | {PREMIUM: 1} if self.source.random() < AGAIN_SHARE else lines
 
-    def _reserve(self, ttl_ms: int = TTL_MS) -> Question:
+    def _reserve(self, ttl_ms: int) -> Question:
         account, lines, key = self.source.choice(self.accounts), self._lines(), new_key()
 
         async def ask(client: AsyncClient) -> Any:
@@ -210,9 +211,9 @@ class Caller:
 
     # --- Attempts -------------------------------------------------------------------------------
 
-    async def answer(self, question: Question) -> Any:
+    async def answer(self, question: Question, *, patiently: bool = False) -> Any:
         """Asks until there is an answer, or gives up. Now and then asks again for the same."""
-        patient = self.source.random() < PATIENT_SHARE
+        patient = self.source.random() < PATIENT_SHARE or patiently
         again = self.source.random() < AGAIN_SHARE
         for _ in range(ATTEMPTS_MAX if patient else 1):
             result, retry = await self._attempt(question)

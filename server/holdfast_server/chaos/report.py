@@ -11,7 +11,7 @@ from pathlib import Path
 
 from holdfast_server.chaos.history import Attempt, Status
 from holdfast_server.chaos.plan import Kind
-from holdfast_server.workload.checks.audit import Audit
+from holdfast_server.chaos.trial import Verdict
 
 
 @dataclass(frozen=True)
@@ -49,29 +49,17 @@ class Report:
         return not (self.lost or self.duplicated or self.violations) and self.acked > 0
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a run ended."""
-
-    #: What the audit found; None when the service never came to rest.
-    audit: Audit | None
-    #: What kept it from resting, and all that does not hold if there is no audit.
-    restless: Sequence[str]
-    #: Seconds from healing until every call had ended.
-    recovered_s: float
-
-
 def make_report(
-    options: Options, attempts: Sequence[Attempt], faults: Mapping[Kind, int], ending: Ending
+    options: Options, attempts: Sequence[Attempt], faults: Mapping[Kind, int], verdict: Verdict
 ) -> Report:
     """Puts together what was tried, what was broken and what was found."""
     acked = {(each.op, each.key) for each in attempts if each.status is Status.OK and each.seq}
-    audit = ending.audit
+    audit = verdict.audit
     return Report(
         acked=len(acked),
         lost=len(audit.lost) if audit else 0,
         duplicated=len(audit.duplicates) if audit else 0,
-        violations=[*ending.restless, *(audit.violations if audit else ())],
+        violations=list(verdict.violations),
         faults={kind.value: count for kind, count in sorted(faults.items())},
         seed=options.seed,
         commit=commit(),
@@ -79,7 +67,7 @@ def make_report(
         attempts=dict(Counter(each.status.value for each in attempts)),
         outcomes=dict(Counter(each.outcome or "UNREACHABLE" for each in attempts).most_common()),
         ledger_rows=audit.ledger_rows if audit else 0,
-        recovered_s=round(ending.recovered_s, 2),
+        recovered_s=round(verdict.recovered_s, 2),
     )
 
 

@@ -21,7 +21,7 @@ from holdfast_server.embedded.process import Server, User, command_as, free_port
 from holdfast_server.ledger.migrate import migrate
 
 #: How long the service may take from its start to its first answer, while nothing is broken.
-READY_S: Final = 90.0
+READY_S: Final = 180.0
 #: How long it may take to end once it was told to.
 END_S: Final = 30.0
 #: Pause between two starts of a service that cannot start yet.

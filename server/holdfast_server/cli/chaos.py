@@ -22,7 +22,7 @@ from holdfast_server.cli.output import print_facts, print_json
 from holdfast_server.embedded import EmbeddedError
 
 #: What a run tells a listener, in order.
-PHASES = ("starting", "breaking", "healing", "checking")
+PHASES = ("starting", "breaking", "checking")
 #: Violations shown to a person; the JSON object has all that were kept.
 VIOLATIONS_SHOWN_MAX = 10
 

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import msgpack
 
+from holdfast_server import failpoint
 from holdfast_server.domain.operation import Operation
 from holdfast_server.engine.call_keys import CallKeys
 from holdfast_server.engine.claim import Claims
@@ -236,7 +237,9 @@ class Batcher:
     async def _call(self, items: Sequence[Item], claimed_since_ms: int) -> Sequence[Raw]:
         keys, arguments = self._pack(items, claimed_since_ms)
         started = time.perf_counter()
+        failpoint.hit("app.before_eval")
         raw = await self._calls.store.run(self._calls.script, keys, arguments)
+        failpoint.hit("app.after_eval")
         self._recorder.batch(len(items), time.perf_counter() - started)
         flat = msgpack.unpackb(raw, raw=True)
         return [

@@ -1,0 +1,244 @@
+"""A whole service under load, while one thing after the other goes wrong.
+
+Each test breaks something, mends it, and then has everything checked: by the checkers of attempts,
+and by the audit of both stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import signal
+import socket
+import time
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+
+from holdfast import AsyncClient, Durability, GrantSource, HoldfastError, Outcome, new_key
+from holdfast_server.chaos.inject import Injector
+from holdfast_server.chaos.plan import Kind
+from holdfast_server.chaos.proxy import LOOPBACK
+from holdfast_server.chaos.stack import Stack, alive, send
+from holdfast_server.chaos.trial import Trial
+from tests.faults.conftest import under_load
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
+
+#: How long a fault lasts; long beside a call, short for a test.
+LASTS_S = 1.0
+CREDITS = "faults"
+GRANTED = 1_000
+BURNS = 12
+#: Descriptors that a starved worker may have, and connections that then knock.
+DESCRIPTORS_MAX = 64
+KNOCKS = 200
+#: A worker that gets a fifth of a core: stopped and continued in turns.
+STARVED_S, FED_S = 0.08, 0.02
+STORM = 5
+
+
+def new_client(stack: Stack, timeout_ms: int = 20_000) -> AsyncClient:
+    return AsyncClient(stack.target, credit_type=CREDITS, timeout_ms=timeout_ms)
+
+
+async def funded(client: AsyncClient) -> str:
+    """An account with credits."""
+    account = f"account-{new_key()}"
+    await client.create_credit_type(CREDITS)
+    await client.create_account(account)
+    await client.grant(account, GRANTED, source=GrantSource.PURCHASE, durability=Durability.MEMORY)
+    return account
+
+
+async def burned(client: AsyncClient, account: str) -> int:
+    (credit,) = (await client.balance(account)).credits
+    return credit.buckets.burned
+
+
+def gone(process: int) -> bool:
+    return not alive(process)
+
+
+async def go_on(one: Trial, answers: int = 20) -> None:
+    """Waits until the callers have so many more answers."""
+    before = len(one.attempts.made)
+    await until(lambda: sum(each.seq > 0 for each in one.attempts.made[before:]) >= answers)
+
+
+# --- Processes ----------------------------------------------------------------------------------
+
+
+async def test_a_rolling_restart_under_load(stack: Stack) -> None:
+    """F4: every worker is asked to end and replaced; every call is answered or sent again."""
+    async with under_load(stack) as one:
+        for worker in stack.processes("worker"):
+            await go_on(one)
+            send(worker, signal.SIGTERM)
+            await until(partial(gone, worker))
+        await go_on(one)
+
+
+async def test_a_worker_that_hangs_does_not_hang_its_callers(stack: Stack) -> None:
+    """F5: its port stays open and nobody answers; calls end at their deadline, and go on after."""
+    injector = Injector(stack, random.Random(1))
+    async with under_load(stack):
+        await injector.inject(Kind.WORKER_STOP, LASTS_S)
+
+
+async def test_a_second_service_is_refused(stack: Stack) -> None:
+    """F6: no version shares the port with another by accident; the first goes on."""
+    second = Stack(stack.folder, port=stack.port)
+    second.store, second.ledger = stack.store, stack.ledger
+    second.store_proxy, second.ledger_proxy = stack.store_proxy, stack.ledger_proxy
+    await second._serve_once()
+    assert not second._ready.is_set()
+    async with new_client(stack) as client:
+        assert await funded(client)
+
+
+async def test_file_descriptors_run_out(stack: Stack) -> None:
+    """F61: connections that cannot be taken cost nobody else their answer, and it heals."""
+    limits = (DESCRIPTORS_MAX, DESCRIPTORS_MAX)
+    before = {}
+    for worker in stack.processes("worker"):
+        before[worker] = resource.prlimit(worker, resource.RLIMIT_NOFILE, limits)
+    async with under_load(stack) as one:
+        with ExitStack() as knocks:
+            for _ in range(KNOCKS):
+                knocks.enter_context(socket.create_connection((LOOPBACK, stack.port)))
+            await go_on(one)
+        for worker, limit in before.items():
+            resource.prlimit(worker, resource.RLIMIT_NOFILE, limit)
+        async with new_client(stack) as client:
+            assert await funded(client)
+
+
+async def test_processor_time_runs_short(stack: Stack) -> None:
+    """F62: workers get a fifth of a core, and nothing piles up that is not refused or done."""
+    async with under_load(stack):
+        workers = stack.processes("worker")
+        ends_s = time.monotonic() + LASTS_S
+        while time.monotonic() < ends_s:
+            for number, pause_s in ((signal.SIGSTOP, STARVED_S), (signal.SIGCONT, FED_S)):
+                for worker in workers:
+                    send(worker, number)
+                await asyncio.sleep(pause_s)
+
+
+# --- Stores and lines ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(Kind.STORE_KILL, id="F7 the store dies"),
+        pytest.param(Kind.STORE_DELAY, id="F24 the store is slow"),
+        pytest.param(Kind.STORE_DROP_REPLY, id="F25 replies of the store are lost"),
+        pytest.param(Kind.STORE_HALF_OPEN, id="F26 replies of the store are late"),
+        pytest.param(Kind.LEDGER_KILL, id="F34 the ledger dies"),
+        pytest.param(Kind.FLUSHER_KILL, id="F38 the flusher dies"),
+        pytest.param(Kind.FLUSHER_STOP, id="F40 the flusher hangs"),
+        pytest.param(Kind.STORE_CUT, id="F47 nobody reaches the store"),
+        pytest.param(Kind.LEDGER_BLACKHOLE, id="F48 nobody hears of the ledger"),
+        pytest.param(Kind.LEDGER_HALF_OPEN, id="F48 the ledger is heard of one way"),
+    ],
+)
+async def test_one_thing_goes_wrong_under_load(stack: Stack, kind: Kind) -> None:
+    """F7, F24, F25, F26, F34, F38, F40, F47, F48: nothing lost, doubled or stuck."""
+    injector = Injector(stack, random.Random(1))
+    async with under_load(stack) as one:
+        await go_on(one)
+        await injector.inject(kind, LASTS_S)
+        await go_on(one)
+    assert injector.done == {kind: 1}
+
+
+async def test_the_store_forks_again_and_again(stack: Stack) -> None:
+    """F28: rewriting the append-only file costs time, and no answer."""
+    import redis.asyncio as redis  # noqa: PLC0415
+
+    async with redis.Redis.from_url(stack.store.url) as store, under_load(stack) as one:
+        before = (await store.info("persistence"))["rdb_last_save_time"]
+        for _ in range(3):
+            await store.bgrewriteaof()
+            await go_on(one)
+            await until(lambda: _rewritten(store))
+    assert before
+    assert {each.status.value for each in one.attempts.made} == {"ok"}
+
+
+async def _rewritten(store: object) -> bool:
+    info = await store.info("persistence")  # type: ignore[attr-defined]
+    return not info["aof_rewrite_in_progress"] and info["aof_last_bgrewrite_status"] == "ok"
+
+
+async def test_the_store_is_away(stack: Stack) -> None:
+    """F47: an error that says that nothing was decided and when to come back; then it goes on."""
+    async with new_client(stack) as patient, new_client(stack, timeout_ms=800) as hasty:
+        account = await funded(patient)
+        stack.store_proxy.cut()
+        with pytest.raises(HoldfastError) as caught:
+            await hasty.reserve(account, 1)
+        stack.store_proxy.heal()
+        assert (await patient.reserve(account, 1)).decision.outcome is Outcome.GRANTED
+    assert caught.value.reason in {"STORE_UNAVAILABLE", "RESULT_UNKNOWN"}
+
+
+async def test_the_ledger_is_away(stack: Stack) -> None:
+    """F30: holds go on, the ledger's word is not claimed without it, and it catches up."""
+    async with new_client(stack) as client:
+        account = await funded(client)
+        await stack.kill_ledger()
+        try:
+            receipts = [await client.burn(account, 1) for _ in range(BURNS)]
+            given = await client.grant(
+                account, 1, source=GrantSource.SUPPORT, durability=Durability.LEDGER
+            )
+        finally:
+            await stack.start_ledger()
+        assert all(receipt.applied.seq for receipt in receipts)
+        assert given.applied.durability is not Durability.LEDGER
+        sure = await client.burn(account, 1, durability=Durability.LEDGER)
+        assert sure.applied.seq
+        assert await burned(client, account) == BURNS + 1
+
+
+# --- Callers ------------------------------------------------------------------------------------
+
+
+async def test_one_key_from_everywhere_at_once(stack: Stack) -> None:
+    """F45: one application and one answer, whichever worker is asked."""
+    async with new_client(stack) as first:
+        account, key = await funded(first), new_key()
+        clients = [new_client(stack) for _ in range(STORM)]
+        try:
+            answers = await asyncio.gather(
+                *(client.reserve(account, 7, key=key) for client in clients)
+            )
+        finally:
+            for client in clients:
+                await client.close()
+        (credit,) = (await first.balance(account)).credits
+    assert len({answer.applied.transaction_id for answer in answers}) == 1
+    assert len({answer.hold_id for answer in answers}) == 1
+    assert sum(not answer.applied.replayed for answer in answers) == 1
+    assert credit.buckets.held == 7
+
+
+async def test_callers_that_do_not_wait(stack: Stack) -> None:
+    """F46: a deadline of a millisecond, or a caller that leaves: the same key finds the result."""
+    async with new_client(stack) as patient, new_client(stack, timeout_ms=1) as hasty:
+        account = await funded(patient)
+        keys = [new_key() for _ in range(BURNS)]
+        for key in keys:
+            leaving = asyncio.create_task(hasty.burn(account, 1, key=key))
+            await asyncio.wait([leaving], timeout=0.002)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+        for key in keys:
+            assert (await patient.burn(account, 1, key=key)).applied.seq
+        assert await burned(patient, account) == BURNS
