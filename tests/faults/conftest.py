@@ -51,5 +51,5 @@ async def under_load(stack: Stack) -> AsyncIterator[Trial]:
     async with trial(stack, 1, io.StringIO(), ttl_ms=TTL_MS) as one:
         yield one
         verdict = await one.end()
-    assert verdict.violations == []
+    assert list(verdict.violations) == []
     assert any(each.seq for each in one.attempts.made)

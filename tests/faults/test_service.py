@@ -41,8 +41,15 @@ STARVED_S, FED_S = 0.08, 0.02
 STORM = 5
 
 
-def new_client(stack: Stack, timeout_ms: int = 20_000) -> AsyncClient:
-    return AsyncClient(stack.target, credit_type=CREDITS, timeout_ms=timeout_ms)
+def new_client(
+    stack: Stack, timeout_ms: int = 20_000, attempt_timeout_ms: int = 5_000
+) -> AsyncClient:
+    return AsyncClient(
+        stack.target,
+        credit_type=CREDITS,
+        timeout_ms=timeout_ms,
+        attempt_timeout_ms=attempt_timeout_ms,
+    )
 
 
 async def funded(client: AsyncClient) -> str:
@@ -102,10 +109,11 @@ async def test_a_second_service_is_refused(stack: Stack) -> None:
 
 async def test_file_descriptors_run_out(stack: Stack) -> None:
     """F61: connections that cannot be taken cost nobody else their answer, and it heals."""
-    limits = (DESCRIPTORS_MAX, DESCRIPTORS_MAX)
     before = {}
     for worker in stack.processes("worker"):
-        before[worker] = resource.prlimit(worker, resource.RLIMIT_NOFILE, limits)
+        before[worker] = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        few = DESCRIPTORS_MAX, before[worker][1]
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, few)
     async with under_load(stack) as one:
         with ExitStack() as knocks:
             for _ in range(KNOCKS):

@@ -1,0 +1,42 @@
+"""A short run of `holdfast chaos`, as an operator starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from holdfast_server.chaos.history import read_attempts
+from tests.support.server import command
+
+SECONDS = 8
+RUN_TIMEOUT_S = 110
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_run_breaks_things_and_everything_holds() -> None:
+    with TemporaryDirectory(prefix="holdfast-chaos-") as name:
+        Path(name).chmod(0o711)
+        data = Path(name) / "data"
+        arguments = ("--seed", "11", "--seconds", str(SECONDS), "--data", str(data), "--json")
+        done = subprocess.run(
+            command("chaos", *arguments),
+            env={key: text for key, text in os.environ.items() if key[:9] != "HOLDFAST_"},
+            capture_output=True,
+            text=True,
+            timeout=RUN_TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        attempts = read_attempts(data / "history.jsonl")
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["lost"], report["duplicated"], report["violations"]) == (0, 0, [])
+    assert report["acked"] == len({each.key for each in attempts if each.seq})
+    assert sum(report["faults"].values()) >= 3
+    assert report["seed"] == 11
+    assert report["commit"]
