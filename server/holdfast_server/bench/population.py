@@ -66,7 +66,7 @@ class Population:
         for (answer,) in answers:
             if isinstance(answer, HoldfastError):
                 raise answer
-            assert answer.flag == Flag.FRESH.value, answer
+            assert answer[0] == Flag.FRESH, answer
 
     def _item(self, operation: op.CreateAccount | op.Grant) -> Item:
         partition = self._keys.partition(self._tenant, operation.account)

@@ -23,8 +23,6 @@ never charged twice.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -47,7 +45,7 @@ from holdfast_server.domain.operation import (
 from holdfast_server.domain.policy import StoreUnavailableKind
 from holdfast_server.domain.reply import BookReply
 from holdfast_server.domain.submit import Answer, Submitter
-from holdfast_server.domain.token import TokenKind
+from holdfast_server.domain.token import TokenKind, looks_held
 from holdfast_server.errors import UNKNOWN_RESULT_REASONS, HoldfastError, Reason
 from holdfast_server.telemetry.names import Alert, Cause
 
@@ -195,11 +193,3 @@ class Gate:
             return self.passage.reserve(operation, cause)
         spooled = operation if failed in _UNKNOWN_RESULT else unenforced_burn(operation)
         return await self.passage.burn(caller, operation, cause, spooled)
-
-
-def looks_held(token: str) -> bool:
-    """Whether a token says of itself that the store knows its hold; cheap, and checks nothing."""
-    try:
-        return base64.urlsafe_b64decode(token[:4])[:1] == bytes((TokenKind.HELD,))
-    except (ValueError, binascii.Error):
-        return True

@@ -8,8 +8,10 @@ None stands for the default of its kind (control/durability.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
+
+from holdfast_server.domain.value import value
 
 
 class Fit(IntEnum):
@@ -87,7 +89,7 @@ class LimitEnforcement(IntEnum):
     SOFT = 2
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Caller:
     """Who asks, and in which trace: kept in every entry."""
 
@@ -98,7 +100,7 @@ class Caller:
     span_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Line:
     """An amount that is asked for; `minimum` only counts with `Fit.UP_TO`."""
 
@@ -107,7 +109,7 @@ class Line:
     minimum: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class CommitLine:
     """An actual amount; None means what is held."""
 
@@ -115,7 +117,7 @@ class CommitLine:
     amount: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RefundLine:
     """How much of one credit type to give back."""
 
@@ -123,7 +125,7 @@ class RefundLine:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reserve:
     """Set credits aside before work is done."""
 
@@ -138,7 +140,7 @@ class Reserve:
     durability: Durability | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Commit:
     """Burn what was used of a hold. `hold` is the token that Reserve answered."""
 
@@ -154,7 +156,7 @@ class Commit:
     durability: Durability | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Release:
     """Give all of a hold back."""
 
@@ -165,7 +167,7 @@ class Release:
     durability: Durability | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Extend:
     """Give a hold more time, measured from now."""
 
@@ -175,7 +177,7 @@ class Extend:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Burn:
     """Reserve and Commit in one step."""
 
@@ -189,7 +191,7 @@ class Burn:
     durability: Durability | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Refund:
     """Give burned credits back. No lines means all that is left to refund."""
 
@@ -203,7 +205,7 @@ class Refund:
     durability: Durability | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class GetBalance:
     """What an account has, holds and has used."""
 
@@ -211,7 +213,7 @@ class GetBalance:
     account: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Limit:
     """A cap on use over time, on an account and everything below it."""
 
@@ -229,7 +231,7 @@ class Limit:
     warn_percents: tuple[int, ...] = (80, 95)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class AccountTerms:
     """Everything about an account that its owner sets."""
 
@@ -243,7 +245,7 @@ class AccountTerms:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class CreateAccount:
     """Create an account, alone or below a parent."""
 
@@ -253,7 +255,7 @@ class CreateAccount:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class UpdateAccount:
     """Replace the named terms of an account."""
 
@@ -267,7 +269,7 @@ class UpdateAccount:
     expected_version: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class GrantTerms:
     """The terms of a grant. They never change."""
 
@@ -286,7 +288,7 @@ class GrantTerms:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Grant:
     """Give credits."""
 
@@ -297,7 +299,7 @@ class Grant:
     durability: Durability | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Revoke:
     """Take back what a grant has left."""
 
@@ -309,7 +311,7 @@ class Revoke:
     durability: Durability | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class BookUnenforced:
     """Book use that passed while enforcement was bypassed (from a process's spool)."""
 
@@ -321,7 +323,7 @@ class BookUnenforced:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ExpireDue:
     """End every hold and grant of one tree whose time has come (from the sweeper)."""
 

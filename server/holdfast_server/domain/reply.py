@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import IntEnum
 
 from holdfast_server.domain.operation import AccountTerms, Durability, Mode
+from holdfast_server.domain.value import value
 from holdfast_server.errors import Reason
 
 
@@ -36,7 +37,7 @@ class WarningKind(IntEnum):
     SOFT_LIMIT_EXCEEDED = 3
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Shortfall:
     """What is missing for one line."""
 
@@ -45,7 +46,7 @@ class Shortfall:
     shortfall: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class LimitUse:
     """How much of a limit is used."""
 
@@ -61,7 +62,7 @@ class LimitUse:
         return max(0, self.maximum - self.used)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Warning:
     """Something to look at although the request was granted."""
 
@@ -72,7 +73,7 @@ class Warning:
     percent: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Decision:
     """The answer to what may be denied. `reason` is set for DENIED and GRANTED_SHADOW."""
 
@@ -84,7 +85,7 @@ class Decision:
     retry_after_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Applied:
     """Where an operation stands in the ledger's order. `seq` 0: nothing was written."""
 
@@ -96,7 +97,7 @@ class Applied:
     durability: Durability = Durability.MEMORY
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Buckets:
     """granted + debt + unenforced = available + held + burned + expired + revoked."""
 
@@ -128,7 +129,7 @@ class Buckets:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class HeldLine:
     """What one line of a hold holds; `debt` and `unenforced` are parts of `held`."""
 
@@ -140,7 +141,7 @@ class HeldLine:
     available_after: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class GrantShare:
     """One grant's part in a settlement or refund."""
 
@@ -152,7 +153,7 @@ class GrantShare:
     revoked: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SettledLine:
     """What one line of a settlement did."""
 
@@ -167,7 +168,7 @@ class SettledLine:
     grants: tuple[GrantShare, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ReserveReply:
     """`hold` is the token for Commit, Release and Extend; empty when denied."""
 
@@ -179,7 +180,7 @@ class ReserveReply:
     warnings: tuple[Warning, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class CommitReply:
     """The receipt of a Commit."""
 
@@ -192,7 +193,7 @@ class CommitReply:
     warnings: tuple[Warning, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ReleaseReply:
     """What a Release gave back."""
 
@@ -201,7 +202,7 @@ class ReleaseReply:
     lines: tuple[SettledLine, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ExtendReply:
     """When the hold expires now."""
 
@@ -210,7 +211,7 @@ class ExtendReply:
     expires_at_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class BurnReply:
     """The receipt of a Burn."""
 
@@ -220,7 +221,7 @@ class BurnReply:
     warnings: tuple[Warning, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RefundedLine:
     """What one line of a refund did."""
 
@@ -232,7 +233,7 @@ class RefundedLine:
     grants: tuple[GrantShare, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RefundReply:
     """What was given back."""
 
@@ -240,7 +241,7 @@ class RefundReply:
     lines: tuple[RefundedLine, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class GrantBalance:
     """The state of one grant that still has something. `expires_at_ms` 0 means never."""
 
@@ -252,7 +253,7 @@ class GrantBalance:
     expires_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class CreditBalance:
     """One credit type of one account; `spendable` includes accounts above and overdraft."""
 
@@ -263,7 +264,7 @@ class CreditBalance:
     grants: tuple[GrantBalance, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class BalanceReply:
     """What an account has at the store's instant `as_of_ms`."""
 
@@ -275,7 +276,7 @@ class BalanceReply:
     stale: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Account:
     """An account as it is."""
 
@@ -286,7 +287,7 @@ class Account:
     created_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class AccountReply:
     """The answer to CreateAccount and UpdateAccount."""
 
@@ -294,7 +295,7 @@ class AccountReply:
     applied: Applied
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class GrantReply:
     """The answer to Grant."""
 
@@ -304,7 +305,7 @@ class GrantReply:
     applied: Applied
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RevokeReply:
     """The answer to Revoke."""
 
@@ -314,14 +315,14 @@ class RevokeReply:
     applied: Applied
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class BookReply:
     """The answer to BookUnenforced."""
 
     applied: Applied
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ExpireReply:
     """The answer to ExpireDue: how much ended, and when the tree's next due time is (0: none)."""
 
@@ -330,7 +331,7 @@ class ExpireReply:
     next_due_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class OpenHold:
     """A hold as ListHolds shows it."""
 

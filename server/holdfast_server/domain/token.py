@@ -1,9 +1,7 @@
 """Hold tokens: what Reserve answers and Commit, Release and Extend bring back.
 
 A token names the hold's tree and account, so that a settlement finds its partition without a
-look-up,
-and is signed (HMAC-SHA256, truncated to 128 bits) over the tenant and all it says. A forged token
-and
+look-up, and is signed (keyed BLAKE2b, 128 bits) over the tenant and all it says. A forged token and
 another tenant's token fail the same check and get the same answer: HOLD_NOT_FOUND.
 
 A token of kind BYPASSED stands for work that was let through without a hold (mode OFF, kill switch,
@@ -12,26 +10,32 @@ store away). It carries its lines, since no store knows them.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import hmac
 import struct
+from binascii import Error, a2b_base64, b2a_base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
+from hashlib import blake2b
+from typing import Final
 
 from holdfast_server.domain.operation import Line
+from holdfast_server.domain.value import value
 
-#: Bytes of the truncated signature: 128 bits cannot be guessed.
+#: Bytes of the signature: 128 bits cannot be guessed.
 SIGNATURE_BYTES = 16
-#: Bytes of a signing key: as many as SHA-256 gives.
+#: Bytes of a signing key: as hard to guess as any key can be.
 KEY_BYTES_MIN = 32
 #: Bytes of a hold id.
 HOLD_ID_BYTES = 16
 #: Characters of a token: two ids of 128 bytes, a feature and 8 lines, in base64, with room to
 #: spare.
 TOKEN_CHARACTERS_MAX = 1_200
+
+#: Between the alphabet of base64 and the one that needs no escaping in a URL.
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+#: The second character of tokens that begin with the byte of `TokenKind.HELD`.
+_SECOND_OF_HELD: Final = "QRSTUVWXYZabcdef"
 
 
 class TokenKind(IntEnum):
@@ -46,7 +50,10 @@ class TokenKind(IntEnum):
     OFF = 3
 
 
-@dataclass(frozen=True, slots=True)
+_KINDS: Final = {kind.value: kind for kind in TokenKind}
+
+
+@value(frozen=True, slots=True)
 class HoldToken:
     """What a token says. `lines` and `feature` are empty for `TokenKind.HELD`."""
 
@@ -58,6 +65,12 @@ class HoldToken:
     lines: tuple[Line, ...] = ()
 
 
+def looks_held(text: str) -> bool:
+    """Whether a token says of itself that the store knows its hold; cheap, and checks nothing."""
+    # The first byte is the first six bits of the text and two bits of the second character.
+    return text[:1] == "A" and text[1:2] in _SECOND_OF_HELD
+
+
 class TokenSigner:
     """Signs and checks tokens with one active key and any number of older ones."""
 
@@ -67,14 +80,14 @@ class TokenSigner:
             raise ValueError(
                 "a token key must have at least 32 bytes, and the active one must exist"
             )
-        self._keys = dict(keys)
+        #: Where signing begins with each key: to go on from there is faster than from the key.
+        self._begun = {key_id: _begun(key) for key_id, key in keys.items()}
         self._active = active
 
     def issue(self, tenant: str, token: HoldToken) -> str:
         """The text of a token, URL-safe, without padding."""
         body = bytes((token.kind, self._active)) + _pack(token)
-        signed = body + self._signature(self._active, tenant, body)
-        return base64.urlsafe_b64encode(signed).rstrip(b"=").decode()
+        return _encoded(body + self._signature(self._active, tenant, body))
 
     def read(self, tenant: str, text: str) -> HoldToken | None:
         """What a token says, or None when it is malformed, forged or another tenant's."""
@@ -82,55 +95,68 @@ class TokenSigner:
         if raw is None or len(raw) < 2 + HOLD_ID_BYTES + SIGNATURE_BYTES:
             return None
         body, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
-        if body[1] not in self._keys:
+        if body[1] not in self._begun:
             return None
         if not hmac.compare_digest(signature, self._signature(body[1], tenant, body)):
             return None
         return _unpack(body)
 
     def _signature(self, key_id: int, tenant: str, body: bytes) -> bytes:
-        message = struct.pack(">H", len(tenant)) + tenant.encode() + body
-        return hmac.digest(self._keys[key_id], message, hashlib.sha256)[:SIGNATURE_BYTES]
+        made = self._begun[key_id].copy()
+        made.update(_text(tenant) + body)
+        return made.digest()
+
+
+def _begun(key: bytes) -> blake2b:
+    fitting = key if len(key) <= blake2b.MAX_KEY_SIZE else blake2b(key).digest()
+    return blake2b(key=fitting, digest_size=SIGNATURE_BYTES)
 
 
 def _decoded(text: str) -> bytes | None:
     if not text or len(text) > TOKEN_CHARACTERS_MAX or not text.isascii():
         return None
     try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
+        raw = a2b_base64(text.encode().translate(_FROM_URL) + b"=" * (-len(text) % 4))
+    except Error:
         return None
-    # One token has one spelling: unused bits of the last character must be zero.
-    return raw if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() == text else None
+    # One token has one spelling: what cannot be in it was left out, and its unused bits are zero.
+    return raw if _encoded(raw) == text else None
 
 
-def _text(value: str) -> bytes:
-    raw = value.encode()
+def _encoded(raw: bytes) -> str:
+    return b2a_base64(raw, newline=False).rstrip(b"=").translate(_TO_URL).decode()
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
     return bytes((len(raw),)) + raw
 
 
 def _pack(token: HoldToken) -> bytes:
     account = "" if token.account == token.root else token.account
-    lines = b"".join(
-        _text(line.credit_type) + struct.pack(">Q", line.amount) for line in token.lines
-    )
-    return token.hold + _text(token.root) + _text(account) + _text(token.feature) + lines
+    names = _text(token.root) + _text(account) + _text(token.feature)
+    if not token.lines:
+        return token.hold + names
+    lines = (_text(line.credit_type) + struct.pack(">Q", line.amount) for line in token.lines)
+    return token.hold + names + b"".join(lines)
 
 
 def _unpack(body: bytes) -> HoldToken:
     """The signature has vouched for the layout, so nothing here can fail."""
-    hold, rest = body[2 : 2 + HOLD_ID_BYTES], body[2 + HOLD_ID_BYTES :]
-    root, rest = _take(rest)
-    account, rest = _take(rest)
-    feature, rest = _take(rest)
+    names = 2 + HOLD_ID_BYTES
+    root, place = _take(body, names)
+    account, place = _take(body, place)
+    feature, place = _take(body, place)
     lines = []
-    while rest:
-        credit_type, rest = _take(rest)
-        lines.append(Line(credit_type, struct.unpack(">Q", rest[:8])[0]))
-        rest = rest[8:]
-    return HoldToken(TokenKind(body[0]), root, account or root, hold, feature, tuple(lines))
+    while place < len(body):
+        credit_type, place = _take(body, place)
+        lines.append(Line(credit_type, struct.unpack_from(">Q", body, place)[0]))
+        place += 8
+    hold = body[2:names]
+    return HoldToken(_KINDS[body[0]], root, account or root, hold, feature, tuple(lines))
 
 
-def _take(raw: bytes) -> tuple[str, bytes]:
-    end = 1 + raw[0]
-    return raw[1:end].decode(), raw[end:]
+def _take(raw: bytes, place: int) -> tuple[str, int]:
+    """The text that begins at a place, and the place behind it."""
+    end = place + 1 + raw[place]
+    return raw[place + 1 : end].decode(), end

@@ -14,13 +14,15 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Protocol
+from enum import IntEnum
+from itertools import islice
+from typing import NamedTuple, Protocol
 
 import msgpack
 
 from holdfast_server import failpoint
 from holdfast_server.domain.operation import Operation
+from holdfast_server.domain.value import value
 from holdfast_server.engine.call_keys import CallKeys
 from holdfast_server.engine.claim import Claims
 from holdfast_server.engine.failures import internal
@@ -38,7 +40,7 @@ RETRY_AFTER_MS = 100
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Item:
     """An operation, the tree it is about, and where that is."""
 
@@ -48,7 +50,7 @@ class Item:
     partition: int
 
 
-class Flag(Enum):
+class Flag(IntEnum):
     """How an answer of apply.lua is to be read."""
 
     FRESH = 0
@@ -60,8 +62,7 @@ class Flag(Enum):
     STALE = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
+class Raw(NamedTuple):
     """A script's answer to one item: a flag (see apply.lua) and packed bytes."""
 
     flag: int
@@ -70,7 +71,7 @@ class Raw:
     epoch: int = 0
 
 
-_REUSED = Raw(Flag.REUSED.value, b"")
+_REUSED = Raw(Flag.REUSED, b"")
 
 
 class BatchRecorder(Protocol):
@@ -183,7 +184,7 @@ class Batcher:
             apart = self._calls.store.is_cluster
             answers = iter(await (self._decide_apart(batch) if apart else self._decide(items)))
         for submission in batch:
-            mine = [next(answers) for _ in submission.items]
+            mine = list(islice(answers, len(submission.items)))
             if not submission.done.done():
                 submission.done.set_result(mine)
 
@@ -238,14 +239,13 @@ class Batcher:
         keys, arguments = self._pack(items, claimed_since_ms)
         started = time.perf_counter()
         failpoint.hit("app.before_eval")
-        raw = await self._calls.store.run(self._calls.script, keys, arguments)
+        raw = await self._calls.store.run(self._calls.script, keys.names, arguments)
         failpoint.hit("app.after_eval")
         self._recorder.batch(len(items), time.perf_counter() - started)
         flat = msgpack.unpackb(raw, raw=True)
-        return [
-            Raw(flat[2 * i], flat[2 * i + 1], keys.epochs[item.partition])
-            for i, item in enumerate(items)
-        ]
+        epochs = [keys.epochs[item.partition] for item in items]
+        found = zip(flat[::2], flat[1::2], epochs, strict=True)
+        return [Raw(flag, answer, epoch) for flag, answer, epoch in found]
 
     def _header(
         self, epochs: Mapping[int, int], claims_start: int = 0, claimed_since_ms: int = 0

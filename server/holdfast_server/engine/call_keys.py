@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 from holdfast_server.domain.operation import CreateAccount, Operation
+from holdfast_server.domain.value import value
 from holdfast_server.engine.keys import CLAIM_KEYS, Keys
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Places:
     """1-based indexes into the call's partitions, trees, whereabouts and claim shards; 0: none."""
 
@@ -20,7 +17,7 @@ class Places:
     shard: int
 
 
-class CallKeys(Sequence[str]):
+class CallKeys:
     """The keys of partitions, then of trees, then whereabouts, then claim shards."""
 
     def __init__(self, keys: Keys) -> None:
@@ -33,7 +30,8 @@ class CallKeys(Sequence[str]):
         self._shards: dict[int, int] = {}
         self._tree_keys: list[str] = []
         self._whereabouts: list[str] = []
-        self._all: list[str] = []
+        #: All keys in order, once they are finished.
+        self.names: list[str] = []
 
     def place(self, operation: Operation, partition: int, root: str, digest: bytes) -> Places:
         """Declares what an operation touches. An empty digest claims nothing."""
@@ -70,24 +68,18 @@ class CallKeys(Sequence[str]):
     def finish(self) -> None:
         """Puts all keys in order. Nothing is declared afterwards."""
         for partition in self.partitions:
-            self._all += self._keys.partition_keys(partition, self.epochs[partition])
-        self._all += self._tree_keys + self._whereabouts
+            self.names += self._keys.partition_keys(partition, self.epochs[partition])
+        self.names += self._tree_keys + self._whereabouts
         for shard in self._shards:
-            self._all += self._keys.claim_keys(shard)
+            self.names += self._keys.claim_keys(shard)
 
     @property
     def claims_start(self) -> int:
         """How many keys stand before those of the claim shards."""
-        return len(self._all) - len(CLAIM_KEYS) * len(self._shards)
+        return len(self.names) - len(CLAIM_KEYS) * len(self._shards)
 
     def whereabouts_index(self, places: Places) -> int:
         """The 1-based index of a whereabouts key among all keys; 0 stays 0."""
         if not places.whereabouts:
             return 0
         return self.claims_start - len(self._whereabouts) + places.whereabouts
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._all[index]

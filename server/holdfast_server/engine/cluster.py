@@ -36,6 +36,7 @@ from holdfast_server.engine.store import (
     Store,
     execute,
     failure,
+    pack_call,
     refused,
 )
 from holdfast_server.errors import Reason
@@ -126,12 +127,12 @@ class ClusterStore(Store):
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """See `Store.run`. All keys MUST share a slot."""
-        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        call = pack_call(script, keys, arguments)
         async with self._free:
             node, asking = await self._node_of(keys[0]), False
             for _ in range(REDIRECTS_MAX):
                 try:
-                    return await self._call(node, script, command, asking=asking)
+                    return await self._call(node, script, call, asking=asking)
                 except MovedError as error:
                     await self._nodes.nodes_manager.move_slot(error)
                     node, asking = await self._node_of(keys[0]), False
@@ -189,13 +190,11 @@ class ClusterStore(Store):
             raise failure(Reason.STORE_UNAVAILABLE, error) from error
         return node
 
-    async def _call(
-        self, node: ClusterNode, script: Script, command: Sequence[Argument], *, asking: bool
-    ) -> Any:
+    async def _call(self, node: ClusterNode, script: Script, call: bytes, *, asking: bool) -> Any:
         connection = await self._connected(node)
         broken = True
         try:
-            answer = await execute(connection, script, command, asking=asking)
+            answer = await execute(connection, script, call, asking=asking)
             broken = False
             return answer
         except (AskError, TryAgainError):

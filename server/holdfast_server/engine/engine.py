@@ -8,7 +8,7 @@ whoever can ask the ledger (control/operations.py).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from holdfast_server.domain import operation as op
@@ -20,21 +20,28 @@ from holdfast_server.domain.policy import Enforcement
 from holdfast_server.domain.submit import Answer
 from holdfast_server.domain.token import HOLD_ID_BYTES, HoldToken, TokenKind, TokenSigner
 from holdfast_server.domain.twin.grants import RefundPlan
+from holdfast_server.domain.value import value
 from holdfast_server.engine import failures
 from holdfast_server.engine.accounts import AccountReader, HoldCursor, HoldPage
 from holdfast_server.engine.batcher import Batcher, Flag, Item, Raw
-from holdfast_server.engine.directory import Directory
+from holdfast_server.engine.directory import Directory, Name
 from holdfast_server.engine.fingerprint import first_difference
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import Facts
 from holdfast_server.engine.unpack import Place, unpack_failure, unpack_last_seq, unpack_reply
 from holdfast_server.errors import HoldfastError, Reason
 
+#: Operations by what they need: those that spend, those that settle a hold, and all that are
+#: prepared without asking anybody.
+_SPENDING = (op.Reserve, op.Burn)
+_SETTLING = (op.Commit, op.Release, op.Extend)
+_HOT = (*_SPENDING, *_SETTLING, op.GetBalance)
+
 #: How often an update without an expected version is tried against concurrent updates.
 UPDATE_ATTEMPTS_MAX = 5
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NeedsLedger:
     """The hot store cannot answer alone: look up the key, the hold, or read the burns again."""
 
@@ -43,7 +50,7 @@ class NeedsLedger:
     token: HoldToken | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Request:
     """An operation with what the ledger said about it, if it was asked."""
 
@@ -85,27 +92,34 @@ class Engine:
     ) -> list[Answer | NeedsLedger]:
         """Answers every request, in order; see `Submitter.submit`."""
         try:
-            roots = await self._roots([request.operation for request in requests])
+            roots = await self._roots(requests)
         except HoldfastError as error:
             return [error for _ in requests]
-        prepared = [await self._prepare(caller, request, roots) for request in requests]
+        prepared = [
+            self._hot(caller, request, roots)
+            if isinstance(request.operation, _HOT)
+            else await self._prepare(caller, request, roots)
+            for request in requests
+        ]
         items = [item for item in prepared if isinstance(item, Item)]
         raws = iter(await self._parts.batcher.submit(items) if items else ())
-        answers = []
-        for item in prepared:
-            answers.append(self._read(item, next(raws)) if isinstance(item, Item) else item)
+        answers = [
+            self._read(item, next(raws)) if isinstance(item, Item) else item for item in prepared
+        ]
         return await self._again(caller, requests, answers)
 
-    async def _roots(self, operations: Sequence[Operation]) -> dict[tuple[str, str], str]:
-        directory = self._parts.directory
+    async def _roots(self, requests: Sequence[Request]) -> dict[Name, str]:
+        """The roots of accounts that this process does not remember."""
+        known = self._parts.directory.known
         names = [
             (operation.tenant, name)
-            for operation in operations
-            if (name := _asked_account(operation))
+            for request in requests
+            if (name := _asked_account(operation := request.operation))
+            and known(operation.tenant, name) is None
         ]
-        return await directory.find(name for name in names if directory.known(*name) is None)
+        return await self._parts.directory.find(names) if names else {}
 
-    def _root_of(self, operation: Operation, roots: dict[tuple[str, str], str]) -> str:
+    def _root_of(self, operation: Operation, roots: Mapping[Name, str]) -> str:
         if isinstance(operation, op.CreateAccount) and not operation.terms.parent:
             return operation.account
         if isinstance(operation, op.ExpireDue):
@@ -113,8 +127,18 @@ class Engine:
         name = (operation.tenant, _asked_account(operation))
         return self._parts.directory.known(*name) or roots.get(name, name[1])
 
+    def _hot(self, caller: Caller, request: Request, roots: Mapping[Name, str]) -> Item | Answer:
+        """What is sent for an operation that needs nobody to be asked before."""
+        operation = request.operation
+        if isinstance(operation, _SPENDING):
+            return self._spending(caller, request, operation, self._root_of(operation, roots))
+        if isinstance(operation, _SETTLING):
+            return self._settlement(caller, request, operation)
+        facts = Facts(caller, checked=request.checked)
+        return self._place(operation, facts, self._root_of(operation, roots))
+
     async def _prepare(
-        self, caller: Caller, request: Request, roots: dict[tuple[str, str], str]
+        self, caller: Caller, request: Request, roots: Mapping[Name, str]
     ) -> Item | Answer:
         try:
             return await self._item(caller, request, roots)
@@ -122,18 +146,14 @@ class Engine:
             return error
 
     async def _item(
-        self, caller: Caller, request: Request, roots: dict[tuple[str, str], str]
+        self, caller: Caller, request: Request, roots: Mapping[Name, str]
     ) -> Item | Answer:
         operation = request.operation
         facts = Facts(caller, refund=request.refund, checked=request.checked)
-        if isinstance(operation, op.Commit | op.Release | op.Extend):
-            return self._settlement(operation, facts)
         if isinstance(operation, op.Refund):
             assert request.refund is not None
             return self._place(operation, facts, await self._refund_root(operation, request.refund))
         root = self._root_of(operation, roots)
-        if isinstance(operation, op.Reserve | op.Burn):
-            return self._spending(operation, facts, root)
         if isinstance(operation, op.CreateAccount) and operation.terms.parent:
             # A name is claimed for good, so not for a place where no account can stand.
             await self._parts.accounts.check_parent(operation, root)
@@ -147,20 +167,25 @@ class Engine:
     def _place(self, operation: Operation, facts: Facts, root: str) -> Item:
         return Item(operation, facts, root, self._parts.keys.partition(operation.tenant, root))
 
-    def _settlement(self, operation: op.Commit | op.Release | op.Extend, facts: Facts) -> Item:
+    def _settlement(
+        self, caller: Caller, request: Request, operation: op.Commit | op.Release | op.Extend
+    ) -> Item | Answer:
         token = self._parts.signer.read(operation.tenant, operation.hold)
         if token is None or token.kind is not TokenKind.HELD:
-            raise failures.failed(Reason.HOLD_NOT_FOUND, {})
-        return self._place(operation, dataclasses.replace(facts, token=token), token.root)
+            return failures.failed(Reason.HOLD_NOT_FOUND, {})
+        facts = Facts(caller, token=token, checked=request.checked)
+        return self._place(operation, facts, token.root)
 
-    def _spending(self, operation: op.Reserve | op.Burn, facts: Facts, root: str) -> Item | Answer:
+    def _spending(
+        self, caller: Caller, request: Request, operation: op.Reserve | op.Burn, root: str
+    ) -> Item | Answer:
         names = [line.credit_type for line in operation.lines]
         mode = self._parts.enforcement.mode(
             operation.tenant, operation.account, root, names, operation.feature
         )
         if mode is Mode.OFF:
             return self._bypassed(operation, root)
-        return self._place(operation, dataclasses.replace(facts, mode=mode), root)
+        return self._place(operation, Facts(caller, mode, checked=request.checked), root)
 
     def _bypassed(self, operation: op.Reserve | op.Burn, root: str) -> Answer:
         """Mode OFF: nothing is evaluated or booked, nor will a settlement book anything."""
@@ -201,14 +226,13 @@ class Engine:
     def _read(self, item: Item, raw: Raw | HoldfastError) -> Answer | NeedsLedger:
         if isinstance(raw, HoldfastError):
             return raw
-        flag = Flag(raw.flag)
-        if flag in (Flag.FRESH, Flag.REPLAYED):
-            return self._reply(item, raw, flag is Flag.REPLAYED)
-        if flag is Flag.FAILED:
+        if raw.flag <= Flag.REPLAYED:
+            return self._reply(item, raw, raw.flag == Flag.REPLAYED)
+        if raw.flag == Flag.FAILED:
             return self._failed(item, raw)
-        if flag is Flag.REUSED:
+        if raw.flag == Flag.REUSED:
             return failures.key_reused(first_difference(item.operation, raw.answer))
-        return NeedsLedger(flag, item.facts.token)
+        return NeedsLedger(Flag(raw.flag), item.facts.token)
 
     def _reply(self, item: Item, raw: Raw, replayed: bool) -> rp.Reply:
         self._learn(item)
@@ -246,8 +270,9 @@ class Engine:
         return self._parts.signer.read(operation.tenant, operation.hold)
 
     def _learn(self, item: Item) -> None:
+        """Remembers the tree of an account that is now known to exist."""
         account = getattr(item.operation, "account", "")
-        if account:
+        if account and self._parts.directory.known(item.operation.tenant, account) != item.root:
             self._parts.directory.learn(item.operation.tenant, account, item.root)
 
     async def _again(
@@ -255,14 +280,19 @@ class Engine:
     ) -> list[Answer | NeedsLedger]:
         """Tries an update again that met another one, unless the caller named a version."""
         for index, request in enumerate(requests):
-            attempts = 1
-            while (
-                _met_another(request.operation, answers[index]) and attempts < UPDATE_ATTEMPTS_MAX
-            ):
-                item = await self._prepare(caller, request, {})
-                answers[index] = await self._one(item) if isinstance(item, Item) else item
-                attempts += 1
+            if isinstance(request.operation, op.UpdateAccount):
+                answers[index] = await self._updated(caller, request, answers[index])
         return answers
+
+    async def _updated(
+        self, caller: Caller, request: Request, answer: Answer | NeedsLedger
+    ) -> Answer | NeedsLedger:
+        for _ in range(1, UPDATE_ATTEMPTS_MAX):
+            if not _met_another(request.operation, answer):
+                break
+            item = await self._prepare(caller, request, {})
+            answer = await self._one(item) if isinstance(item, Item) else item
+        return answer
 
     async def _one(self, item: Item) -> Answer | NeedsLedger:
         return self._read(item, (await self._parts.batcher.submit([item]))[0])

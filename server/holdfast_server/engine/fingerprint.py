@@ -6,30 +6,64 @@ operation's fields, so that the first field that differs can be named without st
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from hashlib import blake2b
-from typing import get_args
+from operator import attrgetter
+from struct import Struct
+from typing import Any, Final, get_args
+from zlib import crc32
 
 import msgpack
 
-from holdfast_server.domain.operation import Operation
+from holdfast_server.domain.operation import (
+    AccountTerms,
+    CommitLine,
+    GrantTerms,
+    Limit,
+    Line,
+    Operation,
+    RefundLine,
+)
 
-_WHOLE_BYTES = 16
-_FIELD_BYTES = 2
-_UUID_DIGITS = 32
+_WHOLE_BYTES: Final = 16
+_MARK_BYTES: Final = 2
+_MARK_MASK: Final = 0xFFFF
+_UUID_DIGITS: Final = 32
+#: Bits of a UUIDv7 below its time.
+_BITS_BELOW_TIME: Final = 80
 
 #: Not content: the scope and the key itself, and how long the caller wants to wait.
-_SCOPE = frozenset({"tenant", "key", "durability"})
+_SCOPE: Final = frozenset({"tenant", "key", "durability"})
 
 #: Where a field is called otherwise in the proto.
-_PROTO_NAMES = {"hold": "hold_id", "fields": "update_mask"}
+_PROTO_NAMES: Final = {"hold": "hold_id", "fields": "update_mask"}
+
+_Getter = Callable[[Any], Any]
 
 #: The fields of each operation that are its content.
-_CONTENT: Mapping[type, tuple[str, ...]] = {
+_CONTENT: Final[Mapping[type, tuple[str, ...]]] = {
     kind: tuple(field.name for field in fields(kind) if field.name not in _SCOPE)
     for kind in get_args(Operation)
+}
+
+
+def _getter(names: tuple[str, ...]) -> _Getter:
+    """Reads fields as a tuple, also where there is only one."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    one = attrgetter(names[0])
+    return lambda owner: (one(owner),)
+
+
+_VALUES: Final[Mapping[type, _Getter]] = {kind: _getter(names) for kind, names in _CONTENT.items()}
+_MARKS: Final[Mapping[type, Struct]] = {
+    kind: Struct(f">{len(names)}H") for kind, names in _CONTENT.items()
+}
+#: The same for what stands inside of fields.
+_PARTS: Final[Mapping[type, _Getter]] = {
+    kind: _getter(tuple(field.name for field in fields(kind)))
+    for kind in (Line, CommitLine, RefundLine, AccountTerms, GrantTerms, Limit)
 }
 
 
@@ -45,16 +79,17 @@ def key_time_ms(key: str) -> int:
     if len(digits) != _UUID_DIGITS or digits[12] != "7" or digits[16] not in "89abAB":
         return 0
     try:
-        return int(digits[:12], 16) if int(digits, 16) else 0
+        return int(digits, 16) >> _BITS_BELOW_TIME
     except ValueError:
         return 0
 
 
 def fingerprint(operation: Operation) -> bytes:
     """The content of an operation, as described above."""
-    parts = [_packed(getattr(operation, name)) for name in _CONTENT[type(operation)]]
-    whole = blake2b(b"".join(parts), digest_size=_WHOLE_BYTES).digest()
-    return whole + b"".join(zlib.crc32(part).to_bytes(4, "big")[:_FIELD_BYTES] for part in parts)
+    kind = type(operation)
+    values = [_sorted(value) for value in _VALUES[kind](operation)]
+    whole = blake2b(_packed(values), digest_size=_WHOLE_BYTES).digest()
+    return whole + _MARKS[kind].pack(*map(_mark, values))
 
 
 def first_difference(operation: Operation, stored: bytes) -> str:
@@ -63,33 +98,42 @@ def first_difference(operation: Operation, stored: bytes) -> str:
     An empty one stands for a key that was used in another partition: for another account or hold,
     which is always the first field.
     """
+    names = _CONTENT[type(operation)]
     if not stored:
-        first = _CONTENT[type(operation)][0]
-        return _PROTO_NAMES.get(first, first)
+        return _PROTO_NAMES.get(names[0], names[0])
     mine = fingerprint(operation)
-    for index, name in enumerate(_CONTENT[type(operation)]):
-        start = _WHOLE_BYTES + index * _FIELD_BYTES
-        if mine[start : start + _FIELD_BYTES] != stored[start : start + _FIELD_BYTES]:
+    for index, name in enumerate(names):
+        start = _WHOLE_BYTES + index * _MARK_BYTES
+        if mine[start : start + _MARK_BYTES] != stored[start : start + _MARK_BYTES]:
             return _PROTO_NAMES.get(name, name)
     return "content"
 
 
+def _mark(value: object) -> int:
+    """16 bits that tell one value of a field from most others; 0 for what is empty."""
+    if not value:
+        return 0
+    if isinstance(value, int) and 0 < value <= _MARK_MASK:
+        return value
+    return crc32(value.encode() if isinstance(value, str) else _packed(value)) & _MARK_MASK
+
+
 def _packed(value: object) -> bytes:
-    packed: bytes = _PACKER.pack(_sorted(value))
+    packed: bytes = _PACKER.pack(value)
     return packed
 
 
 def _sorted(value: object) -> object:
     """A map as a list of pairs, since maps have no order that could be relied on."""
-    return sorted(value.items()) if isinstance(value, Mapping) else value
+    return sorted(value.items()) if isinstance(value, dict) else value
 
 
 def _plain(value: object) -> object:
     """Dataclasses and sets as lists, in an order that does not depend on the process."""
     if isinstance(value, frozenset):
         return sorted(value)
-    return [_sorted(getattr(value, field.name)) for field in fields(value)]  # type: ignore[arg-type]
+    return [_sorted(part) for part in _PARTS[type(value)](value)]
 
 
 # One packer for all: making one takes longer than packing a value. For one thread only.
-_PACKER = msgpack.Packer(default=_plain)
+_PACKER: Final = msgpack.Packer(default=_plain)

@@ -38,7 +38,9 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 
+from holdfast_server.domain.bounds import PARTITIONS_MAX
 from holdfast_server.domain.epoch import Epochs
 
 #: Says which deployment the store belongs to. The one key without a partition.
@@ -105,8 +107,7 @@ class Keys:
         """The keys that every script call on a partition declares, in the order of
         `lib/partition.lua`.
         """
-        prefix = self.prefix(partition, epoch)
-        return [prefix + name for name in PARTITION_KEYS]
+        return [*_partition_keys(self.prefix(partition, epoch))]
 
     def tree_keys(self, partition: int, epoch: int, tenant: str, root: str) -> list[str]:
         """The keys of one tree, in the order of `lib/tree.lua`."""
@@ -125,6 +126,11 @@ class Keys:
         """Where the root of an account is written down."""
         partition = self.partition(tenant, account)
         return f"{self.prefix(partition, self.epoch(partition))}w:{tenant}/{account}"
+
+
+@lru_cache(maxsize=PARTITIONS_MAX)
+def _partition_keys(prefix: str) -> list[str]:
+    return [prefix + name for name in PARTITION_KEYS]
 
 
 def parse_tree_key(key: str) -> TreeName | None:

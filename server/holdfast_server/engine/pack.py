@@ -9,7 +9,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgpack
@@ -18,6 +17,7 @@ from holdfast_server.domain import operation as op
 from holdfast_server.domain.operation import Caller, Operation
 from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
+from holdfast_server.domain.value import value
 from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine.call_keys import Places
 from holdfast_server.engine.fingerprint import fingerprint, key_digest, key_time_ms
@@ -46,10 +46,15 @@ PROTECTED = frozenset(CODES) - {op.Reserve, op.GetBalance, op.ExpireDue}
 #: One for all: making one takes longer than packing a context. For one thread only.
 _PACKER = msgpack.Packer()
 
+#: Operations by what they carry: no key; feature and labels; more than their entries show.
+_KEYLESS = (op.GetBalance, op.ExpireDue)
+_REQUESTS = (op.Reserve, op.Burn, op.BookUnenforced)
+_DETAILED = (op.Grant, op.CreateAccount, op.UpdateAccount, op.Refund)
+
 _SOURCES = {"debt": "D", "unenforced": "U"}
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Facts:
     """What an operation needs beyond its own content."""
 
@@ -74,53 +79,76 @@ def method_of(operation: Operation) -> str:
 
 def digest_of(operation: Operation) -> bytes:
     """The digest of an operation's idempotency key; empty when it has none."""
-    key = getattr(operation, "key", "")
-    return key_digest(operation.tenant, method_of(operation), key) if key else b""
+    if isinstance(operation, _KEYLESS) or not operation.key:
+        return b""
+    return key_digest(operation.tenant, method_of(operation), operation.key)
 
 
 def pack_operation(
     operation: Operation, facts: Facts, digest: bytes, places: Places, whereabouts: int
 ) -> list[Any]:
     """The list for one operation. `whereabouts` is the index of a key, or 0."""
-    own = _PACKERS[type(operation)](operation, facts)
-    if isinstance(operation, op.CreateAccount):
-        own.append(whereabouts)
+    kind = type(operation)
+    key = "" if isinstance(operation, _KEYLESS) else operation.key
     print_of = fingerprint(operation) if digest else b""
-    return [
-        CODES[type(operation)],
+    own = _PACKERS[kind](operation, facts)
+    row = [
+        CODES[kind],
         places.partition,
         places.tree,
         operation.tenant,
         digest,
         print_of,
-        key_time_ms(getattr(operation, "key", "")),
+        key_time_ms(key),
         int(facts.checked),
-        int(type(operation) in PROTECTED),
-        _context(operation, facts, print_of, own),
-        *own,
+        int(kind in PROTECTED),
+        _context(operation, facts, key, print_of, own),
     ]
+    row += own
+    if kind is op.CreateAccount:
+        row.append(whereabouts)
+    return row
 
 
-def _context(operation: Operation, facts: Facts, print_of: bytes, own: list[Any]) -> bytes:
+def _context(
+    operation: Operation, facts: Facts, key: str, print_of: bytes, own: list[Any]
+) -> bytes:
     """See `domain.entry.Context`."""
     caller = facts.caller
-    feature = getattr(operation, "feature", "") or (facts.token.feature if facts.token else "")
-    reason = getattr(operation, "reason", "") or getattr(operation, "reason_code", "")
+    feature, labels, reason = _said(operation, facts)
+    detail = _detail(operation, facts, own) if isinstance(operation, _DETAILED) else {}
     packed: bytes = _PACKER.pack(
-        [
+        (
             method_of(operation),
-            getattr(operation, "key", ""),
+            key,
             print_of,
             feature,
-            dict(getattr(operation, "labels", None) or {}),
+            labels,
             caller.subject,
             caller.trace_id,
             caller.span_id,
             reason,
-            _detail(operation, facts, own),
-        ]
+            detail,
+        )
     )
     return packed
+
+
+def _said(operation: Operation, facts: Facts) -> tuple[str, Mapping[str, str], str]:
+    """Feature, labels and reason, as far as an operation has them."""
+    if isinstance(operation, _REQUESTS):
+        return operation.feature, operation.labels, ""
+    if isinstance(operation, op.Commit):
+        return _feature(facts), operation.labels, ""
+    if isinstance(operation, op.Release):
+        return _feature(facts), {}, operation.reason
+    if isinstance(operation, (op.Refund, op.Revoke)):
+        return "", {}, operation.reason_code
+    return "", {}, ""
+
+
+def _feature(facts: Facts) -> str:
+    return facts.token.feature if facts.token else ""
 
 
 def _detail(operation: Operation, facts: Facts, own: list[Any]) -> dict[str, Any]:

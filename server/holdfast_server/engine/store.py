@@ -128,7 +128,7 @@ class Store:
 
         Raises `HoldfastError` (see the module) or `ScriptFault`.
         """
-        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        command = pack_call(script, keys, arguments)
         connection = await self._connect()
         broken = True
         try:
@@ -208,27 +208,40 @@ def _pool(address: Address) -> redis.BlockingConnectionPool:
     return redis.BlockingConnectionPool.from_url(address.url, **_POOL, **_CONNECTION)
 
 
+def pack_call(script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> bytes:
+    """A script call as it goes over the wire. The driver takes ten times as long for so many keys,
+    which are ASCII.
+    """
+    head = f"*{3 + len(keys) + len(arguments)}\r\n$7\r\nEVALSHA\r\n$40\r\n{script.sha}\r\n"
+    count = str(len(keys))
+    texts = "".join([f"${len(text)}\r\n{text}\r\n" for text in (count, *keys)])
+    parts = [(head + texts).encode("ascii")]
+    for argument in arguments:
+        raw = argument if isinstance(argument, bytes) else str(argument).encode()
+        parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
+    return b"".join(parts)
+
+
 async def execute(
-    connection: Connection, script: Script, command: Sequence[Argument], *, asking: bool = False
+    connection: Connection, script: Script, call: bytes, *, asking: bool = False
 ) -> Any:
     """Runs a script on one connection, loading it where the server forgot it.
 
     `asking`: the slot of its keys is on its way to this server.
     """
     try:
-        return await _call(connection, command, asking=asking)
+        return await _execute(connection, call, asking=asking)
     except NoScriptError:
-        await _call(connection, ("SCRIPT", "LOAD", script.text))
-        return await _call(connection, command, asking=asking)
+        await connection.send_command("SCRIPT", "LOAD", script.text)
+        await connection.read_response()
+        return await _execute(connection, call, asking=asking)
 
 
-async def _call(
-    connection: Connection, command: Sequence[Argument], *, asking: bool = False
-) -> Any:
+async def _execute(connection: Connection, call: bytes, *, asking: bool) -> Any:
     if asking:
         await connection.send_command("ASKING")
         await connection.read_response()
-    await connection.send_command(*command)
+    await connection.send_packed_command(call)
     return await connection.read_response()
 
 

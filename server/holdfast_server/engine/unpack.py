@@ -6,8 +6,7 @@ Everything arrives as bytes, integers and lists; an empty Lua table may arrive a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -16,15 +15,23 @@ from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import transaction_id
 from holdfast_server.domain.operation import Mode, Operation
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
+from holdfast_server.domain.value import value
 from holdfast_server.errors import Reason
 
 #: Where a decided operation's answer has its warnings, and what its own file lists.
 WARNINGS, OWN = 8, 9
+#: Decisions of which there is nothing more to say, as most of them are.
+_BARE: Final[Mapping[tuple[int, int], rp.Decision]] = {
+    (outcome.value, mode.value): rp.Decision(outcome, mode)
+    for outcome in (rp.Outcome.GRANTED, rp.Outcome.GRANTED_PARTIAL)
+    for mode in Mode
+}
+_HOLD_STATES: Final = {state.value: state for state in rp.HoldState}
 #: Values of a line of a hold, of a settled line before its shares, of a share.
 _HELD_VALUES, _SETTLED_VALUES, _SHARE_VALUES = 6, 8, 6
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Place:
     """Where an operation was decided: what the script does not need to repeat."""
 
@@ -64,6 +71,9 @@ def _applied(fields: list[Any], place: Place) -> rp.Applied:
 def _decision(fields: list[Any]) -> rp.Decision:
     """What every decided operation answers in the same places (see `apply.lua`)."""
     outcome, mode, reason, retry_ms, shortfalls, limit = fields[2:WARNINGS]
+    bare = _BARE.get((outcome, mode))
+    if bare and not (reason or retry_ms or shortfalls or limit):
+        return bare
     return rp.Decision(
         rp.Outcome(outcome),
         Mode(mode),
@@ -138,7 +148,7 @@ def _commit(
     return rp.CommitReply(
         _decision(fields),
         applied,
-        rp.HoldState(state),
+        _HOLD_STATES[state],
         _settled(lines),
         bool(late),
         expires_ms,
