@@ -103,44 +103,32 @@ class AsyncConnection:
         if bypass is not None:
             return bypass.answer
         try:
-            if self._session and self._knows_sessions and isinstance(call, Operation):
-                answer: T = await self._ask(self._session, call)
-                return answer
-            return await self._call(call)
+            return await self._attempt(call)
         except Unsupported:
             self._knows_sessions = False
             return await self._send(call)
         except Unreachable as error:
             return self._core.bypass_after(call, error)
 
-    async def _ask(self, session: Session, call: Operation[T]) -> T:
-        """Sends an operation over the stream that all share."""
-        request, traceparent = self._core.message(call), self._core.traceparent()
-
-        async def once(timeout_s: float) -> T:
-            return call.read_result(await session.ask(call.item, request, timeout_s, traceparent))
-
-        return await self._attempt(call, once)
-
-    async def _call(self, call: Call[T]) -> T:
-        """Sends a call of its own."""
-        request = self._core.request(call)
-
-        async def once(timeout_s: float) -> T:
-            metadata = self._core.metadata()
-            return call.read(await self._transport.send(call.path, request, timeout_s, metadata))
-
-        return await self._attempt(call, once)
-
-    async def _attempt(self, call: Call[T], once: Callable[[float], Awaitable[T]]) -> T:
+    async def _attempt(self, call: Call[T]) -> T:
         """Tries until it is answered, or trying again is no use."""
-        attempts = self._core.attempts(call)
+        request, attempts = self._core.request(call), self._core.attempts(call)
         while True:
             try:
-                return await once(attempts.timeout_s())
+                return await self._once(call, request, attempts.timeout_s())
             except HoldfastError as error:
                 wait_s = attempts.wait_s(error)
             await asyncio.sleep(wait_s)
+
+    def _once(self, call: Call[T], request: bytes, timeout_s: float) -> Awaitable[T]:
+        """Over the stream that all share, or as a call of its own."""
+        if self._session and self._knows_sessions and isinstance(call, Operation):
+            return self._session.ask(call, request, timeout_s, self._core.traceparent())
+        return self._call(call, request, timeout_s)
+
+    async def _call(self, call: Call[T], request: bytes, timeout_s: float) -> T:
+        metadata = self._core.metadata()
+        return call.read(await self._transport.send(call.path, request, timeout_s, metadata))
 
     async def _pages(self, page: Callable[[str], Call[Page[T]]]) -> AsyncIterator[T]:
         token = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -42,7 +42,7 @@ class Bypass(Generic[T_co]):
     unbooked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call(Generic[T_co]):
     """One call. Sending the same object twice sends the same idempotency key twice."""
 
@@ -54,21 +54,45 @@ class Call(Generic[T_co]):
     timeout_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Operation(Call[T_co]):
-    """A call that can also travel in a batch, under the name `item`."""
+class Kind(Generic[T_co]):
+    """What all operations of one method have in common."""
 
-    item: str = ""
-    read_item: Callable[[Any], T_co] | None = None
+    def __init__(self, method: str, response: type[M], read: Callable[[M], T_co]) -> None:
+        """`read` makes the result of the method's `response`."""
+        self.path = BALANCE + method
+        #: Its name in `BatchItem` and `BatchResult`, and its number there.
+        self.item = method.lower()
+        self.number = pb.BatchItem.DESCRIPTOR.fields_by_name[self.item].number
+        self.read: Callable[[Any], T_co] = read
+        self.decode = decoder(response, read)
+
+    def operation(
+        self,
+        build: Callable[[Defaults], Message],
+        bypass: Bypass[T_co] | None = None,
+        durability: Durability = Durability.UNSPECIFIED,
+    ) -> Operation[T_co]:
+        """One operation of this kind; `durability` is what it asks for, or always has."""
+        is_slow = durability == Durability.LEDGER
+        return Operation(self.path, build, self.decode, bypass, kind=self, is_slow=is_slow)
+
+
+@dataclass(slots=True)
+class Operation(Call[T_co]):
+    """A call that can also travel with others, in a batch or a session. Made by `Kind`."""
+
+    kind: Kind[T_co] = field(kw_only=True)
+    #: Whether it is answered later than others: when the ledger has it.
+    is_slow: bool = field(kw_only=True)
 
     def read_result(self, result: pb.BatchResult) -> T_co:
         """The operation's own answer among the answers of many. Raises its error."""
-        kind = result.WhichOneof("result")
-        if kind == "error":
+        item = result.WhichOneof("result")
+        if item == "error":
             raise read_item_error(result.error)
-        if kind != self.item or self.read_item is None:
+        if item != self.kind.item:
             raise InternalError("the server answered another kind of operation than was sent")
-        return self.read_item(getattr(result, kind))
+        return self.kind.read(getattr(result, item))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +167,7 @@ def batch(operations: Sequence[Operation[Any]]) -> Call[list[Any]]:
     """All of `operations` in one call; each is answered by its own result or error."""
 
     def build(defaults: Defaults) -> pb.BatchRequest:
-        items = [{operation.item: operation.build(defaults)} for operation in operations]
+        items = [{operation.kind.item: operation.build(defaults)} for operation in operations]
         return pb.BatchRequest(items=[pb.BatchItem(**cast(dict[str, Any], item)) for item in items])
 
     def read(message: pb.BatchResponse) -> list[Any]:

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from google.protobuf.message import Message
-
 from holdfast import results
 from holdfast._calls import Amounts, Bypass, Call, Defaults, Operation, T, lines_of
 from holdfast._channel import Endpoint, Metadata, Tls
@@ -73,12 +71,8 @@ class Core:
 
     def request(self, call: Call[Any]) -> bytes:
         """The bytes of a request. Raises InvalidRequest for a number that no message can carry."""
-        return self.message(call).SerializeToString()
-
-    def message(self, call: Call[Any]) -> Message:
-        """A request. Raises InvalidRequest for a number that no message can carry."""
         try:
-            return call.build(self._defaults)
+            return call.build(self._defaults).SerializeToString()
         except ValueError as error:
             raise InvalidRequest(str(error), reason="FIELD_INVALID") from error
 

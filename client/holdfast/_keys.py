@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 
 _RANDOM_BYTES = 10
 
@@ -19,4 +18,5 @@ def uuid7(now_ms: int, random: bytes) -> str:
     value = (now_ms & (1 << 48) - 1) << 80 | int.from_bytes(random)
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=value))
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,7 +1,10 @@
 """Many concurrent calls over one stream: the client's side of `BalanceService.Session`.
 
 Operations wait in a queue. Whatever waits is sent in one message as soon as the stream has room:
-under load messages grow by themselves, and a lone operation leaves at once. There is no timer.
+under load messages grow by themselves, and a lone operation leaves at once. There is no timer but
+the one for deadlines. A queue without room to send waits: each operation has a caller that waits
+with it, so that the queue is never longer than there are callers, and who waits for too long or
+gives up leaves it at once.
 
 A stream that breaks fails what was sent on it with an error after which whoever asked sends it
 again, under the same key, on the next stream. What was not sent yet just goes there.
@@ -10,15 +13,18 @@ again, under the same key, on the next stream. What was not sent yet just goes t
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import chain, count
 
-from google.protobuf.message import Message
-
+from holdfast._calls import Operation, T
 from holdfast._channel import Endpoint, Metadata
-from holdfast._stream import Asked, Stream
-from holdfast.errors import FailedPrecondition, ResourceExhausted
+from holdfast._frames import write_item
+from holdfast._stream import Answer, Asked, Stream
+from holdfast._watch import Watch
+from holdfast.errors import FailedPrecondition
 from holdfast.v1 import balance_service_pb2 as pb
 
 #: Operations in one message: what the server takes.
@@ -26,8 +32,6 @@ MESSAGE_OPERATIONS_MAX = 1_000
 #: Up to so many leave together whatever waits. More are shared among the messages that may still be
 #: sent, so that client, server and store work at the same time and not by turns.
 MESSAGE_OPERATIONS_SHARED = 64
-#: Operations that may wait to be sent. Beyond that, callers are told so.
-QUEUE_MAX = 100_000
 
 
 class Session:
@@ -37,53 +41,75 @@ class Session:
         """`metadata` is called for every stream that is opened."""
         self._endpoint = endpoint
         self._metadata = metadata
-        self._queue: deque[Asked] = deque()
+        #: Unique in all streams, so that an operation is written before it is known where it goes.
+        self._ids = count(1)
+        self._queue: OrderedDict[int, Asked] = OrderedDict()
         self._wanted = asyncio.Event()
+        self._watch = Watch(self._waiting)
         self._stream: Stream | None = None
         self._retiring: set[Stream] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pumping: asyncio.Task[None] | None = None
         self._is_closed = False
 
     async def ask(
-        self, kind: str, request: Message, timeout_s: float, traceparent: str | None
-    ) -> pb.BatchResult:
-        """The answer to one operation, which may be an error of its own.
-
-        `kind` is its name in `BatchItem`. Raises HoldfastError where there is no answer, and
+        self, operation: Operation[T], request: bytes, timeout_s: float, traceparent: str | None
+    ) -> T:
+        """The answer to an operation. Raises its error, HoldfastError where there is no answer, and
         `Unsupported` where the server knows no sessions.
         """
-        if self._is_closed:
-            raise closed()
-        loop = asyncio.get_running_loop()
-        if self._pumping is None:
-            self._pumping = loop.create_task(self._pump())
-        if self._pumping.get_loop() is not loop:
-            raise unusable("a client belongs to the event loop of its first call; make another")
-        if len(self._queue) >= QUEUE_MAX:
-            raise ResourceExhausted("too many calls wait in this client", result_unknown=False)
-        asked = Asked(kind, request, traceparent)
-        self._queue.append(asked)
-        self._wanted.set()
-        timer = loop.call_later(timeout_s, asked.expire)
+        answer: asyncio.Future[pb.BatchResult] = asyncio.get_running_loop().create_future()
+        asked = self.write(answer, operation, request, timeout_s, traceparent)
+        self.put(asked)
         try:
-            return await asked.answer
+            result = await answer
         except asyncio.CancelledError:
             asked.withdraw()
             raise
-        finally:
-            timer.cancel()
+        return operation.read_result(result)
+
+    def write(
+        self,
+        answer: Answer,
+        operation: Operation[T],
+        request: bytes,
+        timeout_s: float,
+        traceparent: str | None,
+    ) -> Asked:
+        """An operation as it is sent. In any thread."""
+        id = next(self._ids)
+        item = write_item(operation.kind.item, request, id, traceparent)
+        deadline_s = time.monotonic() + timeout_s
+        return Asked(answer, id, item, is_slow=operation.is_slow, deadline_s=deadline_s)
+
+    def put(self, asked: Asked) -> None:
+        """Sends it with the next message. Raises FailedPrecondition where that cannot be."""
+        if self._is_closed:
+            raise closed()
+        if self._loop is not asyncio.get_running_loop():
+            self._start()
+        asked.place = self._queue
+        self._queue[asked.id] = asked
+        self._wanted.set()
+        self._watch.add(asked.deadline_s)
 
     async def close(self) -> None:
         """Disconnects; calls under way fail."""
         self._is_closed = True
-        for asked in self._taken(len(self._queue)):
-            asked.fail(closed())
+        self._watch.cancel()
+        self._fail_queue(closed())
         if self._pumping is not None:
             self._pumping.cancel()
             with suppress(asyncio.CancelledError):
                 await self._pumping
-        for stream in [*self._retiring, *([self._stream] if self._stream else [])]:
+        for stream in self._streams():
             await stream.close()
+
+    def _start(self) -> None:
+        if self._loop is not None:
+            raise unusable("a client belongs to the event loop of its first call; make another")
+        self._loop = asyncio.get_running_loop()
+        self._pumping = self._loop.create_task(self._pump())
 
     async def _pump(self) -> None:
         while True:
@@ -92,8 +118,7 @@ class Session:
             while self._queue and (stream := self._current()) and stream.room > 0:
                 share = -(-len(self._queue) // stream.messages_left)
                 most = min(MESSAGE_OPERATIONS_MAX, max(MESSAGE_OPERATIONS_SHARED, share))
-                if batch := self._taken(min(stream.room, most)):
-                    await stream.send(batch)
+                await stream.send(self._taken(min(stream.room, most)))
 
     def _current(self) -> Stream | None:
         """The stream to send on; a new one where there is none that is open."""
@@ -106,18 +131,24 @@ class Session:
                 self._stream = Stream(self._endpoint, self._metadata(), self._wanted.set)
             except Exception as error:
                 # Whatever a token function raised is for those who asked, as in a single call.
-                for asked in self._taken(len(self._queue)):
-                    asked.fail(error)
+                self._fail_queue(error)
         return self._stream
 
     def _taken(self, most: int) -> list[Asked]:
-        """The operations that wait longest, without those that nobody waits for."""
-        batch: list[Asked] = []
-        while self._queue and len(batch) < most:
-            asked = self._queue.popleft()
-            if not asked.answer.done():
-                batch.append(asked)
-        return batch
+        """The operations that wait longest."""
+        return [self._queue.popitem(last=False)[1] for _ in range(min(most, len(self._queue)))]
+
+    def _fail_queue(self, error: Exception) -> None:
+        for asked in self._taken(len(self._queue)):
+            asked.fail(error)
+
+    def _streams(self) -> list[Stream]:
+        return [*self._retiring, *([self._stream] if self._stream else [])]
+
+    def _waiting(self) -> Iterable[Asked]:
+        """All operations without an answer."""
+        sent = (stream.unanswered.values() for stream in self._streams())
+        return chain(self._queue.values(), *sent)
 
 
 def closed() -> FailedPrecondition:

@@ -1,21 +1,61 @@
-"""A session for callers in any thread: an event loop of its own, in a thread of its own."""
+"""A session for callers in any thread: an event loop of its own, in a thread of its own.
+
+A caller writes its operation itself, hands it over and waits for a lock: the loop has no task and
+no future of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
-from google.protobuf.message import Message
-
+from holdfast._calls import Operation, T
 from holdfast._channel import Endpoint, Metadata
 from holdfast._session import Session, closed, unusable
+from holdfast._stream import Asked
+from holdfast.errors import HoldfastError, InternalError
 from holdfast.v1 import balance_service_pb2 as pb
 
-Done = TypeVar("Done")
+
+class Waiting:
+    """An answer for which a thread waits. One thread gives it, another takes it."""
+
+    __slots__ = ("_error", "_given", "_result")
+
+    def __init__(self) -> None:
+        self._result: pb.BatchResult | None = None
+        self._error: Exception | None = None
+        #: Free once there is an answer: nothing else that waits costs as little.
+        self._given = threading.Lock()
+        self._given.acquire()
+
+    def done(self) -> bool:
+        """Whether there is an answer."""
+        return self._result is not None or self._error is not None
+
+    def set_result(self, result: pb.BatchResult, /) -> None:
+        """Gives the answer, once."""
+        self._result = result
+        self._given.release()
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Gives an error in place of the answer."""
+        self._error = exception
+        self._given.release()
+
+    def wait(self) -> None:
+        """Waits until there is an answer."""
+        self._given.acquire()
+
+    def result(self) -> pb.BatchResult:
+        """The answer. Raises the error that was given in its place."""
+        if self._result is None:
+            raise self._error or InternalError("an answer was looked at before it was given")
+        return self._result
 
 
 class SessionThread:
@@ -29,13 +69,26 @@ class SessionThread:
         self._process = 0
         self._lock = threading.Lock()
         self._is_closed = False
+        #: What callers have handed over, at most one operation each, and whether the loop knows.
+        self._handed: deque[Asked] = deque()
+        self._is_told = False
 
     def ask(
-        self, kind: str, request: Message, timeout_s: float, traceparent: str | None
-    ) -> pb.BatchResult:
+        self, operation: Operation[T], request: bytes, timeout_s: float, traceparent: str | None
+    ) -> T:
         """See `Session.ask`."""
-        self._start()
-        return self._run(self._session.ask(kind, request, timeout_s, traceparent))
+        if self._process != os.getpid():
+            self._start()
+        answer = Waiting()
+        asked = self._session.write(answer, operation, request, timeout_s, traceparent)
+        self._hand_over(asked)
+        try:
+            answer.wait()
+        except BaseException:
+            # Such as an interrupt: nobody waits any more.
+            self._tell(asked.withdraw)
+            raise
+        return operation.read_result(answer.result())
 
     def close(self) -> None:
         """Disconnects; calls under way in other threads fail."""
@@ -44,34 +97,63 @@ class SessionThread:
         if was_closed or self._process not in {0, os.getpid()}:
             return
         if self._thread is not None:
-            self._run(self._shut())
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+            self._tell(self._loop.stop)
             self._thread.join()
         self._loop.close()
+        self._refuse()
 
     def _start(self) -> None:
         with self._lock:
             if self._is_closed:
                 raise closed()
+            if self._thread is not None and self._process != os.getpid():
+                raise unusable("a client that was used before a fork is no use after it")
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._loop.run_forever, name="holdfast-session", daemon=True
                 )
                 self._thread.start()
                 self._process = os.getpid()
-            if self._process != os.getpid():
-                raise unusable("a client that was used before a fork is no use after it")
+
+    def _hand_over(self, asked: Asked) -> None:
+        self._handed.append(asked)
+        if self._is_closed:
+            # Perhaps nobody comes to take it any more.
+            self._refuse()
+        elif not self._is_told:
+            self._is_told = True
+            self._tell(self._take)
+
+    def _tell(self, callback: Callable[[], None]) -> None:
+        """Lets the loop do something. One that has ended does not, and needs not."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
+
+    def _take(self) -> None:
+        """Puts what was handed over into the session. Who comes from now on must tell again."""
+        self._is_told = False
+        for asked in self._taken():
+            try:
+                self._session.put(asked)
+            except HoldfastError as error:
+                asked.fail(error)
+
+    def _refuse(self) -> None:
+        """Fails what was handed over too late."""
+        for asked in self._taken():
+            asked.fail(closed())
+
+    def _taken(self) -> Iterator[Asked]:
+        """What was handed over: each for one of the threads that look."""
+        with suppress(IndexError):
+            while True:
+                yield self._handed.popleft()
 
     async def _shut(self) -> None:
-        """Ends the session, and whoever still waits for something else, such as to ask again."""
+        """Ends the session, and what the connection has left to do."""
         await self._session.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-
-    def _run(self, work: Coroutine[Any, Any, Done]) -> Done:
-        try:
-            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-        except CancelledError:
-            raise closed() from None

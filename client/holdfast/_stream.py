@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import count
-from typing import Any
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from holdfast._channel import Endpoint, Metadata, connect_async, translate
-from holdfast.errors import HoldfastError, Unreachable
+from holdfast._frames import read_message, write_message
+from holdfast.errors import HoldfastError, InternalError, Unreachable
 from holdfast.v1 import balance_service_pb2 as pb
-from holdfast.v1 import types_pb2
 
 PATH = "/holdfast.v1.BalanceService/Session"
 #: Messages without any answer: while the server works on one, the next arrives.
@@ -30,35 +29,45 @@ RETIRE_TIMEOUT_S = 30.0
 
 #: How the transport names a stream that broke.
 _BROKEN = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL})
-_MEMORY = types_pb2.DURABILITY_MEMORY
 
 
 class Unsupported(Exception):
     """The server has no Session: call it singly."""
 
 
+class Answer(Protocol):
+    """What the caller of an operation waits for: a future, or the like of it for threads."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: pb.BatchResult, /) -> None: ...
+    def set_exception(self, exception: Exception, /) -> None: ...
+
+
 class Asked:
     """One operation, from the call to its answer."""
 
-    __slots__ = ("answer", "id", "is_slow", "kind", "request", "stream", "traceparent")
+    __slots__ = ("answer", "deadline_s", "id", "is_slow", "item", "place", "stream")
 
-    def __init__(self, kind: str, request: Message, traceparent: str | None) -> None:
-        self.kind = kind
-        self.request = request
-        self.traceparent = traceparent
-        #: Whether the server answers it later than others, when it will last.
-        self.is_slow = kind == "refund" or getattr(request, "durability", 0) > _MEMORY
-        self.answer: asyncio.Future[pb.BatchResult] = asyncio.get_running_loop().create_future()
-        #: Where and under which id it was sent; nowhere and 0 before.
+    def __init__(
+        self, answer: Answer, id: int, item: bytes, *, is_slow: bool, deadline_s: float
+    ) -> None:
+        """`item` is a `BatchItem` of this id, `deadline_s` a time of the monotone clock."""
+        self.answer = answer
+        self.id = id
+        self.item = item
+        #: Whether the server answers it later than others, when the ledger has it.
+        self.is_slow = is_slow
+        self.deadline_s = deadline_s
+        #: Where it waits: among those to be sent, or among those that were.
+        self.place: MutableMapping[int, Asked] = {}
+        #: What it was sent on.
         self.stream: Stream | None = None
-        self.id = 0
 
     def expire(self) -> None:
         """Its time is over."""
-        if self.answer.done():
-            return
+        self.withdraw()
         was_sent = self.stream is not None
-        self.answer.set_exception(Unreachable("no answer in time", result_unknown=was_sent))
+        self.fail(Unreachable("no answer in time", result_unknown=was_sent))
         if self.stream is not None:
             self.stream.suspect(self.id)
 
@@ -69,8 +78,7 @@ class Asked:
 
     def withdraw(self) -> None:
         """Nobody wants the answer."""
-        if self.stream is not None:
-            self.stream.unanswered.pop(self.id, None)
+        self.place.pop(self.id, None)
 
 
 class Stream:
@@ -78,14 +86,9 @@ class Stream:
 
     def __init__(self, endpoint: Endpoint, metadata: Metadata, changed: Callable[[], None]) -> None:
         self._channel = connect_async(endpoint)
-        method: Any = self._channel.stream_stream(
-            PATH, pb.SessionRequest.SerializeToString, pb.SessionResponse.FromString
-        )
-        self._call: aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse] = method(
-            metadata=metadata
-        )
+        method: Any = self._channel.stream_stream(PATH)
+        self._call: aio.StreamStreamCall[bytes, bytes] = method(metadata=metadata)
         self._changed = changed
-        self._ids = count(1)
         self.unanswered: dict[int, Asked] = {}
         #: Of each message that has no answer yet, the last id that is answered soon.
         self._messages: deque[int] = deque()
@@ -114,22 +117,20 @@ class Stream:
 
     async def send(self, batch: Sequence[Asked]) -> None:
         """Sends operations in one message. What goes wrong becomes their answer."""
-        message = pb.SessionRequest()
         for asked in batch:
-            asked.id, asked.stream = next(self._ids), self
+            asked.place, asked.stream = self.unanswered, self
             self.unanswered[asked.id] = asked
-            item = message.items.add(id=asked.id, traceparent=asked.traceparent)
-            getattr(item, asked.kind).CopyFrom(asked.request)
         soon = [asked.id for asked in batch if not asked.is_slow]
         if soon:
             self._messages.append(soon[-1])
+        message = write_message([asked.item for asked in batch])
         try:
             await self._write(message)
         except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError):
             # The stream has ended: whoever reads it learns why, and tells them all.
             self.is_open = False
 
-    async def _write(self, message: pb.SessionRequest) -> None:
+    async def _write(self, message: bytes) -> None:
         if self._first is not None:
             await self._call.write(message)
             return
@@ -144,7 +145,6 @@ class Stream:
 
     def suspect(self, id: int) -> None:
         """An operation was not answered in time. If nothing was since, the connection is dead."""
-        self.unanswered.pop(id, None)
         if id > self._newest_answered:
             self._call.cancel()
 
@@ -164,26 +164,30 @@ class Stream:
 
     async def _read(self) -> None:
         try:
-            response: Any
-            while (response := await self._call.read()) is not aio.EOF:
-                self._take(response)
+            message: Any
+            while (message := await self._call.read()) is not aio.EOF:
+                self._take(message)
             self._end(lambda: Unreachable("the server ended the stream"))
         except aio.AioRpcError as error:
             broken = error
             self._end(lambda: _why(broken))
         except asyncio.CancelledError:
             self._end(lambda: Unreachable("the stream was given up"))
+        except DecodeError:
+            self._end(lambda: InternalError("the server's answer is no valid message"))
         await self._channel.close()
 
-    def _take(self, response: pb.SessionResponse) -> None:
-        for result in response.results:
-            asked = self.unanswered.pop(result.id, None)
-            self._newest_answered = max(self._newest_answered, result.id)
+    def _take(self, message: bytes) -> None:
+        results, is_closing = read_message(message)
+        for result in results:
+            id = result.id
+            asked = self.unanswered.pop(id, None)
             if asked is not None and not asked.answer.done():
                 asked.answer.set_result(result)
+            self._newest_answered = max(self._newest_answered, id)
         while self._messages and self._messages[0] <= self._newest_answered:
             self._messages.popleft()
-        if response.closing:
+        if is_closing:
             self.retire()
         self._changed()
 

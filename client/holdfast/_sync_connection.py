@@ -103,44 +103,34 @@ class Connection:
         if bypass is not None:
             return bypass.answer
         try:
-            if self._session and self._knows_sessions and isinstance(call, Operation):
-                answer: T = self._ask(self._session, call)
-                return answer
-            return self._call(call)
+            return self._attempt(call)
         except Unsupported:
             self._knows_sessions = False
             return self._send(call)
         except Unreachable as error:
             return self._core.bypass_after(call, error)
 
-    def _ask(self, session: SessionThread, call: Operation[T]) -> T:
-        """Sends an operation over the stream that all share."""
-        request, traceparent = self._core.message(call), self._core.traceparent()
-
-        def once(timeout_s: float) -> T:
-            return call.read_result(session.ask(call.item, request, timeout_s, traceparent))
-
-        return self._attempt(call, once)
-
-    def _call(self, call: Call[T]) -> T:
-        """Sends a call of its own."""
-        request = self._core.request(call)
-
-        def once(timeout_s: float) -> T:
-            metadata = self._core.metadata()
-            return call.read(self._transport.send(call.path, request, timeout_s, metadata))
-
-        return self._attempt(call, once)
-
-    def _attempt(self, call: Call[T], once: Callable[[float], T]) -> T:
+    def _attempt(self, call: Call[T]) -> T:
         """Tries until it is answered, or trying again is no use."""
-        attempts = self._core.attempts(call)
+        request, attempts = self._core.request(call), self._core.attempts(call)
         while True:
             try:
-                return once(attempts.timeout_s())
+                return self._once(call, request, attempts.timeout_s())
             except HoldfastError as error:
                 wait_s = attempts.wait_s(error)
             time.sleep(wait_s)
+
+    def _once(self, call: Call[T], request: bytes, timeout_s: float) -> T:
+        """Over the stream that all share, or as a call of its own."""
+        if self._session and self._knows_sessions and isinstance(call, Operation):
+            traceparent = self._core.traceparent()
+            answer: T = self._session.ask(call, request, timeout_s, traceparent)
+            return answer
+        return self._call(call, request, timeout_s)
+
+    def _call(self, call: Call[T], request: bytes, timeout_s: float) -> T:
+        metadata = self._core.metadata()
+        return call.read(self._transport.send(call.path, request, timeout_s, metadata))
 
     def _pages(self, page: Callable[[str], Call[Page[T]]]) -> Iterator[T]:
         token = ""

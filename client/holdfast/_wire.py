@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast import records, results
+from holdfast._lazy import Reader
 from holdfast.errors import HoldfastError, InternalError, from_status
 from holdfast.kinds import (
     Durability,
@@ -42,36 +43,32 @@ def timestamp(instant_ms: int) -> Timestamp | None:
     return Timestamp(seconds=instant_ms // 1_000, nanos=instant_ms % 1_000 * 1_000_000)
 
 
+_DECISION = Reader(
+    results.Decision,
+    outcome=lambda message: Outcome(message.outcome),
+    reason=lambda message: reason_name(message.reason),
+    shortfalls=lambda message: tuple(
+        results.Shortfall(s.credit_type, s.available, s.shortfall) for s in message.shortfalls
+    ),
+    limit=lambda message: read_limit_use(message.limit) if message.HasField("limit") else None,
+    mode=lambda message: Mode(message.mode),
+)
+_APPLIED = Reader(results.Applied, durability=lambda message: Durability(message.durability))
+
+
 def read_decision(message: types_pb2.Decision) -> results.Decision:
     """A decision. An outcome of zero, or of an unknown number, is an error: it never means yes."""
-    outcome = Outcome(message.outcome)
-    if outcome is Outcome.UNSPECIFIED:
+    decision = _DECISION(message)
+    if decision.outcome is Outcome.UNSPECIFIED:
         raise InternalError(
             f"the server answered with outcome {message.outcome}, which is no answer"
         )
-    return results.Decision(
-        outcome,
-        reason_name(message.reason),
-        message.message,
-        tuple(
-            results.Shortfall(s.credit_type, s.available, s.shortfall) for s in message.shortfalls
-        ),
-        read_limit_use(message.limit) if message.HasField("limit") else None,
-        message.retry_after_ms,
-        Mode(message.mode),
-    )
+    return decision
 
 
 def read_applied(message: types_pb2.Applied) -> results.Applied:
     """Where an operation stands in the ledger."""
-    return results.Applied(
-        message.transaction_id,
-        message.partition,
-        message.epoch,
-        message.seq,
-        message.replayed,
-        Durability(message.durability),
-    )
+    return _APPLIED(message)
 
 
 def read_limit_use(message: types_pb2.LimitUse) -> results.LimitUse:

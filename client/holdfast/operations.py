@@ -6,25 +6,12 @@ again carries the same key and is applied once. The clients' methods of the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-from google.protobuf.message import Message
-
-from holdfast import results
-from holdfast._calls import BALANCE, Amounts, Bypass, Defaults, M, Operation, T, decoder, lines_of
+from holdfast import _answers, results
+from holdfast._calls import Amounts, Bypass, Defaults, Operation, T, lines_of
 from holdfast._keys import new_key
-from holdfast._wire import (
-    milliseconds,
-    read_applied,
-    read_buckets,
-    read_decision,
-    read_held,
-    read_hold_state,
-    read_limit_use,
-    read_settled,
-    read_shares,
-    read_warnings,
-)
 from holdfast.kinds import Durability, Outcome, Overage
 from holdfast.v1 import balance_service_pb2 as pb
 from holdfast.v1 import types_pb2
@@ -46,6 +33,11 @@ __all__ = [
 TTL_MS_DEFAULT = 60_000
 
 _BYPASSED = results.Decision(Outcome.BYPASSED, message="no server could be reached")
+_RESERVE_BYPASSED = Bypass(results.ReserveResult(_BYPASSED))
+_COMMIT_BYPASSED = Bypass(results.CommitResult(_BYPASSED), always=True, unbooked=True)
+_RELEASE_BYPASSED = Bypass(results.ReleaseResult(_BYPASSED), always=True)
+_EXTEND_BYPASSED = Bypass(results.ExtendResult(_BYPASSED), always=True)
+_BURN_BYPASSED = Bypass(results.BurnResult(_BYPASSED), unbooked=True)
 
 
 def reserve(
@@ -64,10 +56,9 @@ def reserve(
     key = key or new_key()
 
     def build(defaults: Defaults) -> pb.ReserveRequest:
-        return pb.ReserveRequest(
+        request = pb.ReserveRequest(
             tenant=defaults.tenant,
             account=account,
-            lines=_lines(amount, minimum, credit_type, defaults),
             feature=feature,
             ttl_ms=ttl_ms,
             labels=labels,
@@ -75,9 +66,10 @@ def reserve(
             fit=_fit(minimum),
             durability=_durability(durability),
         )
+        _add_lines(request.lines, amount, minimum, credit_type, defaults)
+        return request
 
-    bypass = Bypass(results.ReserveResult(_BYPASSED))
-    return _operation("Reserve", build, pb.ReserveResponse, _read_reserve, bypass)
+    return _answers.RESERVE.operation(build, _RESERVE_BYPASSED, durability)
 
 
 def commit(
@@ -109,8 +101,8 @@ def commit(
             durability=_durability(durability),
         )
 
-    bypass = _without_hold(hold_id, results.CommitResult(_BYPASSED), unbooked=True)
-    return _operation("Commit", build, pb.CommitResponse, _read_commit, bypass)
+    bypass = _without_hold(hold_id, _COMMIT_BYPASSED)
+    return _answers.COMMIT.operation(build, bypass, durability)
 
 
 def release(
@@ -132,8 +124,8 @@ def release(
             durability=_durability(durability),
         )
 
-    bypass = _without_hold(hold_id, results.ReleaseResult(_BYPASSED))
-    return _operation("Release", build, pb.ReleaseResponse, _read_release, bypass)
+    bypass = _without_hold(hold_id, _RELEASE_BYPASSED)
+    return _answers.RELEASE.operation(build, bypass, durability)
 
 
 def extend(hold_id: str, ttl_ms: int, *, key: str | None = None) -> Operation[results.ExtendResult]:
@@ -145,8 +137,8 @@ def extend(hold_id: str, ttl_ms: int, *, key: str | None = None) -> Operation[re
             tenant=defaults.tenant, hold_id=hold_id, ttl_ms=ttl_ms, idempotency_key=key
         )
 
-    bypass = _without_hold(hold_id, results.ExtendResult(_BYPASSED))
-    return _operation("Extend", build, pb.ExtendResponse, _read_extend, bypass)
+    bypass = _without_hold(hold_id, _EXTEND_BYPASSED)
+    return _answers.EXTEND.operation(build, bypass)
 
 
 def burn(
@@ -164,19 +156,19 @@ def burn(
     key = key or new_key()
 
     def build(defaults: Defaults) -> pb.BurnRequest:
-        return pb.BurnRequest(
+        request = pb.BurnRequest(
             tenant=defaults.tenant,
             account=account,
-            lines=_lines(amount, minimum, credit_type, defaults),
             feature=feature,
             labels=labels,
             idempotency_key=key,
             fit=_fit(minimum),
             durability=_durability(durability),
         )
+        _add_lines(request.lines, amount, minimum, credit_type, defaults)
+        return request
 
-    bypass = Bypass(results.BurnResult(_BYPASSED), unbooked=True)
-    return _operation("Burn", build, pb.BurnResponse, _read_burn, bypass)
+    return _answers.BURN.operation(build, _BURN_BYPASSED, durability)
 
 
 def refund(
@@ -204,7 +196,7 @@ def refund(
             durability=_durability(durability),
         )
 
-    return _operation("Refund", build, pb.RefundResponse, _read_refund)
+    return _answers.REFUND.operation(build, durability=Durability.LEDGER)
 
 
 def balance(account: str) -> Operation[results.BalanceResult]:
@@ -213,34 +205,25 @@ def balance(account: str) -> Operation[results.BalanceResult]:
     def build(defaults: Defaults) -> pb.BalanceRequest:
         return pb.BalanceRequest(tenant=defaults.tenant, account=account)
 
-    return _operation("Balance", build, pb.BalanceResponse, _read_balance)
+    return _answers.BALANCE.operation(build)
 
 
-def _operation(
-    name: str,
-    build: Callable[[Defaults], Message],
-    response: type[M],
-    read: Callable[[M], T],
-    bypass: Bypass[T] | None = None,
-) -> Operation[T]:
-    return Operation(
-        BALANCE + name, build, decoder(response, read), bypass, item=name.lower(), read_item=read
-    )
-
-
-def _without_hold(hold_id: str, answer: T, *, unbooked: bool = False) -> Bypass[T] | None:
+def _without_hold(hold_id: str, bypass: Bypass[T]) -> Bypass[T] | None:
     """Only a hold that was never placed is settled without a server; a real one must be sent."""
-    return None if hold_id else Bypass(answer, always=True, unbooked=unbooked)
+    return None if hold_id else bypass
 
 
-def _lines(
-    amounts: Amounts, minimum: Amounts | None, credit_type: str | None, defaults: Defaults
-) -> list[types_pb2.Line]:
+def _add_lines(
+    lines: Any,
+    amounts: Amounts,
+    minimum: Amounts | None,
+    credit_type: str | None,
+    defaults: Defaults,
+) -> None:
+    """Fills the lines of a request, which has been made without: that is the fastest way."""
     least = {} if minimum is None else lines_of(minimum, credit_type, defaults)
-    return [
-        types_pb2.Line(credit_type=name, amount=asked, minimum_amount=least.get(name))
-        for name, asked in lines_of(amounts, credit_type, defaults).items()
-    ]
+    for name, asked in lines_of(amounts, credit_type, defaults).items():
+        lines.add(credit_type=name, amount=asked, minimum_amount=least.get(name))
 
 
 def _fit(minimum: Amounts | None) -> types_pb2.Fit.ValueType:
@@ -249,98 +232,3 @@ def _fit(minimum: Amounts | None) -> types_pb2.Fit.ValueType:
 
 def _durability(durability: Durability) -> types_pb2.Durability.ValueType:
     return types_pb2.Durability.ValueType(durability)
-
-
-def _read_reserve(message: pb.ReserveResponse) -> results.ReserveResult:
-    return results.ReserveResult(
-        read_decision(message.decision),
-        message.hold_id,
-        read_held(message.lines),
-        milliseconds(message.expires_at),
-        read_warnings(message.warnings),
-        read_applied(message.applied),
-    )
-
-
-def _read_commit(message: pb.CommitResponse) -> results.CommitResult:
-    return results.CommitResult(
-        read_decision(message.decision),
-        read_settled(message.lines),
-        message.late,
-        read_hold_state(message.state),
-        milliseconds(message.expires_at),
-        read_warnings(message.warnings),
-        read_applied(message.applied),
-    )
-
-
-def _read_release(message: pb.ReleaseResponse) -> results.ReleaseResult:
-    return results.ReleaseResult(
-        read_decision(message.decision), read_settled(message.lines), read_applied(message.applied)
-    )
-
-
-def _read_extend(message: pb.ExtendResponse) -> results.ExtendResult:
-    return results.ExtendResult(
-        read_decision(message.decision),
-        milliseconds(message.expires_at),
-        read_applied(message.applied),
-    )
-
-
-def _read_burn(message: pb.BurnResponse) -> results.BurnResult:
-    return results.BurnResult(
-        read_decision(message.decision),
-        read_settled(message.lines),
-        read_warnings(message.warnings),
-        read_applied(message.applied),
-    )
-
-
-def _read_refund(message: pb.RefundResponse) -> results.RefundResult:
-    return results.RefundResult(
-        tuple(_refunded_line(line) for line in message.lines), read_applied(message.applied)
-    )
-
-
-def _refunded_line(line: pb.RefundedLine) -> results.RefundedLine:
-    return results.RefundedLine(
-        line.credit_type,
-        line.refunded,
-        line.debt,
-        line.unenforced,
-        read_shares(line.grants),
-        line.available_after,
-    )
-
-
-def _read_balance(message: pb.BalanceResponse) -> results.BalanceResult:
-    return results.BalanceResult(
-        message.account,
-        tuple(_credit_balance(credit) for credit in message.credits),
-        tuple(read_limit_use(limit) for limit in message.limits),
-        message.open_holds,
-        milliseconds(message.as_of),
-        message.stale,
-    )
-
-
-def _credit_balance(message: pb.CreditBalance) -> results.CreditBalance:
-    return results.CreditBalance(
-        message.credit_type,
-        read_buckets(message.buckets),
-        message.spendable,
-        tuple(_grant_balance(grant) for grant in message.grants),
-        message.version,
-    )
-
-
-def _grant_balance(message: pb.GrantBalance) -> results.GrantBalance:
-    return results.GrantBalance(
-        message.grant_id,
-        message.remaining,
-        message.held,
-        message.priority,
-        milliseconds(message.effective_at),
-        milliseconds(message.expires_at),
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from holdfast._lazy import Lazy
 from holdfast.kinds import Durability, HoldState, Mode, Outcome, WarningKind
 
 
@@ -34,7 +35,7 @@ class LimitUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Lazy):
     """The answer to a question that may be denied."""
 
     outcome: Outcome
@@ -56,7 +57,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Lazy):
     """Where an operation stands in the ledger's order. `seq` 0: nothing was written."""
 
     transaction_id: str = ""
@@ -119,7 +120,7 @@ class SettledLine:
 
 
 @dataclass(frozen=True, slots=True)
-class ReserveResult:
+class ReserveResult(Lazy):
     """The answer to reserve. `hold_id` is empty when denied or when nobody could be reached."""
 
     decision: Decision
@@ -131,7 +132,7 @@ class ReserveResult:
 
 
 @dataclass(frozen=True, slots=True)
-class CommitResult:
+class CommitResult(Lazy):
     """The receipt of a commit. `late`: the hold had expired; the usage was booked all the same."""
 
     decision: Decision
@@ -144,7 +145,7 @@ class CommitResult:
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseResult:
+class ReleaseResult(Lazy):
     """What a release gave back."""
 
     decision: Decision
@@ -153,7 +154,7 @@ class ReleaseResult:
 
 
 @dataclass(frozen=True, slots=True)
-class ExtendResult:
+class ExtendResult(Lazy):
     """When the hold expires now."""
 
     decision: Decision
@@ -162,7 +163,7 @@ class ExtendResult:
 
 
 @dataclass(frozen=True, slots=True)
-class BurnResult:
+class BurnResult(Lazy):
     """The receipt of a burn. Look at `decision.allowed`: a burn can be denied."""
 
     decision: Decision
@@ -184,7 +185,7 @@ class RefundedLine:
 
 
 @dataclass(frozen=True, slots=True)
-class RefundResult:
+class RefundResult(Lazy):
     """What was given back."""
 
     lines: tuple[RefundedLine, ...]
@@ -229,7 +230,7 @@ class CreditBalance:
 
 
 @dataclass(frozen=True, slots=True)
-class BalanceResult:
+class BalanceResult(Lazy):
     """What an account has at `as_of_ms`. `stale`: the ledger's figure, the hot store is away."""
 
     account: str

@@ -61,7 +61,7 @@ def test_a_commit_without_an_amount_names_no_line() -> None:
         operations.burn("a", 1),
         operations.refund("0-1-1"),
     ],
-    ids=lambda operation: operation.item,
+    ids=lambda operation: operation.kind.item,
 )
 def test_an_operation_keeps_its_key(operation: operations.Operation[Any]) -> None:
     first, second = built(operation), built(operation)
