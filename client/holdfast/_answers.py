@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 from holdfast import results
 from holdfast._calls import Kind
-from holdfast._lazy import Reader, Readers
+from holdfast._lazy import Readers, reader
 from holdfast._wire import (
     milliseconds,
     read_applied,
@@ -22,36 +19,16 @@ from holdfast._wire import (
 )
 from holdfast.v1 import balance_service_pb2 as pb
 
-#: Results with a decision.
-D = TypeVar(
-    "D",
-    results.ReserveResult,
-    results.CommitResult,
-    results.ReleaseResult,
-    results.ExtendResult,
-    results.BurnResult,
-)
-
-#: How fields are read that several answers have.
+#: How fields are read that several answers have. A decision is read at once: one that is no answer
+#: is an error, even to a caller who does not look at it.
+_DECISION: Readers = {"decision": lambda answer: read_decision(answer.decision)}
 _COMMON: Readers = {
-    "decision": lambda answer: read_decision(answer.decision),
     "expires_at_ms": lambda answer: milliseconds(answer.expires_at),
     "warnings": lambda answer: read_warnings(answer.warnings),
     "applied": lambda answer: read_applied(answer.applied),
 }
 _HELD: Readers = {**_COMMON, "lines": lambda answer: read_held(answer.lines)}
 _SETTLED: Readers = {**_COMMON, "lines": lambda answer: read_settled(answer.lines)}
-
-
-def _decided(read: Callable[[Any], D]) -> Callable[[Any], D]:
-    """Reads an answer, and its decision at once: one that is none is an error."""
-
-    def with_decision(answer: Any) -> D:
-        result = read(answer)
-        _ = result.decision
-        return result
-
-    return with_decision
 
 
 def _refunded_line(line: pb.RefundedLine) -> results.RefundedLine:
@@ -86,30 +63,33 @@ def _grant_balance(message: pb.GrantBalance) -> results.GrantBalance:
     )
 
 
-RESERVE = Kind("Reserve", pb.ReserveResponse, _decided(Reader(results.ReserveResult, **_HELD)))
+RESERVE = Kind("Reserve", pb.ReserveResponse, reader(results.ReserveResult, _DECISION, **_HELD))
 COMMIT = Kind(
     "Commit",
     pb.CommitResponse,
-    _decided(
-        Reader(results.CommitResult, **_SETTLED, state=lambda answer: read_hold_state(answer.state))
+    reader(
+        results.CommitResult,
+        _DECISION,
+        **_SETTLED,
+        state=lambda answer: read_hold_state(answer.state),
     ),
 )
-RELEASE = Kind("Release", pb.ReleaseResponse, _decided(Reader(results.ReleaseResult, **_SETTLED)))
-EXTEND = Kind("Extend", pb.ExtendResponse, _decided(Reader(results.ExtendResult, **_COMMON)))
-BURN = Kind("Burn", pb.BurnResponse, _decided(Reader(results.BurnResult, **_SETTLED)))
+RELEASE = Kind("Release", pb.ReleaseResponse, reader(results.ReleaseResult, _DECISION, **_SETTLED))
+EXTEND = Kind("Extend", pb.ExtendResponse, reader(results.ExtendResult, _DECISION, **_COMMON))
+BURN = Kind("Burn", pb.BurnResponse, reader(results.BurnResult, _DECISION, **_SETTLED))
 REFUND = Kind(
     "Refund",
     pb.RefundResponse,
-    Reader(
+    reader(
         results.RefundResult,
         lines=lambda answer: tuple(map(_refunded_line, answer.lines)),
-        applied=lambda answer: read_applied(answer.applied),
+        applied=_COMMON["applied"],
     ),
 )
 BALANCE = Kind(
     "Balance",
     pb.BalanceResponse,
-    Reader(
+    reader(
         results.BalanceResult,
         credits=lambda answer: tuple(map(_credit_balance, answer.credits)),
         limits=lambda answer: tuple(map(read_limit_use, answer.limits)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -60,39 +60,38 @@ class Kind(Generic[T_co]):
     def __init__(self, method: str, response: type[M], read: Callable[[M], T_co]) -> None:
         """`read` makes the result of the method's `response`."""
         self.path = BALANCE + method
-        #: Its name in `BatchItem` and `BatchResult`, and its number there.
+        #: Its name in `BatchItem` and `BatchResult`.
         self.item = method.lower()
-        self.number = pb.BatchItem.DESCRIPTOR.fields_by_name[self.item].number
         self.read: Callable[[Any], T_co] = read
         self.decode = decoder(response, read)
 
-    def operation(
+
+class Operation(Call[T_co]):
+    """A call that can also travel with others, in a batch or a session."""
+
+    __slots__ = ("is_slow", "kind")
+
+    def __init__(
         self,
+        kind: Kind[T_co],
         build: Callable[[Defaults], Message],
         bypass: Bypass[T_co] | None = None,
         durability: Durability = Durability.UNSPECIFIED,
-    ) -> Operation[T_co]:
-        """One operation of this kind; `durability` is what it asks for, or always has."""
-        is_slow = durability == Durability.LEDGER
-        return Operation(self.path, build, self.decode, bypass, kind=self, is_slow=is_slow)
-
-
-@dataclass(slots=True)
-class Operation(Call[T_co]):
-    """A call that can also travel with others, in a batch or a session. Made by `Kind`."""
-
-    kind: Kind[T_co] = field(kw_only=True)
-    #: Whether it is answered later than others: when the ledger has it.
-    is_slow: bool = field(kw_only=True)
+    ) -> None:
+        """`durability` is what it asks for, or has in any case."""
+        super().__init__(kind.path, build, kind.decode, bypass)
+        self.kind = kind
+        #: Whether it is answered later than others: when the ledger has it.
+        self.is_slow = durability == Durability.LEDGER
 
     def read_result(self, result: pb.BatchResult) -> T_co:
         """The operation's own answer among the answers of many. Raises its error."""
         item = result.WhichOneof("result")
+        if item == self.kind.item:
+            return self.kind.read(getattr(result, item))
         if item == "error":
             raise read_item_error(result.error)
-        if item != self.kind.item:
-            raise InternalError("the server answered another kind of operation than was sent")
-        return self.kind.read(getattr(result, item))
+        raise InternalError("the server answered another kind of operation than was sent")
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,11 +57,12 @@ class Core:
         self._defaults = Defaults(tenant, credit_type)
         self._open = unreachable == "open"
         self._deadlines = Deadlines(attempt_timeout_ms, timeout_ms)
-        self._traceparent = traceparent or active_traceparent
+        #: Answers the W3C header of the caller's span, if there is one.
+        self.traceparent = traceparent or active_traceparent
 
     def metadata(self) -> Metadata:
         """What goes beside every request."""
-        traceparent, pairs = self._traceparent(), self.credentials()
+        traceparent, pairs = self.traceparent(), self.credentials()
         return (*pairs, ("traceparent", traceparent)) if traceparent else pairs
 
     def credentials(self) -> Metadata:
@@ -75,10 +76,6 @@ class Core:
             return call.build(self._defaults).SerializeToString()
         except ValueError as error:
             raise InvalidRequest(str(error), reason="FIELD_INVALID") from error
-
-    def traceparent(self) -> str | None:
-        """The W3C header of the caller's span, if there is one."""
-        return self._traceparent()
 
     def attempts(self, call: Call[Any]) -> Attempts:
         """The attempts of one call, its clock started."""

@@ -6,6 +6,9 @@ import os
 import time
 
 _RANDOM_BYTES = 10
+_TIME_MAX = (1 << 48) - 1
+#: The digit that says by which standard: two bits of it are random.
+_VARIANTS = "89ab"
 
 
 def new_key() -> str:
@@ -15,8 +18,6 @@ def new_key() -> str:
 
 def uuid7(now_ms: int, random: bytes) -> str:
     """RFC 9562 version 7 from milliseconds since the Unix epoch and ten random bytes."""
-    value = (now_ms & (1 << 48) - 1) << 80 | int.from_bytes(random)
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    time, chance = f"{now_ms & _TIME_MAX:012x}", random.hex()
+    variant = _VARIANTS[random[2] >> 4 & 3]
+    return f"{time[:8]}-{time[8:]}-7{chance[1:4]}-{variant}{chance[5:8]}-{chance[8:]}"

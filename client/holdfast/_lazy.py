@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 Readers = Mapping[str, Callable[[Any], Any]]
 
@@ -25,50 +25,53 @@ class Lazy:
 
         def __getattr__(self, name: str) -> Any:
             """Reads a field that was not looked at before; it is not looked for again."""
-            read = _readers(self).get(name)
+            readers, message = _source(self)
+            read = readers.get(name)
             if read is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            value = read(_message(self))
+            value = read(message)
             object.__setattr__(self, name, value)
             return value
 
-
-class _Dataclass(Protocol):
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-
-R = TypeVar("R", bound=_Dataclass)
 
 _unread: Any = Lazy.__dict__["_unread"]
 _give, _take = _unread.__set__, _unread.__get__
 
 
-def _readers(result: object) -> Readers:
-    """None for a result that was made of its fields: nothing of it is unread."""
+def _source(result: Lazy) -> tuple[Readers, Any]:
+    """What there is to read. Nothing of a result that was made of its fields."""
     try:
-        readers: Readers = _take(result)[0]
+        source: tuple[Readers, Any] = _take(result)
     except AttributeError:
-        return {}
-    return readers
+        return {}, None
+    return source
 
 
-def _message(result: object) -> Any:
-    return _take(result)[1]
+class _LazyDataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-class Reader(Generic[R]):
-    """Makes results of messages."""
+R = TypeVar("R", bound=_LazyDataclass)
 
-    def __init__(self, result: type[R], **special: Callable[[Any], Any]) -> None:
-        """Fields that are not `special` are those of the message under the same name."""
-        self._result = result
-        self._readers: Readers = {
-            field.name: special.get(field.name) or attrgetter(field.name)
-            for field in fields(result)
-        }
 
-    def __call__(self, message: object) -> R:
-        """The result that this message is. The message MUST NOT change afterwards."""
-        result = object.__new__(self._result)
-        _give(result, (self._readers, message))
-        return result
+def reader(
+    result: type[R], at_once: Readers | None = None, **later: Callable[[Any], Any]
+) -> Callable[[Any], R]:
+    """Makes results of messages, which MUST NOT change afterwards.
+
+    Says how fields are read: some `at_once`, because their reading may fail. Those of which nothing
+    is said are fields of the message under the same name.
+    """
+    slots = [(getattr(result, name).__set__, read) for name, read in (at_once or {}).items()]
+    readers: Readers = {
+        field.name: later.get(field.name) or attrgetter(field.name) for field in fields(result)
+    }
+
+    def made(message: Any) -> R:
+        one = object.__new__(result)
+        _give(one, (readers, message))
+        for put, read in slots:
+            put(one, read(message))
+        return one
+
+    return made

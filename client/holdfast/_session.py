@@ -79,8 +79,7 @@ class Session:
         """An operation as it is sent. In any thread."""
         id = next(self._ids)
         item = write_item(operation.kind.item, request, id, traceparent)
-        deadline_s = time.monotonic() + timeout_s
-        return Asked(answer, id, item, is_slow=operation.is_slow, deadline_s=deadline_s)
+        return Asked(answer, id, item, operation.is_slow, time.monotonic() + timeout_s)
 
     def put(self, asked: Asked) -> None:
         """Sends it with the next message. Raises FailedPrecondition where that cannot be."""

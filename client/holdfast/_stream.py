@@ -49,7 +49,7 @@ class Asked:
     __slots__ = ("answer", "deadline_s", "id", "is_slow", "item", "place", "stream")
 
     def __init__(
-        self, answer: Answer, id: int, item: bytes, *, is_slow: bool, deadline_s: float
+        self, answer: Answer, id: int, item: bytes, is_slow: bool, deadline_s: float
     ) -> None:
         """`item` is a `BatchItem` of this id, `deadline_s` a time of the monotone clock."""
         self.answer = answer
@@ -179,12 +179,12 @@ class Stream:
 
     def _take(self, message: bytes) -> None:
         results, is_closing = read_message(message)
-        for result in results:
-            id = result.id
+        ids = [result.id for result in results]
+        for id, result in zip(ids, results, strict=True):
             asked = self.unanswered.pop(id, None)
             if asked is not None and not asked.answer.done():
                 asked.answer.set_result(result)
-            self._newest_answered = max(self._newest_answered, id)
+        self._newest_answered = max([self._newest_answered, *ids])
         while self._messages and self._messages[0] <= self._newest_answered:
             self._messages.popleft()
         if is_closing:

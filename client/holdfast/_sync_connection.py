@@ -99,26 +99,23 @@ class Connection:
         self._transport.close()
 
     def _send(self, call: Call[T]) -> T:
+        """Tries until it is answered, or trying again is no use."""
         bypass = self._core.bypass_without_asking(call)
         if bypass is not None:
             return bypass.answer
+        request, attempts = self._core.request(call), self._core.attempts(call)
         try:
-            return self._attempt(call)
+            while True:
+                try:
+                    return self._once(call, request, attempts.timeout_s())
+                except HoldfastError as error:
+                    wait_s = attempts.wait_s(error)
+                time.sleep(wait_s)
         except Unsupported:
             self._knows_sessions = False
             return self._send(call)
         except Unreachable as error:
             return self._core.bypass_after(call, error)
-
-    def _attempt(self, call: Call[T]) -> T:
-        """Tries until it is answered, or trying again is no use."""
-        request, attempts = self._core.request(call), self._core.attempts(call)
-        while True:
-            try:
-                return self._once(call, request, attempts.timeout_s())
-            except HoldfastError as error:
-                wait_s = attempts.wait_s(error)
-            time.sleep(wait_s)
 
     def _once(self, call: Call[T], request: bytes, timeout_s: float) -> T:
         """Over the stream that all share, or as a call of its own."""

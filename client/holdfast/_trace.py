@@ -7,7 +7,7 @@ loaded modules and never imported from here.
 from __future__ import annotations
 
 import sys
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 
 class _SpanContext(Protocol):
@@ -21,16 +21,13 @@ class _Span(Protocol):
     def get_span_context(self) -> _SpanContext: ...
 
 
-class _TraceModule(Protocol):
-    def get_current_span(self) -> _Span: ...
-
-
 def active_traceparent() -> str | None:
     """The `traceparent` header of the active OpenTelemetry span; None when there is none."""
-    module = cast(_TraceModule | None, sys.modules.get("opentelemetry.trace"))
+    module: Any = sys.modules.get("opentelemetry.trace")
     if module is None:
         return None
-    context = module.get_current_span().get_span_context()
+    span: _Span = module.get_current_span()
+    context = span.get_span_context()
     if not context.is_valid:
         return None
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast import records, results
-from holdfast._lazy import Reader
+from holdfast._lazy import reader
 from holdfast.errors import HoldfastError, InternalError, from_status
 from holdfast.kinds import (
     Durability,
@@ -43,9 +43,22 @@ def timestamp(instant_ms: int) -> Timestamp | None:
     return Timestamp(seconds=instant_ms // 1_000, nanos=instant_ms % 1_000 * 1_000_000)
 
 
-_DECISION = Reader(
+_OUTCOMES: Mapping[int, Outcome] = {int(each): each for each in Outcome if each}
+
+
+def _read_outcome(message: types_pb2.Decision) -> Outcome:
+    outcome = _OUTCOMES.get(message.outcome)
+    if outcome is None:
+        raise InternalError(
+            f"the server answered with outcome {message.outcome}, which is no answer"
+        )
+    return outcome
+
+
+#: A decision. An outcome of zero, or of an unknown number, is an error: it never means yes.
+read_decision = reader(
     results.Decision,
-    outcome=lambda message: Outcome(message.outcome),
+    {"outcome": _read_outcome},
     reason=lambda message: reason_name(message.reason),
     shortfalls=lambda message: tuple(
         results.Shortfall(s.credit_type, s.available, s.shortfall) for s in message.shortfalls
@@ -53,22 +66,9 @@ _DECISION = Reader(
     limit=lambda message: read_limit_use(message.limit) if message.HasField("limit") else None,
     mode=lambda message: Mode(message.mode),
 )
-_APPLIED = Reader(results.Applied, durability=lambda message: Durability(message.durability))
 
-
-def read_decision(message: types_pb2.Decision) -> results.Decision:
-    """A decision. An outcome of zero, or of an unknown number, is an error: it never means yes."""
-    decision = _DECISION(message)
-    if decision.outcome is Outcome.UNSPECIFIED:
-        raise InternalError(
-            f"the server answered with outcome {message.outcome}, which is no answer"
-        )
-    return decision
-
-
-def read_applied(message: types_pb2.Applied) -> results.Applied:
-    """Where an operation stands in the ledger."""
-    return _APPLIED(message)
+#: Where an operation stands in the ledger.
+read_applied = reader(results.Applied, durability=lambda message: Durability(message.durability))
 
 
 def read_limit_use(message: types_pb2.LimitUse) -> results.LimitUse:

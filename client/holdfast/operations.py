@@ -69,7 +69,7 @@ def reserve(
         _add_lines(request.lines, amount, minimum, credit_type, defaults)
         return request
 
-    return _answers.RESERVE.operation(build, _RESERVE_BYPASSED, durability)
+    return Operation(_answers.RESERVE, build, _RESERVE_BYPASSED, durability)
 
 
 def commit(
@@ -102,7 +102,7 @@ def commit(
         )
 
     bypass = _without_hold(hold_id, _COMMIT_BYPASSED)
-    return _answers.COMMIT.operation(build, bypass, durability)
+    return Operation(_answers.COMMIT, build, bypass, durability)
 
 
 def release(
@@ -125,7 +125,7 @@ def release(
         )
 
     bypass = _without_hold(hold_id, _RELEASE_BYPASSED)
-    return _answers.RELEASE.operation(build, bypass, durability)
+    return Operation(_answers.RELEASE, build, bypass, durability)
 
 
 def extend(hold_id: str, ttl_ms: int, *, key: str | None = None) -> Operation[results.ExtendResult]:
@@ -138,7 +138,7 @@ def extend(hold_id: str, ttl_ms: int, *, key: str | None = None) -> Operation[re
         )
 
     bypass = _without_hold(hold_id, _EXTEND_BYPASSED)
-    return _answers.EXTEND.operation(build, bypass)
+    return Operation(_answers.EXTEND, build, bypass)
 
 
 def burn(
@@ -168,7 +168,7 @@ def burn(
         _add_lines(request.lines, amount, minimum, credit_type, defaults)
         return request
 
-    return _answers.BURN.operation(build, _BURN_BYPASSED, durability)
+    return Operation(_answers.BURN, build, _BURN_BYPASSED, durability)
 
 
 def refund(
@@ -196,7 +196,7 @@ def refund(
             durability=_durability(durability),
         )
 
-    return _answers.REFUND.operation(build, durability=Durability.LEDGER)
+    return Operation(_answers.REFUND, build, durability=Durability.LEDGER)
 
 
 def balance(account: str) -> Operation[results.BalanceResult]:
@@ -205,7 +205,7 @@ def balance(account: str) -> Operation[results.BalanceResult]:
     def build(defaults: Defaults) -> pb.BalanceRequest:
         return pb.BalanceRequest(tenant=defaults.tenant, account=account)
 
-    return _answers.BALANCE.operation(build)
+    return Operation(_answers.BALANCE, build)
 
 
 def _without_hold(hold_id: str, bypass: Bypass[T]) -> Bypass[T] | None:

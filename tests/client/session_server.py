@@ -65,7 +65,8 @@ async def session_server(port: int = 0) -> AsyncIterator[SessionServer]:
     handler = grpc.stream_stream_rpc_method_handler(
         behaviour,
         pb.SessionRequest.FromString,
-        pb.SessionResponse.SerializeToString,
+        # Bytes go as they are: a server may also write what is no message.
+        lambda message: message if isinstance(message, bytes) else message.SerializeToString(),
     )
     service = grpc.method_handlers_generic_handler(
         "holdfast.v1.BalanceService", {"Session": handler}

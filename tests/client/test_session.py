@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 from typing import Any
 
 import grpc
@@ -16,11 +19,13 @@ from holdfast import (
     Client,
     Durability,
     FailedPrecondition,
+    InternalError,
     ResourceExhausted,
     Unreachable,
 )
+from holdfast._retry import Deadlines
 from holdfast._session import MESSAGE_OPERATIONS_SHARED
-from holdfast._stream import MESSAGES_IN_FLIGHT_MAX
+from holdfast._stream import MESSAGES_IN_FLIGHT_MAX, UNANSWERED_MAX
 from holdfast.v1 import balance_service_pb2 as pb
 from holdfast.v1 import reason_pb2
 from tests.client.faulty import FaultyServer
@@ -28,6 +33,7 @@ from tests.client.session_server import SessionServer, answer, session_server
 from tests.support.waiting import until
 
 CALLS = 1_000
+THREADS = 8
 
 
 @pytest.fixture
@@ -100,6 +106,52 @@ async def test_threads_share_one_stream(server: SessionServer) -> None:
         await asyncio.to_thread(client.close)
 
 
+async def test_closing_leaves_no_thread_waiting(server: SessionServer) -> None:
+    """Neither who was sent, nor who comes while it closes, nor who comes later."""
+    server.plan = [silent] * 100
+    client = Client(server.address, attempt_timeout_ms=60_000, timeout_ms=60_000)
+    with ThreadPoolExecutor(THREADS) as pool:
+
+        def ask_again() -> None:
+            while True:
+                client.reserve("a", 1)
+
+        loop = asyncio.get_running_loop()
+        waiting = [loop.run_in_executor(pool, ask_again) for _ in range(THREADS)]
+        await until(lambda: len(server.messages) == MESSAGES_IN_FLIGHT_MAX)
+        server.plan.clear()
+        await asyncio.to_thread(client.close)
+        async with asyncio.timeout(10):
+            ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(each) for each in ended} == {FailedPrecondition}
+
+
+def test_an_interrupt_ends_the_wait_of_a_thread() -> None:
+    """What it waited for is forgotten, and the client is as good as before."""
+    started, ended = Queue[SessionServer](), threading.Event()
+
+    async def serve() -> None:
+        async with session_server() as server:
+            server.plan = [interrupt]
+            started.put(server)
+            await asyncio.to_thread(ended.wait)
+
+    async def interrupt(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    serving = threading.Thread(target=asyncio.run, args=(serve(),))
+    serving.start()
+    server = started.get(timeout=10)
+    with Client(server.address) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.reserve("a", 1, key="interrupted")
+        assert client.reserve("a", 1).decision.allowed
+    ended.set()
+    serving.join()
+    assert server.came.keys() >= {"interrupted"}
+    assert server.streams == 1
+
+
 @pytest.mark.parametrize("cut", [cut_before, cut_after])
 async def test_what_was_not_answered_is_sent_again_under_its_key(
     server: SessionServer, client: AsyncClient, cut: Any
@@ -147,6 +199,54 @@ async def test_what_is_cancelled_before_it_is_sent_is_never_sent(
     await asyncio.gather(waiting, *stuck, return_exceptions=True)
     assert waiting.cancelled()
     assert "waiting" not in server.came
+
+
+async def test_who_finds_no_room_waits(server: SessionServer, client: AsyncClient) -> None:
+    """More than may be unanswered: all are answered by and by, each sent once."""
+    opened = asyncio.Event()
+
+    async def late(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+        await opened.wait()
+        await answer(server, context, message)
+
+    server.plan = [late]
+    waiting = [asyncio.create_task(client.reserve("a", 1)) for _ in range(UNANSWERED_MAX + CALLS)]
+    await until(lambda: server.messages)
+    opened.set()
+    assert all(each.decision.allowed for each in await asyncio.gather(*waiting))
+    assert set(server.came.values()) == {1}
+    assert sum(map(len, (message.items for message in server.messages))) == len(waiting)
+
+
+async def test_who_waits_for_room_too_long_was_never_sent(server: SessionServer) -> None:
+    server.plan = [silent] * MESSAGES_IN_FLIGHT_MAX
+    async with AsyncClient(server.address, attempt_timeout_ms=60_000, timeout_ms=60_000) as client:
+        stuck = []
+        for n in range(MESSAGES_IN_FLIGHT_MAX):
+            stuck.append(asyncio.create_task(client.reserve("a", 1, key=f"stuck{n}")))
+            await until(lambda: len(server.messages) == len(stuck))
+        client._core._deadlines = Deadlines(50, 50)
+        with pytest.raises(Unreachable) as caught:
+            await client.reserve("a", 1, key="waiting")
+        assert not caught.value.result_unknown
+        for task in stuck:
+            task.cancel()
+        await asyncio.gather(*stuck, return_exceptions=True)
+    assert "waiting" not in server.came
+
+
+async def test_an_answer_that_is_no_message_ends_the_stream(
+    server: SessionServer, client: AsyncClient
+) -> None:
+    async def garbage(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+        await context.write(b"\xff")
+
+    server.plan = [garbage]
+    with pytest.raises(InternalError) as caught:
+        await client.reserve("a", 1)
+    assert caught.value.result_unknown
+    assert (await client.reserve("a", 1)).decision.allowed
+    assert server.streams == 2
 
 
 async def test_an_answer_that_nobody_waits_for_is_dropped(

@@ -1,0 +1,57 @@
+"""Messages that are put together of bytes are those that the protocol describes."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import DecodeError
+
+from holdfast._frames import read_message, write_item, write_message
+from holdfast.v1 import balance_service_pb2 as pb
+from holdfast.v1 import types_pb2
+
+KINDS = [field.name for field in pb.BatchItem.DESCRIPTOR.oneofs[0].fields]
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("id", [1, 127, 128, 2**63])
+def test_an_item_is_the_message_that_it_stands_for(kind: str, id: int) -> None:
+    expected = pb.BatchItem(id=id, traceparent=TRACEPARENT)
+    request = getattr(expected, kind)
+    request.tenant = "t" * 300
+    written = write_item(kind, request.SerializeToString(), id, TRACEPARENT)
+    assert pb.BatchItem.FromString(written) == expected
+
+
+def test_an_operation_without_content_is_still_one() -> None:
+    item = pb.BatchItem.FromString(write_item("balance", b"", 7, None))
+    assert item == pb.BatchItem(id=7, balance=pb.BalanceRequest())
+
+
+def test_a_message_has_its_items_in_order() -> None:
+    written = write_message([write_item("balance", b"", id, None) for id in (3, 1, 2)])
+    assert [item.id for item in pb.SessionRequest.FromString(written).items] == [3, 1, 2]
+
+
+def test_answers_are_read_one_by_one() -> None:
+    granted = types_pb2.Decision(outcome=types_pb2.OUTCOME_GRANTED)
+    results = [
+        pb.BatchResult(id=4, reserve=pb.ReserveResponse(decision=granted, hold_id="hold")),
+        pb.BatchResult(id=2**63, error=pb.ItemError(code=5, message="no such hold")),
+    ]
+    response = pb.SessionResponse(results=results, closing=True)
+    assert read_message(response.SerializeToString()) == (results, True)
+    assert read_message(b"") == ([], False)
+
+
+def test_fields_of_a_newer_server_are_passed_over() -> None:
+    unknown = b"\xfa\x01\x03new"
+    response = pb.SessionResponse(results=[pb.BatchResult(id=1)]).SerializeToString()
+    results, is_closing = read_message(unknown + response + unknown)
+    assert ([result.id for result in results], is_closing) == ([1], False)
+
+
+@pytest.mark.parametrize("data", [b"\x0a", b"\x0a\x05abc", b"\x0a\x02\x08"])
+def test_what_is_no_message_is_an_error(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        read_message(data)
