@@ -81,8 +81,8 @@ class Operation(Call[T_co]):
         """`durability` is what it asks for, or has in any case."""
         super().__init__(kind.path, build, kind.decode, bypass)
         self.kind = kind
-        #: Whether it is answered later than others: when the ledger has it.
-        self.is_slow = durability == Durability.LEDGER
+        #: Whether it is answered later than others, when it will last.
+        self.is_slow = durability > Durability.MEMORY
 
     def read_result(self, result: pb.BatchResult) -> T_co:
         """The operation's own answer among the answers of many. Raises its error."""

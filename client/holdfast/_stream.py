@@ -55,7 +55,7 @@ class Asked:
         self.answer = answer
         self.id = id
         self.item = item
-        #: Whether the server answers it later than others, when the ledger has it.
+        #: Whether the server answers it later than others, when it will last.
         self.is_slow = is_slow
         self.deadline_s = deadline_s
         #: Where it waits: among those to be sent, or among those that were.
