@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from holdfast_server.domain import operation as op
+from holdfast_server.engine.backlog import entries_waiting
 from holdfast_server.engine.batcher import Limits
 from holdfast_server.engine.keys import FLUSHED_FIELD
 from holdfast_server.errors import HoldfastError, Reason
@@ -222,6 +223,28 @@ async def test_a_backlog_stops_new_holds_but_not_settlements(valkey_url: str) ->
     await real.store.close()
     assert refused.reason is Reason.LEDGER_BACKLOG
     assert settled.applied.seq
+
+
+async def test_a_backlog_is_counted_over_all_partitions(valkey_url: str) -> None:
+    """F31: no partition has much, and all together they have too much."""
+    real = build(valkey_url, partitions=8)
+    hold = await prepare(real)
+    assert await entries_waiting(real.store, real.keys) == len(await real.entries()) > 0
+    real.batcher.is_backlogged = True
+    (refused,) = await real.decide([reserve("more")])
+    burn = op.Burn("t", "a", (op.Line("ai", 1),), "burn")
+    (also_refused,) = await real.decide([burn])
+    (settled,) = await real.decide([op.Commit("t", hold, "settle")])
+    assert [refused.reason, also_refused.reason] == [Reason.LEDGER_BACKLOG] * 2
+    assert settled.applied.seq
+    for entry in await real.entries():
+        state = real.keys.state(entry.partition, entry.epoch)
+        await real.store.read("HSET", state, FLUSHED_FIELD, entry.seq)
+    assert await entries_waiting(real.store, real.keys) == 0
+    real.batcher.is_backlogged = False
+    (granted,) = await real.decide([burn])
+    assert granted.applied.seq
+    await real.store.close()
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

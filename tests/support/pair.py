@@ -105,6 +105,7 @@ class Real:
     mode: OneMode
     clock: TestClock
     window: Window
+    batcher: Batcher
 
     async def decide(self, operations: Sequence[Operation], *, checked: bool = True) -> list[Any]:
         """Answers operations as if the ledger knew none of their keys."""
@@ -144,7 +145,7 @@ def build(
         SIGNER,
         mode,
     )
-    return Real(store, keys, Engine(parts), mode, test_clock, window)
+    return Real(store, keys, Engine(parts), mode, test_clock, window, batcher)
 
 
 class Pair:

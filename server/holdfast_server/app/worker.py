@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -18,10 +19,12 @@ from holdfast_server.app.compose import (
 from holdfast_server.app.durability import LevelsWatch
 from holdfast_server.app.process import Parent, Process, background, run_process
 from holdfast_server.control.replay import Replayer
+from holdfast_server.engine.backlog import entries_waiting
+from holdfast_server.errors import HoldfastError
 from holdfast_server.settings import Settings
 
-#: Pause between two reports of how much waits for a batch.
-QUEUE_REPORT_SECONDS = 1.0
+#: Pause between two looks at how much waits for a batch, and how much for the ledger.
+WATCH_SECONDS = 1.0
 
 
 async def work(settings: Settings, parent: Parent | None) -> None:
@@ -47,7 +50,7 @@ async def _work(
         replayer = Replayer(spool, operations, process.kill, decider.signer, process.metrics)
         watch = LevelsWatch(waiting.levels, settings, process.metrics)
         await watch.begin()
-        for task in (replayer.run(), _report_queue(process, decider), watch.run()):
+        for task in (replayer.run(), _watch_queues(process, decider), watch.run()):
             await stack.enter_async_context(background(task))
         await server.start()
         stack.push_async_callback(server.drain, settings.drain_grace_ms / 1000)
@@ -56,7 +59,11 @@ async def _work(
         await stopping.wait()
 
 
-async def _report_queue(process: Process, decider: Decider) -> None:
+async def _watch_queues(process: Process, decider: Decider) -> None:
     while True:
         process.metrics.queued(decider.batcher.depth)
-        await asyncio.sleep(QUEUE_REPORT_SECONDS)
+        with contextlib.suppress(HoldfastError):
+            # While the store is away, what was known stays.
+            waiting = await entries_waiting(process.store, process.keys)
+            decider.batcher.is_backlogged = waiting >= process.settings.outbox_entries_hard
+        await asyncio.sleep(WATCH_SECONDS)

@@ -104,7 +104,7 @@ class Limits:
     queue_operations: int = 10_000
     #: Script calls in flight: while one is decided, another is packed.
     calls: int = 2
-    #: Entries of a partition that may wait for the ledger before no new holds are placed.
+    #: Entries of one partition that may wait for the ledger before it places no new holds.
     outbox_entries: int = 1_000_000
 
 
@@ -135,6 +135,8 @@ class Batcher:
         self._waiting: deque[Submission] = deque()
         self._waiting_operations = 0
         self._running: set[asyncio.Task[None]] = set()
+        #: So much waits for the ledger, in all partitions, that no new holds are placed.
+        self.is_backlogged = False
 
     @property
     def depth(self) -> int:
@@ -255,7 +257,7 @@ class Batcher:
             [
                 max(epochs.values(), default=0),
                 calls.generation_ms(),
-                self._limits.outbox_entries,
+                0 if self.is_backlogged else self._limits.outbox_entries,
                 calls.clock_ms(),
                 list(epochs),
                 claims_start,

@@ -170,7 +170,10 @@ class Settings:
         500_000, (1_000, 100_000_000), "entries", "Entries waiting for the ledger that alert."
     )
     outbox_entries_hard: int = integer(
-        1_000_000, (1_000, 100_000_000), "entries", "Entries waiting that stop new holds."
+        1_000_000,
+        (1_000, 100_000_000),
+        "entries",
+        "Entries waiting, in all, that stop new holds.",
     )
 
     # Control.
