@@ -29,7 +29,8 @@ def steps(name: str, options: Options) -> int:
     """How often a benchmark calls `Stage.on_round` until it is done."""
     alternating = 2 * options.rounds + 2
     if name == "memory":
-        return -(-options.accounts // CHUNK)
+        # Accounts are made, held on and settled.
+        return 3 * -(-options.accounts // CHUNK)
     if name == "flush":
         return 2 * options.rounds
     return alternating * shapes(options.accounts) if name == "growth" else alternating

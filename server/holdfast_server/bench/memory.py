@@ -11,8 +11,7 @@ import redis.asyncio as redis
 from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.rounds import Done, timed
-from holdfast_server.bench.stage import Options, Stage, connect, populate
-from holdfast_server.bench.traffic import Traffic
+from holdfast_server.bench.stage import Options, Stage, populating
 
 #: Bytes that an idle account with one grant may take, and an open hold with its records.
 WANTED_BYTES: Final = 400
@@ -39,20 +38,18 @@ async def memory(stage: Stage, options: Options) -> Found:
     store = redis.Redis.from_url(stage.redis_url)
     meter = Meter(stage.processes)
     names = [f"account-{number:09d}" for number in range(options.accounts)]
-    async with connect(stage, "unary") as client:
+    async with populating(stage) as population:
         empty = await _sizes(store)
 
         async def load() -> Done:
-            await populate(stage, client, names, 1, stage.on_round)
+            await population.add(names, 1, stage.on_round)
             return Done(2 * len(names))
 
         loaded = await timed(meter, load)
         idle = await _sizes(store)
-        traffic = Traffic(client, names)
-        holds = await traffic.hold_each(options.batch)
+        holds = await population.hold_each(names, stage.on_round)
         held = await _sizes(store)
-        for first in range(0, len(holds), options.batch):
-            await traffic.settle_batch(holds[first : first + options.batch])
+        await population.settle(holds, stage.on_round)
         settled = await _sizes(store)
     facts = await store.info("memory")
     await store.aclose()

@@ -1,4 +1,4 @@
-"""Accounts with grants, made by an engine in this process.
+"""Accounts with grants, and holds on them, made by an engine in this process.
 
 A million through the service would take most of an hour.
 """
@@ -6,19 +6,30 @@ A million through the service would take most of an hour.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import msgpack
+
 from holdfast import new_key
-from holdfast_server.bench.traffic import CREDIT_TYPE, GRANT_LIVES_MS, GRANTED
+from holdfast_server.bench.traffic import (
+    COMMITTED,
+    CREDIT_TYPE,
+    GRANT_LIVES_MS,
+    GRANTED,
+    RESERVED,
+)
 from holdfast_server.domain import operation as op
-from holdfast_server.domain.bounds import IDEMPOTENCY_WINDOW_MS_DEFAULT
-from holdfast_server.engine.batcher import Batcher, Calls, Flag, Item, Limits
+from holdfast_server.domain.bounds import IDEMPOTENCY_WINDOW_MS_DEFAULT, TTL_MS_MAX
+from holdfast_server.domain.token import HoldToken, TokenKind
+from holdfast_server.engine.batcher import Batcher, Calls, Flag, Item, Limits, Raw
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import Facts
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.stores import open_store
+from holdfast_server.engine.unpack import OWN
 from holdfast_server.errors import HoldfastError
 
 #: Accounts that are made at one time.
@@ -59,24 +70,61 @@ class Population:
                 await self._decide([self._grant(name, expires_ms + number) for name in some])
             on_chunk()
 
-    async def _decide(self, operations: Sequence[op.CreateAccount | op.Grant]) -> None:
-        answers = await asyncio.gather(
-            *(self._batcher.submit([self._item(each)]) for each in operations)
-        )
-        for (answer,) in answers:
+    async def hold_each(
+        self, names: Sequence[str], on_chunk: Callable[[], None] = lambda: None
+    ) -> dict[str, bytes]:
+        """Places one hold on every account; answers the ids of the holds."""
+        holds: dict[str, bytes] = {}
+        for first in range(0, len(names), CHUNK):
+            some = names[first : first + CHUNK]
+            answers = await self._decide([self._item(self._reserve(name), name) for name in some])
+            holds |= zip(some, map(_hold_of, answers), strict=True)
+            on_chunk()
+        return holds
+
+    async def settle(
+        self, holds: Mapping[str, bytes], on_chunk: Callable[[], None] = lambda: None
+    ) -> None:
+        """Commits the hold of every account."""
+        names = list(holds)
+        for first in range(0, len(names), CHUNK):
+            some = names[first : first + CHUNK]
+            await self._decide([self._settlement(name, holds[name]) for name in some])
+            on_chunk()
+
+    async def _decide(self, items: Sequence[Item]) -> list[Raw]:
+        decided = []
+        for (answer,) in await asyncio.gather(*(self._batcher.submit([each]) for each in items)):
             if isinstance(answer, HoldfastError):
                 raise answer
             assert answer[0] == Flag.FRESH, answer
+            decided.append(answer)
+        return decided
 
-    def _item(self, operation: op.CreateAccount | op.Grant) -> Item:
-        partition = self._keys.partition(self._tenant, operation.account)
-        return Item(operation, _FACTS, operation.account, partition)
+    def _item(self, operation: op.Operation, account: str, facts: Facts = _FACTS) -> Item:
+        return Item(operation, facts, account, self._keys.partition(self._tenant, account))
 
-    def _account(self, name: str) -> op.CreateAccount:
-        return op.CreateAccount(self._tenant, name, op.AccountTerms(), new_key())
+    def _account(self, name: str) -> Item:
+        operation = op.CreateAccount(self._tenant, name, op.AccountTerms(), new_key())
+        return self._item(operation, name)
 
-    def _grant(self, name: str, expires_ms: int) -> op.Grant:
+    def _grant(self, name: str, expires_ms: int) -> Item:
         terms = op.GrantTerms(
             CREDIT_TYPE, GRANTED, op.GrantSource.PURCHASE, expires_at_ms=expires_ms
         )
-        return op.Grant(self._tenant, name, terms, new_key())
+        return self._item(op.Grant(self._tenant, name, terms, new_key()), name)
+
+    def _reserve(self, name: str) -> op.Reserve:
+        lines = (op.Line(CREDIT_TYPE, RESERVED),)
+        return op.Reserve(self._tenant, name, lines, TTL_MS_MAX, new_key(), "chat")
+
+    def _settlement(self, name: str, hold: bytes) -> Item:
+        lines = (op.CommitLine(CREDIT_TYPE, COMMITTED),)
+        operation = op.Commit(self._tenant, "", new_key(), lines)
+        token = HoldToken(TokenKind.HELD, name, name, hold)
+        return self._item(operation, name, dataclasses.replace(_FACTS, token=token))
+
+
+def _hold_of(answer: Raw) -> bytes:
+    hold: bytes = msgpack.unpackb(answer.answer, raw=True, strict_map_key=False)[OWN]
+    return hold

@@ -65,10 +65,18 @@ async def populate(
     client: AsyncClient,
     names: Sequence[str],
     grants: int = GRANTS,
-    on_chunk: Callable[[], None] = lambda: None,
 ) -> None:
     """Makes accounts with so many grants each."""
     await client.create_credit_type(CREDIT_TYPE)
+    async with populating(stage) as population:
+        await population.add(names, grants)
+
+
+@asynccontextmanager
+async def populating(stage: Stage) -> AsyncIterator[Population]:
+    """Makes accounts and holds beside the service."""
     population = Population(stage.redis_url, stage.partitions, DEVELOPMENT.default_tenant)
-    await population.add(names, grants, on_chunk)
-    await population.close()
+    try:
+        yield population
+    finally:
+        await population.close()

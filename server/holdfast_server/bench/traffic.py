@@ -59,15 +59,6 @@ class Traffic:
             await self.settle_batch(await self.reserve_batch(size))
         return Done(len(rounds) * 2 * size)
 
-    async def hold_each(self, size: int) -> list[str]:
-        """Places one hold on every account, in batches."""
-        holds: list[str] = []
-        for first in range(0, len(self.accounts), size):
-            some = self.accounts[first : first + size]
-            asked = [operations.reserve(each, RESERVED, feature="chat") for each in some]
-            holds += [answer.hold_id for answer in await self.client.batch(asked)]
-        return holds
-
     async def reserve_batch(self, size: int) -> list[str]:
         """Places so many holds in one call."""
         asked = [operations.reserve(self.account(), RESERVED, feature="chat") for _ in range(size)]
