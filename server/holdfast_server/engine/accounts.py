@@ -12,7 +12,7 @@ from holdfast_server.domain.bounds import TREE_LEVELS_MAX
 from holdfast_server.domain.operation import CreateAccount, Mode
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.engine.failures import failed
-from holdfast_server.engine.keys import NUMBERS_FIELD, Keys
+from holdfast_server.engine.keys import DUE_FIELD, NUMBERS_FIELD, Keys
 from holdfast_server.engine.rows import unpack_row
 from holdfast_server.engine.store import Store
 from holdfast_server.engine.unpack import unpack_terms
@@ -94,10 +94,15 @@ class AccountReader:
     async def _due_rows(
         self, tenant: str, root: str, start_ms: int, offset: int
     ) -> list[tuple[bytes, int]]:
-        """What is due in the tree from an instant on: holds and grants share the index."""
-        key = self._tree_keys(tenant, root)[1]
+        """What is due in the tree from an instant on: holds and grants share the index, which is a
+        list in the tree while it is small (`lua/lib/due_index.lua`).
+        """
+        tree, index = self._tree_keys(tenant, root)
+        small = await self._store.read("HGET", tree, DUE_FIELD)
+        if small is not None:
+            return _listed(unpack_row(small), start_ms)[offset : offset + SCAN_ROWS]
         span = (start_ms, "+inf", "BYSCORE", "LIMIT", offset, SCAN_ROWS, "WITHSCORES")
-        return _scored(await self._store.read("ZRANGE", key, *span))
+        return _scored(await self._store.read("ZRANGE", index, *span))
 
     async def _is_wanted(
         self, tenant: str, root: str, owner: str, account: str, page: HoldPage
@@ -152,6 +157,12 @@ def _holds_after(rows: list[tuple[bytes, int]], after: HoldCursor | None) -> lis
         return holds
     place = (after.expires_ms, after.hold)
     return [hold for hold in holds if (hold.expires_ms, hold.hold) > place]
+
+
+def _listed(values: list[Any], start_ms: int) -> list[tuple[bytes, int]]:
+    """Members with their times, of a small index: times and members in turn."""
+    pairs = zip(values[1::2], values[::2], strict=True)
+    return [(member, at_ms) for member, at_ms in pairs if at_ms >= start_ms]
 
 
 def _scored(rows: list[Any]) -> list[tuple[bytes, int]]:

@@ -14,7 +14,7 @@ they get here, so `/` separates tenant from account without ambiguity.
 | `late` | hash | expired holds that can still be committed |
 | `lated` | sorted set | the same, by the time until which they can |
 | `t:TENANT/ROOT` | hash | one tree: its accounts and open holds, packed |
-| `d:TENANT/ROOT` | sorted set | the tree's holds and grants by the time they are due |
+| `d:TENANT/ROOT` | sorted set | the tree's holds and grants by the time they are due, if many |
 | `barrier` | string | how often somebody marked what must reach disk or replicas |
 | `w:TENANT/ACCOUNT` | string | the root of an account that is not a root itself |
 
@@ -52,6 +52,8 @@ CLAIM_SHARDS = 16
 PARTITION_KEYS = ("state", "former", "out", "due", "late", "lated")
 CLAIM_KEYS = ("claims", "former")
 NUMBERS_FIELD, FLUSHED_FIELD = "m", "f"
+#: The field of a tree that has its holds and grants by the time they are due, while they are few.
+DUE_FIELD = "d"
 FENCE_FIELD, COLD_FLOOR_FIELD = "e", "c"
 
 _TREE_KEY = re.compile(r"\{p(\d+)\}:e(\d+):t:([^/]+)/(.+)")

@@ -35,6 +35,7 @@
 --- @include partition
 --- @include claims
 --- @include tree
+--- @include due_index
 --- @include journal
 --- @include limits
 --- @include draw

@@ -1,7 +1,7 @@
 -- What time does by itself: holds and grants expire, future grants become effective (twin: due.py).
 --
 -- A tree is brought to the present once per call, when it is first touched. What is due is found in
--- the tree's index, whose members are "h" .. hold id, "g" .. grant id .. account "/" credit type
+-- the tree's index (lib/due_index.lua), whose members are "h" .. hold id, "g" .. grant id .. account "/" credit type
 -- (expires) and "e" .. the same (becomes effective); a root's own name is left out.
 --
 -- Whenever somebody looks, all is as if it had ended when it was due: in that order, under that time,
@@ -133,15 +133,6 @@ local function change_grant(tree, member)
   return 1
 end
 
--- What is due, in order: [member, due_ms, member, due_ms, ...].
-local function due_now(tree)
-  local found = call("ZRANGEBYSCORE", tree.due_key, "-inf", tree.partition.now, "WITHSCORES", "LIMIT", 0, DUE_MAX)
-  for i = 2, #found, 2 do
-    found[i] = tonumber(found[i])
-  end
-  return found
-end
-
 -- Puts what has just become due among what is still to end, by time and then by member, as the index
 -- would. What is there already stays.
 function due.arise(passing, member, at_ms)
@@ -159,7 +150,7 @@ end
 -- call may end. Answers how many holds ended and how many grants changed.
 function due.pass_time(tree)
   tree.swept = true
-  local held, granted, passing = 0, 0, { list = due_now(tree), next = 1 }
+  local held, granted, passing = 0, 0, { list = due_index.due_now(tree, DUE_MAX), next = 1 }
   tree.behind = #passing.list == 2 * DUE_MAX
   tree.passing = passing
   while passing.list[passing.next] do

@@ -7,7 +7,7 @@ local PART_OF = { [C_AVAILABLE] = 2, [C_HELD] = 3, [C_BURNED] = 4, [C_EXPIRED] =
 
 -- Modules, filled by the files that follow.
 local partitions, trees, journals, draws, windows, limits, settle, due = {}, {}, {}, {}, {}, {}, {}, {}
-local claims = {}
+local claims, due_index = {}, {}
 local spending, committing, holding, granting, describing, keeping = {}, {}, {}, {}, {}, {}
 
 local floor, fmod, min, max, insert, remove = math.floor, math.fmod, math.min, math.max, table.insert, table.remove

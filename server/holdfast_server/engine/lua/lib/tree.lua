@@ -2,8 +2,9 @@
 -- decision over a whole branch needs no key that is not declared.
 --
 -- KEYS of a tree, in this order (engine/keys.py): the hash and the index of due times.
--- Fields of the hash: "m" the earliest due time (a lower bound), "a" .. account, "h" .. hold id,
--- "n" .. account for the terms that no decision reads.
+-- Fields of the hash: "m" the earliest due time (a lower bound), "d" the index while it is small
+-- (lib/due_index.lua), "a" .. account, "h" .. hold id, "n" .. account for the terms that no decision
+-- reads.
 --
 -- What a decision does not look at stays packed: credits, grants, limits and overdraft are unpacked
 -- where they are first asked for, and an account is packed again as a whole when it was touched.
@@ -15,25 +16,32 @@ local function unpacked(packed)
   return packed and { unpack_message(packed) }
 end
 
--- `op` is the first operation on the tree: what it names is read along with "m".
+-- `op` is the first operation on the tree: what it names is read along with "m" and "d".
 function trees.load(partition, index, op, about_hold)
   local base = partitions.keys_count(partition.header) + (index - 1) * KEYS_EACH
   local key, account, hold = KEYS[base + 1], op[O_ACCOUNT], about_hold and op[O_HOLD]
-  local found = hold and call("HMGET", key, "m", "a" .. account, "h" .. hold) or call("HMGET", key, "m", "a" .. account)
+  local found
+  if hold then
+    found = call("HMGET", key, "m", "d", "a" .. account, "h" .. hold)
+  else
+    found = call("HMGET", key, "m", "d", "a" .. account)
+  end
   local due_ms = tonumber(found[1] or "0")
   return {
     key = key,
     due_key = KEYS[base + 2],
     tenant = op[O_TENANT],
     partition = partition,
-    accounts = { [account] = unpacked(found[2]) },
-    holds = hold and { [hold] = unpacked(found[3]) } or {},
+    accounts = { [account] = unpacked(found[3]) },
+    holds = hold and { [hold] = unpacked(found[4]) } or {},
     -- What is to be written: a field with the account, the hold or the terms, false where it goes.
     changed = {},
     -- A member's due time, false for one to be removed.
     due_changes = {},
     due_ms = due_ms,
     due_ms_stored = due_ms,
+    due_packed = found[2],
+    due_in_set = due_ms > 0 and not found[2],
   }
 end
 
@@ -168,18 +176,16 @@ end
 
 -- Touches what will be written and was not read; see `partitions.check`.
 function trees.check(tree)
-  if next(tree.due_changes) then
-    call("ZCARD", tree.due_key)
-  end
+  due_index.prepare(tree)
   if tree.swept or tree.due_ms ~= tree.due_ms_stored then
     call("ZCARD", tree.partition.due_key)
   end
 end
 
 function trees.write(tree)
-  trees.write_index(tree)
-  local set, gone = { nil, nil, nil, nil, nil, nil }, {}
+  local set, gone = { nil, nil, nil, nil, nil, nil, nil, nil }, {}
   trees.list_changes(tree, set, gone)
+  due_index.write(tree, set, gone)
   if tree.due_ms ~= tree.due_ms_stored then
     trees.write_due(tree, set, gone)
   end
@@ -232,25 +238,6 @@ function trees.list_changes(tree, set, gone)
       set[n + 1], set[n + 2] = field, value
       n = n + 2
     end
-  end
-end
-
--- The earliest due time is only read anew when the one that was known has passed.
-function trees.write_index(tree)
-  local added, removed = { nil, nil, nil, nil }, { nil }
-  for member, at_ms in pairs(tree.due_changes) do
-    if at_ms then
-      local n = #added
-      added[n + 1], added[n + 2] = at_ms, member
-    else
-      removed[#removed + 1] = member
-    end
-  end
-  partitions.write_list("ZADD", tree.due_key, added)
-  partitions.write_list("ZREM", tree.due_key, removed)
-  if tree.swept then
-    local first = call("ZRANGE", tree.due_key, 0, 0, "WITHSCORES")
-    tree.due_ms = tonumber(first[2] or "0")
   end
 end
 
