@@ -31,6 +31,8 @@ def steps(name: str, options: Options) -> int:
     if name == "memory":
         # Accounts are made, held on and settled.
         return 3 * -(-options.accounts // CHUNK)
+    if name == "engine":
+        return 2 * alternating
     if name == "flush":
         return 2 * options.rounds
     return alternating * shapes(options.accounts) if name == "growth" else alternating

@@ -1,11 +1,14 @@
-"""The floors: a bare echo server, and a bare script that takes one from each of some keys."""
+"""The floors: a bare echo server, a bare script that takes one from each of some keys, and one that
+runs the commands of a Reserve and decides nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, Final
@@ -17,8 +20,12 @@ from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.echo import PATH
 from holdfast_server.bench.rounds import Done, Work
 
-#: Keys that the bare script counts down.
+#: Keys that the bare script counts down; partitions and trees that the bare commands are about.
 KEYS: Final = 1_000
+PARTITIONS: Final = 256
+#: Bytes of what a Reserve writes, as seen in the store: an entry, the row of an account with three
+#: grants, that of a hold, and an idempotency record.
+WRITTEN_BYTES: Final = (230, 220, 110, 130)
 
 
 @asynccontextmanager
@@ -59,16 +66,49 @@ async def _calls(method: Any, request: bytes, in_flight: int, calls: int) -> Don
 @asynccontextmanager
 async def decreases(redis_url: str, batch: int, operations: int) -> AsyncIterator[Work]:
     """Rounds of at least so many DECRBY, in batches by one script call each."""
+
+    def asked(first: int) -> tuple[list[str], list[int]]:
+        return [f"bench:{(first + n) % KEYS}" for n in range(batch)], [1]
+
+    async with _scripted(redis_url, "decrease.lua", batch, operations, asked) as work:
+        yield work
+
+
+@asynccontextmanager
+async def commands(redis_url: str, batch: int, operations: int) -> AsyncIterator[Work]:
+    """Rounds of the commands of at least so many Reserves, in batches by one script call each."""
+    calls = itertools.count(1)
+
+    def asked(first: int) -> tuple[list[str], list[int]]:
+        names: list[str] = []
+        for number in range(first, first + batch):
+            partition = f"bench:{number % PARTITIONS}"
+            names += (f"{partition}:state", f"bench:t:{number % KEYS}", f"{partition}:out")
+        return names, [next(calls), *WRITTEN_BYTES]
+
+    async with _scripted(redis_url, "commands.lua", batch, operations, asked) as work:
+        yield work
+
+
+@asynccontextmanager
+async def _scripted(
+    redis_url: str,
+    name: str,
+    batch: int,
+    operations: int,
+    asked: Callable[[int], tuple[list[str], list[int]]],
+) -> AsyncIterator[Work]:
+    """Rounds of calls of one script, each for so many operations from a number on."""
     store = redis.Redis.from_url(redis_url)
-    text = resources.files("holdfast_server.bench").joinpath("decrease.lua").read_text()
+    text = resources.files("holdfast_server.bench").joinpath(name).read_text()
     script = await store.script_load(text)
 
     async def work() -> Done:
         used = await store_seconds(store)
         starts = range(0, operations, batch)
         for first in starts:
-            names = [f"bench:{(first + n) % KEYS}" for n in range(batch)]
-            call: Awaitable[Any] = store.evalsha(script, batch, *names, "1")
+            keys, arguments = asked(first)
+            call: Awaitable[Any] = store.evalsha(script, len(keys), *keys, *map(str, arguments))
             await call
         return Done(len(starts) * batch, (), await store_seconds(store) - used)
 

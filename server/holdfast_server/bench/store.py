@@ -27,7 +27,8 @@ SHAPED: Final = 100
 
 
 async def engine(stage: Stage, options: Options) -> Found:
-    """What one Reserve costs the store, in batches, beside a bare script with as many keys.
+    """What one Reserve costs the store, in batches, beside a bare script with as many keys; and
+    what the commands of a Reserve cost alone.
 
     The service MUST have no flusher, which would use the store as well.
     """
@@ -36,14 +37,20 @@ async def engine(stage: Stage, options: Options) -> Found:
     async with (
         traffic_of(stage, options, "unary") as traffic,
         floors.decreases(stage.redis_url, options.batch, options.operations) as bare,
+        floors.commands(stage.redis_url, options.batch, options.operations) as commands,
     ):
         reserving = _reserves(traffic, store, options)
         measured, floor = await alternate(meter, reserving, bare, options.rounds, stage.on_round)
+        alone, _ = await alternate(meter, commands, bare, options.rounds, stage.on_round)
     await store.aclose()
     cost, least = _store_us(measured), _store_us(floor)
     typical, below = middle(measured), middle(floor)
-    about = "a Reserve and its Commit together"
-    facts = {"batch": options.batch, "accounts": options.accounts, "cpu_us_of": about}
+    facts = {
+        "batch": options.batch,
+        "accounts": options.accounts,
+        "commands_us": round(_store_us(alone), 1),
+        "cpu_us_of": "a Reserve and its Commit together",
+    }
     return Found(
         "engine", "store CPU us per Reserve", cost, least, typical.cpu_us, below.cpu_us, facts
     )
