@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from holdfast_server.settings import RULES, variable_of
 from holdfast_server.telemetry.metrics import Metrics
-from holdfast_server.telemetry.names import METRICS, Alert, Audited, Cause, Kind, Replayed
+from holdfast_server.telemetry.names import METRICS, Alert, Audited, Cause, Delivery, Kind, Replayed
 from tests.support.server import call
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -158,6 +158,8 @@ def _report_all(metrics: Metrics) -> None:
     metrics.outbox(1, 0.1)
     metrics.audited(Audited.AGREES)
     metrics.drift(1)
+    metrics.delivered(Delivery.DELIVERED)
+    metrics.checkpointed()
     metrics.killed(False)
     metrics.policies({kind: 1})
     metrics.config(1)

@@ -8,14 +8,22 @@ from collections.abc import Awaitable, Callable
 import psycopg
 import pytest
 
+from holdfast_server.domain.checkpoint import Tip
 from holdfast_server.domain.entry import EntryKind
 from holdfast_server.domain.epoch import Acknowledged
+from holdfast_server.domain.figures import Difference, Figure
 from holdfast_server.domain.operation import Commit
 from holdfast_server.domain.policy import Policy, Scope, ScopeKind
 from holdfast_server.domain.reply import Buckets, HoldState
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.database import connection_text
-from holdfast_server.ledger.records import CreditType, ProcessReport, RecordedEntry, RecordedHold
+from holdfast_server.ledger.records import (
+    CreditType,
+    Finding,
+    ProcessReport,
+    RecordedEntry,
+    RecordedHold,
+)
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import Story
 from tests.support.ledger import query
@@ -30,6 +38,19 @@ def late_hold() -> RecordedHold:
 #: Every method of the ledger that asks the database, with arguments.
 CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
     "balance_at": lambda ledger: ledger.balance_at("t", "a"),
+    "checkpoint_delivered": lambda ledger: ledger.checkpoint_delivered(1),
+    "checkpoint_head": lambda ledger: ledger.checkpoint_head(),
+    "count_roots": lambda ledger: ledger.count_roots(),
+    "entries_at": lambda ledger: ledger.entries_at([Tip(0, 1, 1, b"")]),
+    "keep_checkpoint": lambda ledger: ledger.keep_checkpoint(1, bytes(32), "line"),
+    "list_findings": lambda ledger: ledger.list_findings(),
+    "list_roots": lambda ledger: ledger.list_roots(("", ""), 1),
+    "newest_figures": lambda ledger: ledger.newest_figures(("t", "r"), 0, 0, [("a", "c")]),
+    "newest_roots": lambda ledger: ledger.newest_roots(0),
+    "note_findings": lambda ledger: ledger.note_findings(
+        [Finding(0, 1, 1, "t", Difference(Figure("a", "c", "", "held"), 1, 2))]
+    ),
+    "tree_figures": lambda ledger: ledger.tree_figures(("t", "r"), 0, 0, []),
     "count_silent": lambda ledger: ledger.count_silent(1),
     "epochs": lambda ledger: ledger.epochs(),
     "fence": lambda ledger: ledger.fence([0], "why"),

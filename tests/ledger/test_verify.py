@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import LiteralString
 
 import pytest
 from psycopg import sql
 
+from holdfast_server.domain.checkpoint import Tip
 from holdfast_server.domain.entry import GENESIS_HASH, Entry, chain_hash
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.ledger.records import RecordedEntry, VerifyReport
 from holdfast_server.ledger.store import Ledger
-from holdfast_server.ledger.verify import VIOLATIONS_MAX, Tip, verify_entries
+from holdfast_server.ledger.verify import VIOLATIONS_MAX, Anchors, verify_entries
 from tests.support.entries import Story, holds_and_commits
 from tests.support.ledger import record, tamper
 
@@ -24,6 +25,11 @@ async def url(ledger: Ledger, migrated_postgres_url: str) -> str:
     stories = [holds_and_commits(Story(partition), ["ada", "bob"], 5) for partition in (0, 1)]
     await record(migrated_postgres_url, *stories[0], *stories[1])
     return migrated_postgres_url
+
+
+def anchors(tips: Mapping[int, Tip]) -> dict[int, Anchors]:
+    """What a checkpoint with these tips vouches for."""
+    return {partition: {tip.seq: (tip.hash, 1)} for partition, tip in tips.items() if tip.seq}
 
 
 def found(report: VerifyReport) -> set[tuple[str, int, int]]:
@@ -137,7 +143,29 @@ async def test_a_tail_cut_off_with_its_cursor_is_found_by_a_checkpoint(
 
     left = [each async for each in ledger.stream_entries(1)]
 
-    assert found(verify_entries(left, {1: checkpoint[1]})) == {("cursor", 1, 10)}
+    assert found(verify_entries(left, anchors(checkpoint))) == {
+        ("checkpoint", 0, 0),
+        ("checkpoint", 1, 10),
+    }
+    assert found(await ledger.verify(anchors=anchors(checkpoint))) == {("checkpoint", 1, 10)}
+
+
+async def test_a_chain_that_was_computed_anew_is_found_by_a_checkpoint(
+    url: str, ledger: Ledger
+) -> None:
+    """Who can rewrite every row makes a sound chain, but not the hash that was kept elsewhere."""
+    checkpoint = await ledger.tips()
+    forged = chained([replace(each.entry, actor="eve") async for each in ledger.stream_entries(0)])
+    assert verify_entries(forged).ok
+
+    assert found(verify_entries(forged, {0: anchors(checkpoint)[0]})) == {("checkpoint", 0, 12)}
+
+
+async def test_a_partition_that_is_gone_is_found_by_a_checkpoint(url: str, ledger: Ledger) -> None:
+    checkpoint = await ledger.tips()
+    tamper(url, _delete("partition = 1"), "DELETE FROM holdfast.flush_cursor WHERE partition = 1")
+
+    assert ("checkpoint", 1, 0) in found(await ledger.verify(anchors=anchors(checkpoint)))
 
 
 async def test_swapped_rows_are_found(url: str, ledger: Ledger) -> None:
@@ -164,9 +192,9 @@ async def test_an_export_verifies_without_the_database(url: str, ledger: Ledger)
     entries = [each for partition in (0, 1) async for each in ledger.stream_entries(partition)]
     tips = await ledger.tips()
 
-    assert verify_entries(entries, tips).ok
+    assert verify_entries(entries, anchors(tips)).ok
     assert verify_entries(entries).entries == 24
-    assert found(verify_entries(entries[:-1], tips)) == {("cursor", 1, 11)}
+    assert found(verify_entries(entries[:-1], anchors(tips))) == {("checkpoint", 1, 11)}
 
 
 def chained(entries: Sequence[Entry]) -> list[RecordedEntry]:
@@ -205,10 +233,37 @@ def test_a_forged_chain_does_not_help_against_the_other_checks() -> None:
     assert ("conservation", 0, 2) in checks(grant, jumped)
 
 
+def test_a_hold_lives_once() -> None:
+    """I4, I6: a forged chain whose buckets add up still has to tell the life of each hold."""
+    tale = Story()
+    grant, hold = tale.grant("ada", 100), tale.hold("ada", 7)
+    commit = tale.commit("ada", 7)
+
+    def messages(*entries: Entry) -> list[str]:
+        report = verify_entries(chained(entries))
+        assert {each.check for each in report.violations} <= {"hold"}
+        return [each.message for each in report.violations]
+
+    other = "0c" * 16
+    assert messages(grant, hold, commit) == []
+    assert "which is not open" in messages(grant, hold, commit, tale.commit("ada", 0))[0]
+    assert any("still holds" in each for each in messages(grant, hold, early(commit, 5)))
+    assert "which is not open" in messages(grant, hold, replace(commit, hold=other))[0]
+    again = replace(tale.hold("ada", 0), seq=3, first_seq=3, version=3, after=hold.after)
+    assert "placed again" in messages(grant, hold, again)[0]
+
+
+def early(commit: Entry, amount: int) -> Entry:
+    """A commit that ends its hold and leaves some of it held."""
+    delta = Buckets(held=-amount, burned=amount)
+    after = replace(commit.after, held=7 - amount, burned=amount)
+    return replace(commit, delta=delta, after=after)
+
+
 def test_violations_are_counted_to_a_limit() -> None:
     wrong = [replace(entry, version=9) for entry in holds_and_commits(Story(), ["ada"], 100)]
 
-    report = verify_entries(chained(wrong), {0: Tip(1, 201, GENESIS_HASH)})
+    report = verify_entries(chained(wrong))
 
     assert (len(report.violations), report.entries, report.ok) == (VIOLATIONS_MAX, 201, False)
 

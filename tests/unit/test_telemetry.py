@@ -26,7 +26,15 @@ from holdfast_server.errors import Reason
 from holdfast_server.telemetry import logs, names
 from holdfast_server.telemetry.logs import current_place
 from holdfast_server.telemetry.metrics import Metrics
-from holdfast_server.telemetry.names import Alert, Attribute, Audited, Cause, Kind, Replayed
+from holdfast_server.telemetry.names import (
+    Alert,
+    Attribute,
+    Audited,
+    Cause,
+    Delivery,
+    Kind,
+    Replayed,
+)
 from holdfast_server.telemetry.recorder import Recorder
 from holdfast_server.telemetry.tracing import (
     ATTRIBUTE_BYTES_MAX,
@@ -71,6 +79,8 @@ def report_everything(recorder: Recorder) -> None:
     recorder.replayed(Replayed.BOOKED)
     recorder.audited(Audited.AGREES)
     recorder.drift(2)
+    recorder.delivered(Delivery.FAILED)
+    recorder.checkpointed()
     recorder.alert(Alert.FAIL_OPEN)
 
 

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from holdfast_server.app.durability import not_given
+from holdfast_server.app.evidence import open_evidence
 from holdfast_server.engine.inspection import StoreFacts, inspect_stores
 from holdfast_server.engine.levels import Levels
 from holdfast_server.errors import HoldfastError
@@ -69,6 +70,7 @@ async def examine(settings: Settings) -> list[Check]:
         *check_settings(settings),
         *(await _examine_store(settings)),
         *(await _examine_ledger(settings)),
+        check_evidence(settings),
         *check_machine(settings.state_dir, settings.spool_bytes_max),
     ]
 
@@ -88,6 +90,18 @@ def check_settings(settings: Settings) -> Iterator[Check]:
     if settings.kill or settings.kill_file.exists():
         advice = "nobody is denied; `holdfast kill off` when the trouble is over"
         yield Check("kill switch", Health.WARNING, "on", advice)
+
+
+def check_evidence(settings: Settings) -> Check:
+    """Whether somebody outside of the database can say how the ledger was."""
+    if not settings.checkpoint_place:
+        advice = "set HOLDFAST_CHECKPOINT_PLACE: else a ledger that was cut off is not noticed"
+        return Check("checkpoints", Health.WARNING, "nowhere", advice)
+    try:
+        open_evidence(settings)
+    except ValueError as error:
+        return Check("checkpoints", Health.BAD, str(error), "correct it, else flush does not start")
+    return Check("checkpoints", Health.OK, "place and key are as they should be")
 
 
 def check_store(facts: StoreFacts) -> Iterator[Check]:

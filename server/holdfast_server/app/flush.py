@@ -1,12 +1,15 @@
-"""The flusher process: brings the outbox into the ledger, and says how much waits."""
+"""The flusher process: brings the outbox into the ledger, says how much waits, and lets a second
+place vouch for what the ledger has."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 from holdfast_server.app.backlog import Backlog
+from holdfast_server.app.evidence import build_checkpointer
 from holdfast_server.app.process import Parent, Process, background, run_process
 from holdfast_server.app.stores import count_waiting
 from holdfast_server.engine.outbox import Outbox
@@ -36,7 +39,13 @@ async def _flush(
         hooks=FlusherHooks(backlog.reached, backlog.flushed, backlog.halted, process.tracing.flush),
         batch_entries_max=process.settings.flush_batch_entries_max,
     )
-    async with background(_watch(outbox, backlog)):
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(background(_watch(outbox, backlog)))
+        checkpointer = build_checkpointer(process)
+        if checkpointer:
+            # Behind the flusher: the last checkpoint has what the flusher wrote last.
+            stack.push_async_callback(checkpointer.finish)
+            await stack.enter_async_context(background(checkpointer.run()))
         running = asyncio.create_task(flusher.run())
         await ready()
         stop = asyncio.create_task(stopping.wait())

@@ -53,7 +53,7 @@ async def _check_schema(settings: Settings) -> None:
 async def _check_store(settings: Settings, ledger: Ledger, facts: DeploymentFacts) -> None:
     """The hot store must be the one that this ledger's entries came from."""
     store = open_store(settings.redis_url)
-    name = f"{facts.partitions}/{facts.created_at_ms}"
+    name = facts.name
     try:
         has_entries = any(seq for _, seq in (await ledger.flushed()).values())
         holder = await claim_store(store, name, may_be_new=not has_entries)

@@ -6,7 +6,7 @@ import asyncio
 import csv
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from holdfast import Buckets, Client, CreditBalanceAt, Durability, Entry, Explanation
+from holdfast_server.app.evidence import read_anchors
 from holdfast_server.app.export import CSV_COLUMNS, read_lines, to_json, to_row
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.stores import open_ledger
+from holdfast_server.cli.checkpoints import public_key_option
 from holdfast_server.cli.connection import Connection, client_command, connection_options
 from holdfast_server.cli.options import json_option, read_settings
 from holdfast_server.cli.output import (
@@ -30,9 +32,11 @@ from holdfast_server.cli.output import (
     show_time,
 )
 from holdfast_server.cli.values import INSTANT
+from holdfast_server.domain.checkpoint import Anchors
 from holdfast_server.domain.entry import parse_transaction_id
 from holdfast_server.ledger.records import RecordedEntry
 from holdfast_server.ledger.store import Ledger
+from holdfast_server.ledger.verify import Anchors as Tips
 from holdfast_server.ledger.verify import verify_entries
 
 
@@ -147,25 +151,46 @@ def await_durable(client: Client, as_json: bool, transaction_id: str, durability
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Verify an export (jsonl) instead, with nothing but the file.",
 )
+@click.option(
+    "--checkpoints",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="With --offline or --file: what the ledger must still have. Repeatable.",
+)
+@public_key_option
 @connection_options
 @json_option
 def verify(
     connection: Connection, as_json: bool, partitions: tuple[int, ...], **where: Any
 ) -> None:
-    """Check the hash chain, sequence, versions and conservation; status 1 where one fails."""
+    """Check hash chain, sequence, versions, conservation and holds; status 1 where one fails.
+
+    With --checkpoints also that nothing is missing at the end, which a chain alone cannot show.
+    """
+    anchors = _anchors(where)
+    vouched = anchors.tips if anchors else {}
     if where["file"]:
-        report: Any = _verify_file(where["file"])
+        report: Any = _verify_file(where["file"], vouched)
     elif where["offline"]:
-        report = asyncio.run(_verify_offline(where["postgres_url"], partitions))
+        report = asyncio.run(_verify_offline(where["postgres_url"], partitions, vouched))
     else:
         with connection.open() as client:
             report = client.verify(partitions)
-    result = {"ok": report.ok, "entries": report.entries, "violations": report.violations}
+    flaws = anchors.flaws if anchors else ()
+    ok = report.ok and not flaws
     if as_json:
-        print_json(result)
+        print_json(
+            {
+                "ok": ok,
+                "entries": report.entries,
+                "violations": report.violations,
+                "checkpoints": anchors.checkpoints if anchors else 0,
+                "flaws": flaws,
+            }
+        )
     else:
-        _print_violations(report)
-    if not report.ok:
+        _print_violations(report, anchors)
+    if not ok:
         raise Problem("the ledger is not what was recorded: keep it as it is, look who changed it")
 
 
@@ -202,19 +227,33 @@ def _figures(buckets: Buckets) -> str:
     return ", ".join(f"{getattr(buckets, name)} {name}" for name in names)
 
 
-def _print_violations(report: Any) -> None:
-    console().print(
-        f"{report.entries} entries checked: {'all is well' if report.ok else 'BROKEN'}."
-    )
+def _anchors(where: dict[str, Any]) -> Anchors | None:
+    if not where["checkpoints"]:
+        return None
+    if not (where["file"] or where["offline"]):
+        raise click.UsageError("--checkpoints are compared with --offline or with a --file")
+    anchors = read_anchors(where["checkpoints"], where["public_keys"])
+    if not anchors.checkpoints:
+        raise Problem("there are no checkpoints in these files")
+    return anchors
+
+
+def _print_violations(report: Any, anchors: Anchors | None) -> None:
+    flaws = anchors.flaws if anchors else ()
+    beside = f" against {anchors.checkpoints} checkpoints" if anchors else ""
+    state = "all is well" if report.ok and not flaws else "BROKEN"
+    console().print(f"{report.entries} entries checked{beside}: {state}.")
+    for flaw in flaws:
+        console().print(f"checkpoint {flaw.number}: {flaw.message}")
     for violation in report.violations:
         place = f"partition {violation.partition}, entry {violation.seq}"
         console().print(f"{violation.check}: {place}: {violation.message}")
 
 
-def _verify_file(path: Path) -> Any:
+def _verify_file(path: Path, vouched: Mapping[int, Tips]) -> Any:
     with path.open() as lines:
         try:
-            return verify_entries(read_lines(lines))
+            return verify_entries(read_lines(lines), vouched)
         except ValueError as error:
             raise Problem(f"{path}: {error}") from error
 
@@ -226,13 +265,17 @@ async def _opened(postgres_url: str | None) -> AsyncIterator[Ledger]:
         yield ledger
 
 
-async def _verify_offline(postgres_url: str | None, partitions: tuple[int, ...]) -> Any:
+async def _verify_offline(
+    postgres_url: str | None, partitions: tuple[int, ...], vouched: Mapping[int, Tips]
+) -> Any:
     async with _opened(postgres_url) as ledger:
         total = len(partitions) or len(await ledger.flushed())
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("partitions", total=total)
             return await ledger.verify(
-                partitions or None, on_progress=lambda *_: progress.advance(task)
+                partitions or None,
+                anchors=vouched,
+                on_progress=lambda *_: progress.advance(task),
             )
 
 

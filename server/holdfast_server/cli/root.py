@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "ledger": ("ledger", "ledger"),
     "verify": ("ledger", "verify"),
     "reconcile": ("reconcile", "reconcile"),
+    "checkpoint": ("checkpoints", "checkpoint"),
 }
 
 

@@ -142,7 +142,9 @@ class BurnedTransaction:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Something that does not hold. `check` is chain, sequence, version, conservation or cursor."""
+    """Something that does not hold. `check` is chain, sequence, version, conservation, hold, cursor
+    or checkpoint.
+    """
 
     check: str
     partition: int
@@ -231,3 +233,8 @@ class DeploymentFacts:
     created_at_ms: int
     token_keys: Mapping[int, bytes] = field(repr=False)
     active_token_key: int
+
+    @property
+    def name(self) -> str:
+        """What tells this deployment from every other one."""
+        return f"{self.partitions}/{self.created_at_ms}"

@@ -6,6 +6,7 @@ Entries are appended by the flusher alone, through `ledger.append`.
 from __future__ import annotations
 
 from holdfast_server.ledger.accounts import Accounts
+from holdfast_server.ledger.checkpoints import Checkpoints
 from holdfast_server.ledger.configuration import ConfigurationStore
 from holdfast_server.ledger.database import open_pools
 from holdfast_server.ledger.deployment import Deployment
@@ -20,6 +21,7 @@ from holdfast_server.ledger.verify import Verification
 
 class Ledger(
     Accounts,
+    Checkpoints,
     ConfigurationStore,
     Deployment,
     Entries,

@@ -6,14 +6,16 @@ the same code.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from holdfast_server.domain.checkpoint import Tip
 from holdfast_server.domain.entry import GENESIS_HASH, Entry, EntryKind, chain_hash
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.ledger import rows
 from holdfast_server.ledger.database import EVERY_TENANT, Cursor, Database, fetch_all, fetch_one
+from holdfast_server.ledger.hold_check import HoldCheck
 from holdfast_server.ledger.records import RecordedEntry, VerifyReport, Violation
 from holdfast_server.ledger.sql import QUERIES
 
@@ -25,19 +27,14 @@ FETCH_ROWS: Final = 1_000
 #: Hears the partition and the number of entries checked so far in all.
 OnProgress = Callable[[int, int], None]
 
+#: What checkpoints vouch for in one partition: the hash at some sequence numbers, and by which
+#: checkpoint.
+Anchors = Mapping[int, tuple[bytes, int]]
+
 _DEBT_KINDS: Final = frozenset(
     {EntryKind.HOLD, EntryKind.BURN, EntryKind.OVERAGE, EntryKind.LATE_COMMIT}
 )
 _UNENFORCED_KINDS: Final = _DEBT_KINDS | {EntryKind.UNENFORCED}
-
-
-@dataclass(frozen=True, slots=True)
-class Tip:
-    """Where a partition should end."""
-
-    epoch: int
-    seq: int
-    hash: bytes
 
 
 @dataclass(slots=True)
@@ -45,6 +42,7 @@ class PartitionCheck:
     """Checks the entries of one partition, given one by one in order."""
 
     partition: int
+    anchors: Anchors = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
     entries: int = 0
     _epoch: int = 1
@@ -52,6 +50,7 @@ class PartitionCheck:
     _hash: bytes = GENESIS_HASH
     #: Version, time and buckets of the last entry of each account and credit type.
     _balances: dict[tuple[str, str, str], tuple[int, int, Buckets]] = field(default_factory=dict)
+    _holds: HoldCheck = field(default_factory=HoldCheck)
 
     def add(self, recorded: RecordedEntry) -> None:
         """Takes the next entry."""
@@ -61,9 +60,26 @@ class PartitionCheck:
         self._check_chain(recorded)
         self._check_conservation(entry)
         self._check_version(entry)
+        self._check_anchor(recorded)
+        for message in self._holds.add(entry):
+            self._note("hold", entry.seq, message)
         self._epoch, self._seq, self._hash = entry.epoch, entry.seq, recorded.hash
 
-    def finish(self, tip: Tip | None) -> None:
+    def finish(self) -> None:
+        """Checks what can only be seen at the end: what is held, and a tail that was cut off."""
+        for message in self._holds.finish():
+            self._note("hold", self._seq, message)
+        held = self._holds.held()
+        for key, (_, _, buckets) in self._balances.items():
+            if buckets.held != held[key]:
+                message = f"{buckets.held} are held of {key}, and {held[key]} by its open holds"
+                self._note("hold", self._seq, message)
+        last = max(self.anchors, default=0)
+        if last > self._seq:
+            message = f"checkpoint {self.anchors[last][1]} vouches for entries up to {last}"
+            self._note("checkpoint", self._seq, f"this is the last entry, but {message}")
+
+    def compare(self, tip: Tip | None) -> None:
         """Compares the end with the cursor. A chain alone does not show a tail that was cut off."""
         if tip is None:
             self._note("cursor", self._seq, "the partition has entries but no cursor")
@@ -74,6 +90,12 @@ class PartitionCheck:
                 f"the cursor is at {tip.seq} of epoch {tip.epoch}, hash {tip.hash.hex()[:8]}; the "
                 f"last entry is {self._seq} of epoch {self._epoch}, hash {self._hash.hex()[:8]}",
             )
+
+    def _check_anchor(self, recorded: RecordedEntry) -> None:
+        anchor = self.anchors.get(recorded.entry.seq)
+        if anchor and anchor[0] != recorded.hash:
+            message = f"the hash is not the one that checkpoint {anchor[1]} vouches for"
+            self._note("checkpoint", recorded.entry.seq, message)
 
     def _check_sequence(self, entry: Entry) -> None:
         if entry.seq != self._seq + 1:
@@ -123,16 +145,22 @@ class Verification(Database):
     """Verifies what the database holds."""
 
     async def verify(
-        self, partitions: Sequence[int] | None = None, *, on_progress: OnProgress | None = None
+        self,
+        partitions: Sequence[int] | None = None,
+        *,
+        anchors: Mapping[int, Anchors] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> VerifyReport:
-        """Checks hash chain, sequence, versions, conservation, time and cursors; None means all.
+        """Checks hash chain, sequence, versions, conservation, time, holds and cursors, and what
+        checkpoints vouch for (by partition). None means all partitions.
 
         Reads one partition at a time, each as of one instant, and keeps one state per account and
         credit type of it in memory. Entries that are recorded meanwhile do no harm.
         """
+        anchors = anchors or {}
         entries, violations = 0, list[Violation]()
-        for partition in partitions or sorted(await self.tips()):
-            check = await self._verify_partition(partition)
+        for partition in partitions or sorted({*await self.tips(), *anchors}):
+            check = await self._verify_partition(partition, anchors.get(partition, {}))
             entries += check.entries
             violations += check.violations
             if on_progress:
@@ -140,10 +168,10 @@ class Verification(Database):
         return VerifyReport(entries, tuple(violations[:VIOLATIONS_MAX]))
 
     async def tips(self) -> dict[int, Tip]:
-        """Where every partition ends now: a checkpoint, to be kept outside of this database."""
+        """Where every partition ends now, by what the flusher says."""
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             found = await fetch_all(cursor, QUERIES["tips"])
-        return {row.pop("partition"): Tip(**row) for row in found}
+        return {row["partition"]: Tip(**row) for row in found}
 
     async def stream_entries(self, partition: int) -> AsyncIterator[RecordedEntry]:
         """Every entry of a partition in order, as of one instant: what an export consists of."""
@@ -151,30 +179,33 @@ class Verification(Database):
             async for recorded in _stream(cursor, partition):
                 yield recorded
 
-    async def _verify_partition(self, partition: int) -> PartitionCheck:
-        check = PartitionCheck(partition)
+    async def _verify_partition(self, partition: int, anchors: Anchors) -> PartitionCheck:
+        check = PartitionCheck(partition, anchors)
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             tip = await _tip(cursor, partition)
             async for recorded in _stream(cursor, partition):
                 check.add(recorded)
-        check.finish(tip)
+        check.finish()
+        check.compare(tip)
         return check
 
 
 def verify_entries(
-    entries: Iterable[RecordedEntry], tips: dict[int, Tip] | None = None
+    entries: Iterable[RecordedEntry], anchors: Mapping[int, Anchors] | None = None
 ) -> VerifyReport:
     """The same for entries from anywhere, such as an export: each partition's in order.
 
-    Without `tips` (where each partition should end, from a checkpoint kept elsewhere) a tail that
-    was cut off cannot be seen.
+    Without `anchors`, from checkpoints kept elsewhere, a tail that was cut off cannot be seen.
     """
-    checks: dict[int, PartitionCheck] = {}
+    anchors = anchors or {}
+    checks = {partition: PartitionCheck(partition, anchors[partition]) for partition in anchors}
     for recorded in entries:
         partition = recorded.entry.partition
-        checks.setdefault(partition, PartitionCheck(partition)).add(recorded)
-    for partition, tip in (tips or {}).items():
-        checks.setdefault(partition, PartitionCheck(partition)).finish(tip)
+        if partition not in checks:
+            checks[partition] = PartitionCheck(partition)
+        checks[partition].add(recorded)
+    for check in checks.values():
+        check.finish()
     violations = [violation for check in checks.values() for violation in check.violations]
     return VerifyReport(
         sum(check.entries for check in checks.values()), tuple(violations[:VIOLATIONS_MAX])

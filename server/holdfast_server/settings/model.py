@@ -176,6 +176,24 @@ class Settings:
         "Entries waiting, in all, that stop new holds.",
     )
 
+    # Checkpoints of the ledger, made by the flusher.
+    checkpoint_place: str = url(
+        ("file", "https", "http", "webhook+https", "webhook+http"),
+        "Where signed checkpoints go, outside of the database. Empty: nowhere.",
+    )
+    checkpoint_key_file: Path | None = field(
+        default=None,
+        metadata=path("The Ed25519 key that signs them, PEM; see `holdfast checkpoint key`."),
+    )
+    checkpoint_interval_ms: int = integer(
+        60_000, (1_000, 3_600_000), "ms", "Pause between two checkpoints."
+    )
+    checkpoint_network: str = choice(
+        "public",
+        ("public", "private", "loopback"),
+        "Which addresses `checkpoint_place` may have. Loopback also allows http, for tests.",
+    )
+
     # Control.
     config_poll_ms: int = integer(
         500, (50, 1_000), "ms", "Pause between two looks for changed policies and credit types."

@@ -110,6 +110,8 @@ def _check_together(settings: Settings) -> None:
         _refuse("tls_key", str(settings.tls_key or ""), "a path just when `tls_certificate` is one")
     if settings.jwt_issuer and not (settings.jwt_audience and settings.jwt_jwks):
         _refuse("jwt_issuer", settings.jwt_issuer, "a text with `jwt_audience` and `jwt_jwks`")
+    if settings.checkpoint_place and settings.checkpoint_key_file is None:
+        _refuse("checkpoint_key_file", "", "a path while `checkpoint_place` is set")
     if settings.outbox_entries_soft > settings.outbox_entries_hard:
         soft = str(settings.outbox_entries_soft)
         _refuse("outbox_entries_soft", soft, "at most `outbox_entries_hard`")

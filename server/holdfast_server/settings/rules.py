@@ -13,6 +13,9 @@ from typing import Any
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
+#: Parameters of a URL that prove something: passwords, and what object stores sign URLs with.
+_SECRET = re.compile(r"(?i)((?:password|credential|token|signature|sig)=)[^&\s]*")
+
 
 class SettingsError(ValueError):
     """A setting has a value that is not allowed. The message names it, its value and what is."""
@@ -100,8 +103,8 @@ def path(meaning: str) -> Mapping[str, Rule]:
 
 
 def redacted(value: str) -> str:
-    """A URL without what stands before its last `@` and without passwords in its query."""
-    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", re.sub(r"://.*@", "://***@", value))
+    """A URL without what stands before its last `@` and without secrets in its query."""
+    return _SECRET.sub(r"\1***", re.sub(r"://.*@", "://***@", value))
 
 
 def is_loopback(host: str) -> bool:

@@ -20,7 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from holdfast_server.telemetry import names
-from holdfast_server.telemetry.names import Alert, Audited, Cause, Kind, Metric, Replayed
+from holdfast_server.telemetry.names import Alert, Audited, Cause, Delivery, Kind, Metric, Replayed
 from holdfast_server.telemetry.recorder import Recorder
 
 #: Time between two exports by OTLP.
@@ -51,7 +51,8 @@ class Metrics(Recorder):
         )
         self._lock = threading.Lock()
         self._values: dict[str, _Values] = {metric.name: {} for metric in names.METRICS}
-        self._config_confirmed = time.monotonic()
+        # Ages are taken when somebody asks: a task that hangs would leave a young one behind.
+        self._since = {names.CONFIG_AGE.name: time.monotonic()}
         self._create(self._provider.get_meter("holdfast"))
 
     def page(self) -> bytes:
@@ -110,7 +111,7 @@ class Metrics(Recorder):
 
     def config(self, version: int) -> None:
         self._set(names.CONFIG_VERSION, version)
-        self._config_confirmed = time.monotonic()
+        self._since[names.CONFIG_AGE.name] = time.monotonic()
 
     def spool(self, records: int, size_bytes: int) -> None:
         self._set(names.SPOOL_RECORDS, records)
@@ -124,6 +125,12 @@ class Metrics(Recorder):
 
     def drift(self, figures: int) -> None:
         self._set(names.AUDIT_DRIFT, figures)
+
+    def delivered(self, result: Delivery) -> None:
+        self._add(names.CHECKPOINTS, 1, result)
+
+    def checkpointed(self) -> None:
+        self._since[names.CHECKPOINT_AGE.name] = time.monotonic()
 
     def alert(self, alert: Alert) -> None:
         self._add(names.ALERTS, 1, alert)
@@ -149,9 +156,8 @@ class Metrics(Recorder):
 
     def _reader_of(self, metric: Metric) -> _Callback:
         def read(_: CallbackOptions) -> list[Observation]:
-            if metric is names.CONFIG_AGE:
-                # Taken now, because a reader that hangs would leave a young age behind.
-                self._set(metric, time.monotonic() - self._config_confirmed)
+            if metric.name in self._since:
+                self._set(metric, time.monotonic() - self._since[metric.name])
             with self._lock:
                 values = dict(self._values[metric.name])
             return [

@@ -68,12 +68,23 @@ class Audited(StrEnum):
     TOO_LARGE = "too_large"
 
 
+class Delivery(StrEnum):
+    """What became of a checkpoint for now."""
+
+    #: It is kept outside of the database.
+    DELIVERED = "delivered"
+    #: It could not be made or delivered; the same is tried again.
+    FAILED = "failed"
+
+
 class Alert(StrEnum):
     """What a person must look at. Each is counted and logged."""
 
     LOSS_REPORT = "loss_report"
     QUARANTINE = "quarantine"
     DRIFT = "drift"
+    CHAIN_BROKEN = "chain_broken"
+    CHECKPOINT_FAILED = "checkpoint_failed"
     FLUSH_LAG = "flush_lag"
     CONFIG_STALE = "config_stale"
     CONFIG_REFUSED = "config_refused"
@@ -190,6 +201,19 @@ AUDIT_DRIFT = Metric(
     "{figure}",
     "Figures that are not the same in the hot store and in the ledger. To be 0.",
 )
+CHECKPOINTS = Metric(
+    "holdfast.checkpoints",
+    Kind.COUNTER,
+    "{checkpoint}",
+    "Checkpoints of the ledger, by what became of them.",
+    ("result",),
+)
+CHECKPOINT_AGE = Metric(
+    "holdfast.checkpoint.age",
+    Kind.GAUGE,
+    "s",
+    "Time since all that the ledger had was vouched for outside of it.",
+)
 ALERTS = Metric("holdfast.alerts", Kind.COUNTER, "{alert}", "Alerts, by what happened.", ("alert",))
 
 #: Every metric there is.
@@ -198,6 +222,7 @@ METRICS = (
     *(SESSIONS, QUEUE_OPERATIONS, FLUSH_ROWS, FLUSH_LAG, OUTBOX_ENTRIES, OUTBOX_LAG, HOLDS_OPEN),
     *(KILL_SWITCH, POLICIES, CONFIG_VERSION, CONFIG_AGE, SPOOL_RECORDS, SPOOL_BYTES),
     *(REPLAYED, AUDITED, AUDIT_DRIFT, ALERTS, DURABILITY_WAITS, REPLICAS),
+    *(CHECKPOINTS, CHECKPOINT_AGE),
 )
 
 

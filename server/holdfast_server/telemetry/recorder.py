@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from holdfast_server.telemetry.names import Alert, Audited, Cause, Replayed
+from holdfast_server.telemetry.names import Alert, Audited, Cause, Delivery, Replayed
 
 
 class Recorder:
@@ -71,6 +71,12 @@ class Recorder:
 
     def drift(self, figures: int) -> None:
         """So many figures are known not to be the same in both stores."""
+
+    def delivered(self, result: Delivery) -> None:
+        """A checkpoint was brought to its place, or was not."""
+
+    def checkpointed(self) -> None:
+        """All that the ledger has is vouched for outside of it, just now."""
 
     def alert(self, alert: Alert) -> None:
         """Something happened that a person must look at."""

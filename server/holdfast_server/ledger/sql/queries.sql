@@ -421,7 +421,7 @@ SELECT * FROM holdfast.entry WHERE partition = %(partition)s ORDER BY seq;
 
 -- tip --
 -- Where a partition ends, by what the flusher says.
-SELECT epoch, last_seq AS seq, last_hash AS hash FROM holdfast.flush_cursor
+SELECT partition, epoch, last_seq AS seq, last_hash AS hash FROM holdfast.flush_cursor
 WHERE partition = %(partition)s;
 
 -- tips --
@@ -614,3 +614,26 @@ ON CONFLICT DO NOTHING;
 -- The newest figures that were not the same.
 SELECT * FROM holdfast.audit_finding ORDER BY found_at DESC, account, credit_type, part, name
 LIMIT %(limit)s;
+
+-- checkpoint_head --
+-- The newest checkpoint, and how long ago it was made.
+SELECT
+    number, hash, pending,
+    greatest(0, extract(epoch FROM now() - made_at) * 1000)::bigint AS age_ms
+FROM holdfast.checkpoint_head;
+
+-- keep_checkpoint --
+-- Compare-and-set: of all who make the next checkpoint, one gets its number.
+UPDATE holdfast.checkpoint_head
+SET number = %(number)s, hash = %(hash)s, pending = %(line)s, made_at = now()
+WHERE number = %(number)s - 1 AND pending = '';
+
+-- checkpoint_delivered --
+-- It is kept elsewhere.
+UPDATE holdfast.checkpoint_head SET pending = '' WHERE number = %(number)s;
+
+-- entries_at --
+-- The hashes at some places.
+SELECT e.partition, e.seq, e.hash
+FROM unnest(%(partitions)s::integer[], %(seqs)s::bigint[]) AS wanted (partition, seq)
+JOIN holdfast.entry AS e USING (partition, seq);

@@ -437,6 +437,18 @@ CREATE TABLE holdfast.audit_finding (
 CREATE INDEX audit_finding_newest ON holdfast.audit_finding (found_at DESC);
 CALL holdfast.make_append_only('holdfast.audit_finding');
 
+-- The newest checkpoint that was made. Its line stays in `pending` until it is kept outside of this
+-- database, which is what it is for.
+CREATE TABLE holdfast.checkpoint_head (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    number bigint NOT NULL CHECK (number >= 0),
+    hash bytea NOT NULL CHECK (octet_length(hash) = 32),
+    made_at timestamptz NOT NULL,
+    pending text NOT NULL
+);
+INSERT INTO holdfast.checkpoint_head (number, hash, made_at, pending)
+VALUES (0, decode(repeat('00', 32), 'hex'), timestamptz 'epoch', '');
+
 -- Roles. The owner has no login and no part at run time. Whoever migrates becomes a member of each
 -- role, so that connections can step down to the least they need. Where the migrating user may not
 -- create roles and nobody made them, the triggers alone keep the ledger append-only.
@@ -493,13 +505,13 @@ BEGIN
         holdfast.account, holdfast.flush_cursor, holdfast.partition_epoch, holdfast.deployment,
         holdfast.quarantine, holdfast.credit_type, holdfast.policy_audit, holdfast.config_version,
         holdfast.process, holdfast.audit_finding, holdfast.fencing, holdfast.acknowledged,
-        holdfast.loss_report TO holdfast_reader;
+        holdfast.loss_report, holdfast.checkpoint_head TO holdfast_reader;
     GRANT SELECT, INSERT ON holdfast.deployment, holdfast.token_key, holdfast.credit_type,
         holdfast.policy_audit, holdfast.partition_epoch, holdfast.flush_cursor,
         holdfast.fencing, holdfast.loss_report TO holdfast_control;
     GRANT SELECT, INSERT ON holdfast.quarantine, holdfast.audit_finding TO holdfast_control;
     GRANT UPDATE (epoch) ON holdfast.flush_cursor TO holdfast_control;
-    GRANT SELECT, UPDATE ON holdfast.config_version TO holdfast_control;
+    GRANT SELECT, UPDATE ON holdfast.config_version, holdfast.checkpoint_head TO holdfast_control;
     GRANT SELECT, INSERT, UPDATE, DELETE ON holdfast.process, holdfast.acknowledged
         TO holdfast_control;
     FOREACH target IN ARRAY ARRAY['entry', 'grant_terms', 'account'] LOOP
