@@ -59,7 +59,9 @@ class Caller:
 
 
 async def echo(items: Any, put: api.Put) -> None:
-    await put([balance.BatchResult(id=item.id) for item in items])
+    ids = [item.id for item in items]
+    results = [balance.BatchResult(id=each) for each in ids]
+    await put(api.Answers(ids, balance.SessionResponse(results=results).SerializeToString()))
 
 
 async def test_a_stream_that_is_old_asks_for_another(monkeypatch: pytest.MonkeyPatch) -> None:

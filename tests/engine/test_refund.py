@@ -3,7 +3,7 @@
 import asyncio
 from unittest.mock import patch
 
-from holdfast_server.control.operations import PLANS_AT_ONCE_MAX
+from holdfast_server.control.operations import ASK_AT_ONCE_MAX
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.bounds import GRANTS_MAX
 from holdfast_server.domain.operation import Mode
@@ -241,5 +241,5 @@ async def test_a_batch_of_refunds_is_planned_together(both: Both) -> None:
         answers = await both.do_all([refund(both, each, 4) for each in transactions])
 
     assert [answer.lines[0].refunded for answer in answers] == [4] * len(accounts)
-    assert 1 < planning[1] <= PLANS_AT_ONCE_MAX
+    assert 1 < planning[1] <= ASK_AT_ONCE_MAX
     assert await both.buckets("a7") == Buckets(granted=10, available=4, burned=6)

@@ -29,6 +29,9 @@ PARTITIONS = 4
 class AnyCreditType:
     """Every credit type is defined."""
 
+    def knows_credit_type(self, tenant: str, credit_type: str) -> bool:
+        return True
+
     async def ensure_credit_type(self, tenant: str, credit_type: str) -> bool:
         return True
 

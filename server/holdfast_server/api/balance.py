@@ -80,36 +80,49 @@ class BalanceService:
         self, call: Call, request: messages.ReserveRequest
     ) -> messages.ReserveResponse:
         operation = read.reserve(call.tenant(request.tenant), request)
-        return say.reserve(await self._submission.one(call, operation, reply.ReserveReply))
+        answer = messages.ReserveResponse()
+        say.put_reserve(answer, await self._submission.one(call, operation, reply.ReserveReply))
+        return answer
 
     async def commit(self, call: Call, request: messages.CommitRequest) -> messages.CommitResponse:
         operation = read.commit(call.tenant(request.tenant), request)
-        return say.commit(await self._submission.one(call, operation, reply.CommitReply))
+        answer = messages.CommitResponse()
+        say.put_commit(answer, await self._submission.one(call, operation, reply.CommitReply))
+        return answer
 
     async def release(
         self, call: Call, request: messages.ReleaseRequest
     ) -> messages.ReleaseResponse:
         operation = read.release(call.tenant(request.tenant), request)
-        return say.release(await self._submission.one(call, operation, reply.ReleaseReply))
+        answer = messages.ReleaseResponse()
+        say.put_release(answer, await self._submission.one(call, operation, reply.ReleaseReply))
+        return answer
 
     async def extend(self, call: Call, request: messages.ExtendRequest) -> messages.ExtendResponse:
         operation = read.extend(call.tenant(request.tenant), request)
-        return say.extend(await self._submission.one(call, operation, reply.ExtendReply))
+        answer = messages.ExtendResponse()
+        say.put_extend(answer, await self._submission.one(call, operation, reply.ExtendReply))
+        return answer
 
     async def burn(self, call: Call, request: messages.BurnRequest) -> messages.BurnResponse:
         operation = read.burn(call.tenant(request.tenant), request)
-        return say.burn(await self._submission.one(call, operation, reply.BurnReply))
+        answer = messages.BurnResponse()
+        say.put_burn(answer, await self._submission.one(call, operation, reply.BurnReply))
+        return answer
 
     async def refund(self, call: Call, request: messages.RefundRequest) -> messages.RefundResponse:
         operation = read.refund(call.tenant(request.tenant), request)
-        return say.refund(await self._submission.one(call, operation, reply.RefundReply))
+        answer = messages.RefundResponse()
+        say.put_refund(answer, await self._submission.one(call, operation, reply.RefundReply))
+        return answer
 
     async def balance(
         self, call: Call, request: messages.BalanceRequest
     ) -> messages.BalanceResponse:
         operation = read.get_balance(call.tenant(request.tenant), request)
-        found = await self._submission.one(call, operation, reply.BalanceReply)
-        return say.balance_of(found)
+        answer = messages.BalanceResponse()
+        say.put_balance(answer, await self._submission.one(call, operation, reply.BalanceReply))
+        return answer
 
     async def list_holds(
         self, call: Call, request: messages.ListHoldsRequest
@@ -146,18 +159,22 @@ class BalanceService:
         tenant = batches.one_tenant(tenants)
         call.charge(tenant, len(request.items))
         read_items = [batches.item_operation(tenant, item) for item in request.items]
-        answers = await self._submission.many(call, read_items)
-        return messages.BatchResponse(results=map(say.batch_result, answers))
+        response = messages.BatchResponse()
+        for answer in await self._submission.many(call, read_items):
+            say.put_result(response.results.add(), answer)
+        return response
 
     async def session(
         self, call: Call, items: Sequence[messages.BatchItem]
-    ) -> list[messages.BatchResult]:
+    ) -> messages.SessionResponse:
         """The answers to some independent operations of a stream, in order, each with its id."""
-        asked = [_asked(call, item) for item in items]
-        results = [*map(say.batch_result, await self._submission.many(call, asked))]
-        for item, result in zip(items, results, strict=True):
+        answers = await self._submission.many(call, [_asked(call, item) for item in items])
+        response = messages.SessionResponse()
+        for item, answer in zip(items, answers, strict=True):
+            result = response.results.add()
             result.id = item.id
-        return results
+            say.put_result(result, answer)
+        return response
 
 
 def is_slow(item: messages.BatchItem) -> bool:
@@ -171,11 +188,13 @@ def is_slow(item: messages.BatchItem) -> bool:
 def _asked(call: Call, item: messages.BatchItem) -> Operation | HoldfastError:
     """An item's operation, for the tenant that it names, or why it cannot be one."""
     kind = item.WhichOneof("operation")
+    if kind is None:
+        return batches.no_operation()
+    request = getattr(item, kind)
     try:
-        tenant = call.tenant(getattr(item, kind).tenant) if kind else ""
+        return batches.READERS[kind](call.tenant(request.tenant), request)
     except HoldfastError as error:
         return error
-    return batches.item_operation(tenant, item)
 
 
 def _cursor(place: Place | None) -> HoldCursor | None:

@@ -8,6 +8,7 @@ and an idle one waits for nothing.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,8 @@ from google.protobuf.message import DecodeError
 
 from holdfast.v1 import balance_service_pb2 as messages
 from holdfast_server.api.validate.batches import check_size
+from holdfast_server.domain import bounds
+from holdfast_server.domain.value import value
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Operations of one stream that may wait for an answer; beyond it, reading pauses.
@@ -24,14 +27,26 @@ UNANSWERED_MAX: Final = 4_096
 #: A stream wants no more operations after this time: shorter than a connection may last, so that
 #: no stream is cut off by the end of its connection.
 AGE_SECONDS_MAX: Final = 480.0
-#: Answers in one message: far below what a message may carry.
-RESULTS_MAX: Final = 1_000
+#: Answers in one message: all that one message may have asked for.
+RESULTS_MAX: Final = bounds.BATCH_ITEMS_MAX
+#: Says that a stream wants no more operations.
+_CLOSING: Final = messages.SessionResponse(closing=True).SerializeToString()
 #: How often a stream proves again that its credentials are good.
 PROOF_SECONDS: Final = 30.0
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+@value(frozen=True, slots=True)
+class Answers:
+    """The results of some operations, as a whole SessionResponse: such bytes can be joined."""
+
+    ids: Sequence[int]
+    payload: bytes
+
+
 #: Takes answers, in any order, and writes them.
-Put = Callable[[Sequence[messages.BatchResult]], Awaitable[None]]
+Put = Callable[[Answers], Awaitable[None]]
 #: Answers the items of one message; MUST NOT raise, and MUST put one result for each.
 Work = Callable[[Sequence[messages.BatchItem], Put], Coroutine[Any, Any, None]]
 
@@ -55,7 +70,7 @@ class Session:
         self._context = context
         self._ways = ways
         self._unanswered: set[int] = set()
-        self._answers: list[messages.BatchResult] = []
+        self._answers: deque[Answers] = deque()
         self._progress = asyncio.Event()
         self._is_writing = False
         self._is_closing = False
@@ -107,16 +122,17 @@ class Session:
 
     def _remember(self, items: Sequence[messages.BatchItem]) -> None:
         for index, item in enumerate(items):
-            if not item.id or item.id in self._unanswered:
+            name = item.id
+            if not name or name in self._unanswered:
                 raise HoldfastError(
                     Reason.FIELD_INVALID,
                     f"items[{index}].id must be 1 or more, and of no operation without an answer.",
                     field=f"items[{index}].id",
                 )
-            self._unanswered.add(item.id)
+            self._unanswered.add(name)
 
-    async def _put(self, results: Sequence[messages.BatchResult]) -> None:
-        self._answers.extend(results)
+    async def _put(self, answers: Answers) -> None:
+        self._answers.append(answers)
         await self._write()
 
     async def _write(self) -> None:
@@ -135,12 +151,24 @@ class Session:
             self._is_writing = False
 
     async def _write_one(self) -> None:
-        answers, self._answers = self._answers[:RESULTS_MAX], self._answers[RESULTS_MAX:]
+        answers = self._next_answers()
+        payloads = [each.payload for each in answers]
         self._is_told = self._is_closing
-        message = messages.SessionResponse(results=answers, closing=self._is_closing)
-        await self._context.write(message.SerializeToString())
-        self._unanswered.difference_update([answer.id for answer in answers])
+        if self._is_closing:
+            payloads.append(_CLOSING)
+        await self._context.write(b"".join(payloads))
+        for each in answers:
+            self._unanswered.difference_update(each.ids)
         self._progress.set()
+
+    def _next_answers(self) -> list[Answers]:
+        """What is written next: as much as fits into one message."""
+        taken: list[Answers] = []
+        room = RESULTS_MAX
+        while self._answers and (not taken or len(self._answers[0].ids) <= room):
+            taken.append(self._answers.popleft())
+            room -= len(taken[-1].ids)
+        return taken
 
 
 def _items(payload: bytes) -> Sequence[messages.BatchItem]:

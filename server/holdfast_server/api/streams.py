@@ -17,7 +17,7 @@ from holdfast_server.api.auth.principal import Principal
 from holdfast_server.api.balance import is_slow
 from holdfast_server.api.call import Call
 from holdfast_server.api.methods import Method
-from holdfast_server.api.session import Context, Put, Session, Ways
+from holdfast_server.api.session import Answers, Context, Put, Session, Ways
 from holdfast_server.api.status import sendable
 from holdfast_server.api.translate.spending import item_error
 from holdfast_server.errors import HoldfastError
@@ -77,14 +77,14 @@ class Streams:
             try:
                 self.admit()
                 call = Call(principal, span.place, self.allowance.charge)
-                results = await method.handle(call, items)
+                answer: messages.SessionResponse = await method.handle(call, items)
             except Exception as error:
                 refusal = sendable(method.name, error)
                 status = refusal.status.name
                 self.recorder.refused(method.name, refusal.reason)
-                results = _refused(items, refusal)
+                answer = _refused(items, refusal)
         self.recorder.rpc(method.name, status, time.perf_counter() - began)
-        await put(results)
+        await put(Answers([item.id for item in items], answer.SerializeToString()))
 
 
 def _groups(items: Items) -> Iterable[Items]:
@@ -99,5 +99,7 @@ def _groups(items: Items) -> Iterable[Items]:
     return [*by_trace.values(), *([item] for item in slow)]
 
 
-def _refused(items: Items, error: HoldfastError) -> list[messages.BatchResult]:
-    return [messages.BatchResult(id=item.id, error=item_error(error)) for item in items]
+def _refused(items: Items, error: HoldfastError) -> messages.SessionResponse:
+    said = item_error(error)
+    results = [messages.BatchResult(id=item.id, error=said) for item in items]
+    return messages.SessionResponse(results=results)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
 from holdfast_server.api.call import Call
-from holdfast_server.domain.operation import Operation
-from holdfast_server.domain.reply import Decision, Reply
+from holdfast_server.domain.operation import Mode, Operation
+from holdfast_server.domain.reply import (
+    BurnReply,
+    CommitReply,
+    ExtendReply,
+    Outcome,
+    ReleaseReply,
+    Reply,
+    ReserveReply,
+)
 from holdfast_server.domain.submit import Answer, Submitter
-from holdfast_server.errors import HoldfastError
+from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.recorder import Recorder
+
+#: Answers that may be a denial.
+_DECIDED = (ReserveReply, CommitReply, ReleaseReply, ExtendReply, BurnReply)
 
 Wanted = TypeVar("Wanted", bound=Reply)
 
@@ -32,23 +44,28 @@ class Submission:
             raise answer
         if not isinstance(answer, wanted):
             raise TypeError(f"{type(operation).__name__} was answered by {type(answer).__name__}")
-        self._count(operation, answer)
+        self._count([operation], [answer])
         return answer
 
     async def many(self, call: Call, items: Sequence[Operation | HoldfastError]) -> list[Answer]:
         """The answers of all items in order; what was refused for its form is not submitted."""
         operations = [item for item in items if not isinstance(item, HoldfastError)]
         answers = await self._submitter.submit(call.caller, operations) if operations else []
-        for operation, answer in zip(operations, answers, strict=True):
-            self._count(operation, answer)
+        self._count(operations, answers)
+        if len(operations) == len(items):
+            return answers
         decided = iter(answers)
         return [item if isinstance(item, HoldfastError) else next(decided) for item in items]
 
-    def _count(self, operation: Operation, answer: Answer) -> None:
-        method = type(operation).__name__
-        if isinstance(answer, HoldfastError):
-            self._recorder.refused(method, answer.reason)
-            return
-        decision = getattr(answer, "decision", None)
-        if isinstance(decision, Decision):
-            self._recorder.decision(method, decision.outcome, decision.reason, decision.mode)
+    def _count(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
+        """Reports what was decided; what many operations have in common, once for all of them."""
+        decided = Counter[tuple[str, Outcome, Reason, Mode]]()
+        for operation, answer in zip(operations, answers, strict=True):
+            method = type(operation).__name__
+            if isinstance(answer, HoldfastError):
+                self._recorder.refused(method, answer.reason)
+            elif isinstance(answer, _DECIDED):
+                decision = answer.decision
+                decided[method, decision.outcome, decision.reason, decision.mode] += 1
+        for labels, count in decided.items():
+            self._recorder.decision(*labels, count)

@@ -80,6 +80,11 @@ class _Ready:
 
 _Step = Operation | _Ready
 
+#: What spends, what settles a hold, and the answers to look at again.
+_SPENDING = (Reserve, Burn)
+_SETTLING = (Commit, Release, Extend)
+_UNUSUAL = (HoldfastError, BookReply)
+
 
 @dataclass(slots=True)
 class Gate:
@@ -99,21 +104,23 @@ class Gate:
             steps = [self._step(each) for each in operations]
         answers = await self._carried_out(caller, steps)
         for place, answer in enumerate(answers):
-            if isinstance(answer, HoldfastError | BookReply):
+            if isinstance(answer, _UNUSUAL):
                 finished = self._finished(caller, operations[place], steps[place], answer)
                 answers[place] = await finished
         return answers
 
     async def _carried_out(self, caller: Caller, steps: Sequence[_Step]) -> list[Answer]:
         asked = [step for step in steps if not isinstance(step, _Ready)]
+        if len(asked) == len(steps):
+            return await self.inner.submit(caller, asked)
         answered = iter(await self.inner.submit(caller, asked) if asked else ())
         return [step.answer if isinstance(step, _Ready) else next(answered) for step in steps]
 
     async def _killed(self, caller: Caller, operation: Operation) -> _Step:
         """What to do about an operation while the kill switch is on."""
-        if isinstance(operation, Commit | Release | Extend):
+        if isinstance(operation, _SETTLING):
             return _Ready(await self.passage.settle(caller, operation))
-        if isinstance(operation, Reserve | Burn):
+        if isinstance(operation, _SPENDING):
             return await self._killed_request(caller, operation)
         return operation
 
@@ -123,9 +130,9 @@ class Gate:
 
     def _step(self, operation: Operation) -> _Step:
         """What to do about an operation while it is off."""
-        if isinstance(operation, Commit | Release | Extend):
+        if isinstance(operation, _SETTLING):
             return operation if looks_held(operation.hold) else self._settlement(operation)
-        if isinstance(operation, Reserve | Burn):
+        if isinstance(operation, _SPENDING):
             answer = self.passage.earlier(operation)
             return operation if answer is None else _Ready(answer)
         return operation
@@ -146,7 +153,7 @@ class Gate:
         self, caller: Caller, operation: Operation, step: _Step, answer: Answer
     ) -> Answer:
         """The answer to an operation that failed, or that was sent as something else."""
-        if isinstance(operation, Reserve | Burn) and isinstance(answer, HoldfastError):
+        if isinstance(operation, _SPENDING) and isinstance(answer, HoldfastError):
             return await self._store_away(caller, operation, answer)
         if isinstance(operation, Commit) and isinstance(step, BookUnenforced):
             if isinstance(answer, BookReply):

@@ -39,8 +39,8 @@ CATCH_UP_WAIT_S = 2.0
 #: How often an operation is sent again after the ledger was asked.
 ATTEMPTS_MAX = 5
 
-#: Refunds of one batch that are planned at one time: as many as the ledger has connections.
-PLANS_AT_ONCE_MAX = 8
+#: Operations of one batch that ask the ledger at one time: as many as it has connections.
+ASK_AT_ONCE_MAX = 8
 
 #: A time-ordered key of this age is new without asking the ledger. The script has the last word.
 PROVEN_AGE_MS_MAX = 120_000
@@ -55,6 +55,10 @@ _LOG = logging.getLogger(__name__)
 
 class CreditTypes(Protocol):
     """Knows which credit types a tenant has."""
+
+    def knows_credit_type(self, tenant: str, credit_type: str) -> bool:
+        """Whether it is known here to be defined; asks nobody."""
+        ...
 
     async def ensure_credit_type(self, tenant: str, credit_type: str) -> bool:
         """Whether it is defined; asks the ledger before it says no."""
@@ -76,30 +80,41 @@ class Operations:
         if len(operations) > 1:
             requests = await self._looked_up(requests)
         answers = await self._decide(caller, requests)
-        for index, operation in enumerate(operations):
-            answer = answers[index]
+        for index, answer in enumerate(answers):
             if isinstance(answer, NeedsLedger):
-                answers[index] = await self._with_ledger(caller, operation, answer)
-            elif isinstance(operation, op.GetBalance) and _store_is_away(answer):
-                answers[index] = await self._stale_balance(operation, answer)
+                answers[index] = await self._with_ledger(caller, operations[index], answer)
+            elif _store_is_away(answer) and isinstance(asked := operations[index], op.GetBalance):
+                answers[index] = await self._stale_balance(asked, answer)
         return answers  # type: ignore[return-value]  # no NeedsLedger is left
 
     # -- the engine ----------------------------------------------------------------------------
 
     async def _requests(self, operations: Sequence[Operation]) -> list[Request | Answer]:
-        """What is sent for each operation. Refunds wait for the ledger all at the same time."""
-        refunds = [each for each in operations if isinstance(each, op.Refund)]
-        places = asyncio.Semaphore(PLANS_AT_ONCE_MAX)
+        """What is sent for each operation. Whatever asks the ledger does so at the same time."""
+        ready = [self._ready(each) for each in operations]
+        pairs = zip(operations, ready, strict=True)
+        asking = [operation for operation, request in pairs if request is None]
+        asked = iter(await self._asked(asking) if asking else ())
+        return [request or next(asked) for request in ready]
 
-        async def plan(refund: op.Refund) -> Request | Answer:
+    async def _asked(self, operations: Sequence[Operation]) -> list[Request | Answer]:
+        places = asyncio.Semaphore(ASK_AT_ONCE_MAX)
+
+        async def ask(operation: Operation) -> Request | Answer:
             async with places:
-                return await self._request(refund)
+                return await self._request(operation)
 
-        planned = iter(await asyncio.gather(*map(plan, refunds)))
-        return [
-            next(planned) if isinstance(each, op.Refund) else await self._request(each)
-            for each in operations
-        ]
+        return list(await asyncio.gather(*map(ask, operations)))
+
+    def _ready(self, operation: Operation) -> Request | None:
+        """What is sent for an operation about which nobody has to be asked before."""
+        knows = self.credit_types.knows_credit_type
+        if isinstance(operation, op.Refund):
+            return None
+        for name in _credit_types(operation):
+            if not knows(operation.tenant, name):
+                return None
+        return Request(operation)
 
     async def _request(self, operation: Operation) -> Request | Answer:
         try:
@@ -116,15 +131,24 @@ class Operations:
         A batch is decided in the order given, so none of it may have to wait for the ledger while
         what follows goes on. While the ledger is away, the hot store may still know the keys.
         """
-        asked = [each for each in requests if isinstance(each, Request) and _must_look_up(each)]
-        tenants = {each.operation.tenant for each in asked}
+        now_ms = time.time_ns() // 1_000_000
+        asked = {
+            index: each
+            for index, each in enumerate(requests)
+            if isinstance(each, Request) and _must_look_up(each.operation, now_ms)
+        }
+        if not asked:
+            return list(requests)
+        tenants = {each.operation.tenant for each in asked.values()}
         try:
-            known = {tenant: await self._found(tenant, asked) for tenant in tenants}
+            known = {tenant: await self._found(tenant, [*asked.values()]) for tenant in tenants}
         except HoldfastError:
             return list(requests)
         return [
-            await self._checked(each, known[each.operation.tenant]) if each in asked else each
-            for each in requests
+            await self._checked(asked[index], known[asked[index].operation.tenant])
+            if index in asked
+            else each
+            for index, each in enumerate(requests)
         ]
 
     async def _found(self, tenant: str, asked: Sequence[Request]) -> Found:
@@ -260,12 +284,11 @@ def _key_name(operation: Operation) -> tuple[str, str]:
     return method_of(operation), getattr(operation, "key", "")
 
 
-def _must_look_up(request: Request) -> bool:
+def _must_look_up(operation: Operation, now_ms: int) -> bool:
     """Whether a key is so old, or so plain, that only the ledger can say that it is new."""
-    operation = request.operation
     if type(operation) not in PROTECTED:
         return False
-    age_ms = time.time_ns() // 1_000_000 - key_time_ms(getattr(operation, "key", ""))
+    age_ms = now_ms - key_time_ms(getattr(operation, "key", ""))
     return not -PROVEN_AGE_MS_MAX <= age_ms <= PROVEN_AGE_MS_MAX
 
 
@@ -274,7 +297,7 @@ def _store_is_away(answer: object) -> TypeGuard[HoldfastError]:
 
 
 def _credit_types(operation: Operation) -> Sequence[str]:
-    if isinstance(operation, op.Reserve | op.Burn):
+    if isinstance(operation, (op.Reserve, op.Burn)):
         return [line.credit_type for line in operation.lines]
     if isinstance(operation, op.Grant):
         return [operation.terms.credit_type]

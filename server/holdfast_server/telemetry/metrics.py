@@ -63,8 +63,10 @@ class Metrics(Recorder):
         """Sends what was not sent yet, for at most `CLOSE_TIMEOUT_MS`."""
         self._provider.shutdown(timeout_millis=CLOSE_TIMEOUT_MS)
 
-    def decision(self, method: str, outcome: Enum, reason: Enum, mode: Enum) -> None:
-        self._add(names.DECISIONS, 1, method, outcome.name, reason.name, mode.name)
+    def decision(
+        self, method: str, outcome: Enum, reason: Enum, mode: Enum, operations: int = 1
+    ) -> None:
+        self._add(names.DECISIONS, operations, method, outcome.name, reason.name, mode.name)
 
     def refused(self, method: str, reason: Enum) -> None:
         self._add(names.REFUSALS, 1, method, reason.name)

@@ -15,8 +15,10 @@ class Recorder:
     so that no text of a caller becomes one; `method` is the name of an operation or RPC of ours.
     """
 
-    def decision(self, method: str, outcome: Enum, reason: Enum, mode: Enum) -> None:
-        """An operation was decided."""
+    def decision(
+        self, method: str, outcome: Enum, reason: Enum, mode: Enum, operations: int = 1
+    ) -> None:
+        """So many operations were decided alike."""
 
     def refused(self, method: str, reason: Enum) -> None:
         """An operation was answered with an error."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.v1 import account_service_pb2 as accounts
 from holdfast.v1 import types_pb2 as types
-from holdfast_server.api.translate.common import applied, timestamp
+from holdfast_server.api.translate.common import put_applied, timestamp
 from holdfast_server.domain import reply
 from holdfast_server.domain.operation import Limit
 from holdfast_server.ledger.records import CreditType
@@ -30,16 +30,16 @@ def account(value: reply.Account) -> accounts.Account:
 
 def created(value: reply.AccountReply) -> accounts.CreateAccountResponse:
     """The answer to CreateAccount."""
-    return accounts.CreateAccountResponse(
-        account=account(value.account), applied=applied(value.applied)
-    )
+    said = accounts.CreateAccountResponse(account=account(value.account))
+    put_applied(said.applied, value.applied)
+    return said
 
 
 def updated(value: reply.AccountReply) -> accounts.UpdateAccountResponse:
     """The answer to UpdateAccount."""
-    return accounts.UpdateAccountResponse(
-        account=account(value.account), applied=applied(value.applied)
-    )
+    said = accounts.UpdateAccountResponse(account=account(value.account))
+    put_applied(said.applied, value.applied)
+    return said
 
 
 def credit_type(value: CreditType) -> types.CreditType:

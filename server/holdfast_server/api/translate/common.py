@@ -1,9 +1,14 @@
-"""Parts that many answers share."""
+"""Parts that many answers share.
+
+Answers of the hot path are filled where they are: what is made first and then given to a larger
+message is copied with every step. A field that is left out has its default, as on the wire.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer as Repeated
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast.v1 import types_pb2 as types
@@ -21,16 +26,23 @@ def timestamp(instant_ms: int) -> Timestamp | None:
     return Timestamp(seconds=seconds, nanos=ms * _NANOS_PER_MS)
 
 
-def applied(value: reply.Applied) -> types.Applied:
+def put_instant(into: Timestamp, instant_ms: int) -> None:
+    """The same for a message's own timestamp: 0 leaves it unset."""
+    if instant_ms > 0:
+        into.seconds, ms = divmod(instant_ms, _MS_PER_SECOND)
+        into.nanos = ms * _NANOS_PER_MS
+
+
+def put_applied(into: types.Applied, value: reply.Applied) -> None:
     """Where an operation stands in the ledger."""
-    return types.Applied(
-        transaction_id=value.transaction_id,
-        partition=value.partition,
-        epoch=value.epoch,
-        seq=value.seq,
-        replayed=value.replayed,
-        durability=types.Durability.ValueType(value.durability),
-    )
+    into.durability = types.Durability.ValueType(value.durability)
+    if value.seq:
+        into.transaction_id = value.transaction_id
+        into.partition = value.partition
+        into.epoch = value.epoch
+        into.seq = value.seq
+    if value.replayed:
+        into.replayed = True
 
 
 def buckets(value: reply.Buckets) -> types.Buckets:
@@ -59,52 +71,53 @@ def limit_use(value: reply.LimitUse) -> types.LimitUse:
     )
 
 
-def held_lines(lines: Iterable[reply.HeldLine]) -> list[types.HeldLine]:
+def put_held_lines(into: Repeated[types.HeldLine], lines: Iterable[reply.HeldLine]) -> None:
     """What a hold holds."""
-    return [
-        types.HeldLine(
-            credit_type=line.credit_type,
-            requested=line.requested,
-            held=line.held,
-            debt=line.debt,
-            unenforced=line.unenforced,
-            available_after=line.available_after,
-        )
-        for line in lines
-    ]
+    for line in lines:
+        row = into.add()
+        row.credit_type = line.credit_type
+        row.requested = line.requested
+        row.held = line.held
+        row.available_after = line.available_after
+        if line.debt:
+            row.debt = line.debt
+        if line.unenforced:
+            row.unenforced = line.unenforced
 
 
-def grant_shares(shares: Iterable[reply.GrantShare]) -> list[types.GrantShare]:
+def put_grant_shares(into: Repeated[types.GrantShare], shares: Iterable[reply.GrantShare]) -> None:
     """Which grants paid or got back how much."""
-    return [
-        types.GrantShare(
-            grant_id=share.grant_id,
-            account=share.account,
-            burned=share.burned,
-            returned=share.returned,
-            expired=share.expired,
-            revoked=share.revoked,
-        )
-        for share in shares
-    ]
+    for share in shares:
+        row = into.add()
+        row.grant_id = share.grant_id
+        row.account = share.account
+        row.burned = share.burned
+        row.returned = share.returned
+        if share.expired:
+            row.expired = share.expired
+        if share.revoked:
+            row.revoked = share.revoked
 
 
-def settled_lines(lines: Iterable[reply.SettledLine]) -> list[types.SettledLine]:
+def put_settled_lines(
+    into: Repeated[types.SettledLine], lines: Iterable[reply.SettledLine]
+) -> None:
     """The receipt of a settlement."""
-    return [
-        types.SettledLine(
-            credit_type=line.credit_type,
-            burned=line.burned,
-            returned=line.returned,
-            overage=line.overage,
-            debt=line.debt,
-            unenforced=line.unenforced,
-            held_after=line.held_after,
-            available_after=line.available_after,
-            grants=grant_shares(line.grants),
-        )
-        for line in lines
-    ]
+    for line in lines:
+        row = into.add()
+        row.credit_type = line.credit_type
+        row.burned = line.burned
+        row.returned = line.returned
+        row.available_after = line.available_after
+        if line.overage:
+            row.overage = line.overage
+        if line.debt:
+            row.debt = line.debt
+        if line.unenforced:
+            row.unenforced = line.unenforced
+        if line.held_after:
+            row.held_after = line.held_after
+        put_grant_shares(row.grants, line.grants)
 
 
 def warnings(values: Iterable[reply.Warning]) -> list[types.Warning]:

@@ -12,7 +12,6 @@ from holdfast_server.domain import reply
 from holdfast_server.errors import Reason
 
 _SENTENCES: Final[Mapping[Reason, str]] = {
-    Reason.UNSPECIFIED: "",
     Reason.ACCOUNT_FROZEN: (
         "The account or one above it is frozen; an administrator can make it active."
     ),
@@ -23,24 +22,23 @@ _SENTENCES: Final[Mapping[Reason, str]] = {
 }
 
 
-def decision(value: reply.Decision) -> types.Decision:
-    """Outcome and reason; the message is empty when there is no reason."""
-    return types.Decision(
-        outcome=types.Outcome.ValueType(value.outcome),
-        reason=reasons.Reason.ValueType(value.reason),
-        message=explanation(value),
-        shortfalls=[
-            types.Shortfall(
-                credit_type=missing.credit_type,
-                available=missing.available,
-                shortfall=missing.shortfall,
-            )
-            for missing in value.shortfalls
-        ],
-        limit=None if value.limit is None else limit_use(value.limit),
-        retry_after_ms=value.retry_after_ms,
-        mode=types.Mode.ValueType(value.mode),
-    )
+def put_decision(into: types.Decision, value: reply.Decision) -> None:
+    """Outcome and mode; where there is a reason, also why, and what would help."""
+    into.outcome = types.Outcome.ValueType(value.outcome)
+    into.mode = types.Mode.ValueType(value.mode)
+    if value.reason is Reason.UNSPECIFIED:
+        return
+    into.reason = reasons.Reason.ValueType(value.reason)
+    into.message = explanation(value)
+    into.retry_after_ms = value.retry_after_ms
+    for missing in value.shortfalls:
+        into.shortfalls.add(
+            credit_type=missing.credit_type,
+            available=missing.available,
+            shortfall=missing.shortfall,
+        )
+    if value.limit is not None:
+        into.limit.CopyFrom(limit_use(value.limit))
 
 
 def explanation(value: reply.Decision) -> str:

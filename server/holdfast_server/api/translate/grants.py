@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.v1 import grant_service_pb2 as grants
 from holdfast.v1 import types_pb2 as types
-from holdfast_server.api.translate.common import applied, buckets, timestamp
+from holdfast_server.api.translate.common import buckets, put_applied, timestamp
 from holdfast_server.domain import reply
 from holdfast_server.domain.operation import GrantTerms
 from holdfast_server.ledger.records import RecordedGrant
@@ -12,22 +12,24 @@ from holdfast_server.ledger.records import RecordedGrant
 
 def granted(value: reply.GrantReply) -> grants.GrantResponse:
     """The answer to Grant."""
-    return grants.GrantResponse(
+    said = grants.GrantResponse(
         grant_id=value.grant_id,
         debt_repaid=value.debt_repaid,
         buckets=buckets(value.buckets),
-        applied=applied(value.applied),
     )
+    put_applied(said.applied, value.applied)
+    return said
 
 
 def revoked(value: reply.RevokeReply) -> grants.RevokeResponse:
     """The answer to Revoke."""
-    return grants.RevokeResponse(
+    said = grants.RevokeResponse(
         revoked=value.revoked,
         still_held=value.still_held,
         buckets=buckets(value.buckets),
-        applied=applied(value.applied),
     )
+    put_applied(said.applied, value.applied)
+    return said
 
 
 def recorded(value: RecordedGrant) -> grants.Grant:

@@ -9,119 +9,112 @@ from holdfast.v1 import balance_service_pb2 as balance
 from holdfast.v1 import reason_pb2 as reasons
 from holdfast.v1 import types_pb2 as types
 from holdfast_server.api.translate.common import (
-    applied,
     buckets,
-    grant_shares,
-    held_lines,
     limit_use,
-    settled_lines,
+    put_applied,
+    put_grant_shares,
+    put_held_lines,
+    put_instant,
+    put_settled_lines,
     timestamp,
     warnings,
 )
-from holdfast_server.api.translate.decisions import decision
+from holdfast_server.api.translate.decisions import put_decision
 from holdfast_server.domain import reply
 from holdfast_server.errors import HoldfastError
 
 
-def reserve(value: reply.ReserveReply) -> balance.ReserveResponse:
+def put_reserve(into: balance.ReserveResponse, value: reply.ReserveReply) -> None:
     """The answer to Reserve."""
-    return balance.ReserveResponse(
-        decision=decision(value.decision),
-        hold_id=value.hold,
-        lines=held_lines(value.lines),
-        expires_at=timestamp(value.expires_at_ms),
-        warnings=warnings(value.warnings),
-        applied=applied(value.applied),
-    )
+    put_decision(into.decision, value.decision)
+    into.hold_id = value.hold
+    put_held_lines(into.lines, value.lines)
+    put_instant(into.expires_at, value.expires_at_ms)
+    put_applied(into.applied, value.applied)
+    if value.warnings:
+        into.warnings.extend(warnings(value.warnings))
 
 
-def commit(value: reply.CommitReply) -> balance.CommitResponse:
+def put_commit(into: balance.CommitResponse, value: reply.CommitReply) -> None:
     """The receipt of a Commit."""
-    return balance.CommitResponse(
-        decision=decision(value.decision),
-        lines=settled_lines(value.lines),
-        late=value.late,
-        state=types.HoldState.ValueType(value.state),
-        expires_at=timestamp(value.expires_at_ms),
-        warnings=warnings(value.warnings),
-        applied=applied(value.applied),
-    )
+    put_decision(into.decision, value.decision)
+    put_settled_lines(into.lines, value.lines)
+    into.late = value.late
+    into.state = types.HoldState.ValueType(value.state)
+    put_instant(into.expires_at, value.expires_at_ms)
+    put_applied(into.applied, value.applied)
+    if value.warnings:
+        into.warnings.extend(warnings(value.warnings))
 
 
-def release(value: reply.ReleaseReply) -> balance.ReleaseResponse:
+def put_release(into: balance.ReleaseResponse, value: reply.ReleaseReply) -> None:
     """What a Release gave back."""
-    return balance.ReleaseResponse(
-        decision=decision(value.decision),
-        lines=settled_lines(value.lines),
-        applied=applied(value.applied),
-    )
+    put_decision(into.decision, value.decision)
+    put_settled_lines(into.lines, value.lines)
+    put_applied(into.applied, value.applied)
 
 
-def extend(value: reply.ExtendReply) -> balance.ExtendResponse:
+def put_extend(into: balance.ExtendResponse, value: reply.ExtendReply) -> None:
     """When the hold expires now."""
-    return balance.ExtendResponse(
-        decision=decision(value.decision),
-        expires_at=timestamp(value.expires_at_ms),
-        applied=applied(value.applied),
-    )
+    put_decision(into.decision, value.decision)
+    put_instant(into.expires_at, value.expires_at_ms)
+    put_applied(into.applied, value.applied)
 
 
-def burn(value: reply.BurnReply) -> balance.BurnResponse:
+def put_burn(into: balance.BurnResponse, value: reply.BurnReply) -> None:
     """The receipt of a Burn."""
-    return balance.BurnResponse(
-        decision=decision(value.decision),
-        lines=settled_lines(value.lines),
-        warnings=warnings(value.warnings),
-        applied=applied(value.applied),
-    )
+    put_decision(into.decision, value.decision)
+    put_settled_lines(into.lines, value.lines)
+    put_applied(into.applied, value.applied)
+    if value.warnings:
+        into.warnings.extend(warnings(value.warnings))
 
 
-def refund(value: reply.RefundReply) -> balance.RefundResponse:
+def put_refund(into: balance.RefundResponse, value: reply.RefundReply) -> None:
     """What was given back."""
-    lines = [
-        balance.RefundedLine(
+    for line in value.lines:
+        row = into.lines.add(
             credit_type=line.credit_type,
             refunded=line.refunded,
             debt=line.debt,
             unenforced=line.unenforced,
-            grants=grant_shares(line.grants),
             available_after=line.available_after,
         )
-        for line in value.lines
-    ]
-    return balance.RefundResponse(lines=lines, applied=applied(value.applied))
+        put_grant_shares(row.grants, line.grants)
+    put_applied(into.applied, value.applied)
 
 
-def balance_of(value: reply.BalanceReply) -> balance.BalanceResponse:
+def put_balance(into: balance.BalanceResponse, value: reply.BalanceReply) -> None:
     """What an account has, holds and has used."""
-    return balance.BalanceResponse(
-        account=value.account,
-        credits=[_credit(credit) for credit in value.credits],
-        limits=[limit_use(limit) for limit in value.limits],
-        open_holds=value.open_holds,
-        as_of=timestamp(value.as_of_ms),
-        stale=value.stale,
-    )
+    into.account = value.account
+    into.credits.extend(map(_credit, value.credits))
+    into.limits.extend(map(limit_use, value.limits))
+    into.open_holds = value.open_holds
+    put_instant(into.as_of, value.as_of_ms)
+    into.stale = value.stale
 
 
 def hold(value: reply.OpenHold) -> types.Hold:
     """A hold as it stands."""
-    return types.Hold(
+    said = types.Hold(
         hold_id=value.hold,
         account=value.account,
-        lines=held_lines(value.lines),
         feature=value.feature,
         placed_at=timestamp(value.placed_at_ms),
         expires_at=timestamp(value.expires_at_ms),
         mode=types.Mode.ValueType(value.mode),
     )
+    put_held_lines(said.lines, value.lines)
+    return said
 
 
-def batch_result(value: reply.Reply | HoldfastError) -> balance.BatchResult:
+def put_result(into: balance.BatchResult, value: reply.Reply | HoldfastError) -> None:
     """One item's answer, of the item's own kind."""
     if isinstance(value, HoldfastError):
-        return balance.BatchResult(error=item_error(value))
-    return _RESULTS[type(value)](value)
+        into.error.CopyFrom(item_error(value))
+    else:
+        field, put = _RESULTS[type(value)]
+        put(getattr(into, field), value)
 
 
 def item_error(error: HoldfastError) -> balance.ItemError:
@@ -154,13 +147,13 @@ def _credit(credit: reply.CreditBalance) -> balance.CreditBalance:
     )
 
 
-#: How each kind of reply is said in a batch.
-_RESULTS: Final[Mapping[type[reply.Reply], Callable[[Any], balance.BatchResult]]] = {
-    reply.ReserveReply: lambda value: balance.BatchResult(reserve=reserve(value)),
-    reply.CommitReply: lambda value: balance.BatchResult(commit=commit(value)),
-    reply.ReleaseReply: lambda value: balance.BatchResult(release=release(value)),
-    reply.ExtendReply: lambda value: balance.BatchResult(extend=extend(value)),
-    reply.BurnReply: lambda value: balance.BatchResult(burn=burn(value)),
-    reply.RefundReply: lambda value: balance.BatchResult(refund=refund(value)),
-    reply.BalanceReply: lambda value: balance.BatchResult(balance=balance_of(value)),
+#: How each kind of reply is said in a batch: the field of the result, and what fills it.
+_RESULTS: Final[Mapping[type[reply.Reply], tuple[str, Callable[[Any, Any], None]]]] = {
+    reply.ReserveReply: ("reserve", put_reserve),
+    reply.CommitReply: ("commit", put_commit),
+    reply.ReleaseReply: ("release", put_release),
+    reply.ExtendReply: ("extend", put_extend),
+    reply.BurnReply: ("burn", put_burn),
+    reply.RefundReply: ("refund", put_refund),
+    reply.BalanceReply: ("balance", put_balance),
 }

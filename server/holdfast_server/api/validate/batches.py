@@ -80,10 +80,14 @@ def item_operation(tenant: str, item: balance.BatchItem) -> Operation | Holdfast
     """The operation of one item, or what is wrong with it."""
     kind = item.WhichOneof("operation")
     if kind is None:
-        return HoldfastError(
-            Reason.FIELD_INVALID, "operation must be set in every item.", field="operation"
-        )
+        return no_operation()
     try:
         return READERS[kind](tenant, getattr(item, kind))
     except HoldfastError as error:
         return error
+
+
+def no_operation() -> HoldfastError:
+    """What is wrong with an item that has no operation."""
+    message = "operation must be set in every item."
+    return HoldfastError(Reason.FIELD_INVALID, message, field="operation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from holdfast.v1 import balance_service_pb2 as balance
 from holdfast.v1 import types_pb2 as types
@@ -24,6 +25,11 @@ from holdfast_server.domain.operation import (
     Reserve,
 )
 from holdfast_server.errors import Reason
+
+#: The fields of each line, as a refusal names them.
+_CREDIT_TYPES: Final = [f"lines[{index}].credit_type" for index in range(bounds.LINES_MAX)]
+_AMOUNTS: Final = [f"lines[{index}].amount" for index in range(bounds.LINES_MAX)]
+_MINIMUMS: Final = [f"lines[{index}].minimum_amount" for index in range(bounds.LINES_MAX)]
 
 
 def reserve(tenant: str, request: balance.ReserveRequest) -> Reserve:
@@ -157,14 +163,13 @@ def _asked(form: Form, lines: Sequence[types.Line]) -> tuple[Line, ...]:
 
 
 def _asked_line(form: Form, index: int, line: types.Line) -> Line:
-    field = f"lines[{index}]"
-    credit_type = form.credit_type(line.credit_type, f"{field}.credit_type")
-    amount = form.amount(line.amount, f"{field}.amount")
+    credit_type = form.credit_type(line.credit_type, _CREDIT_TYPES[index])
+    amount = form.amount(line.amount, _AMOUNTS[index])
     if not line.HasField("minimum_amount"):
         return Line(credit_type, amount)
-    minimum = form.amount(line.minimum_amount, f"{field}.minimum_amount")
+    minimum = form.amount(line.minimum_amount, _MINIMUMS[index])
     if minimum > amount:
-        form.invalid(f"{field}.minimum_amount", "must not be above the amount")
+        form.invalid(_MINIMUMS[index], "must not be above the amount")
     return Line(credit_type, amount, minimum)
 
 
@@ -174,18 +179,18 @@ def _actual(form: Form, lines: Sequence[balance.CommitLine]) -> tuple[CommitLine
 
 
 def _actual_line(form: Form, index: int, line: balance.CommitLine) -> CommitLine:
-    credit_type = form.credit_type(line.credit_type, f"lines[{index}].credit_type")
+    credit_type = form.credit_type(line.credit_type, _CREDIT_TYPES[index])
     if not line.HasField("amount"):
         return CommitLine(credit_type)
-    return CommitLine(credit_type, form.amount(line.amount, f"lines[{index}].amount", minimum=0))
+    return CommitLine(credit_type, form.amount(line.amount, _AMOUNTS[index], minimum=0))
 
 
 def _given_back(form: Form, lines: Sequence[balance.RefundLine]) -> tuple[RefundLine, ...]:
     _check_distinct(form, lines)
     return tuple(
         RefundLine(
-            form.credit_type(line.credit_type, f"lines[{index}].credit_type"),
-            form.amount(line.amount, f"lines[{index}].amount"),
+            form.credit_type(line.credit_type, _CREDIT_TYPES[index]),
+            form.amount(line.amount, _AMOUNTS[index]),
         )
         for index, line in enumerate(lines[: bounds.LINES_MAX])
     )
