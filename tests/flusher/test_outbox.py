@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from dataclasses import replace
 
+from holdfast_server.engine.outbox import OutboxEntry
 from tests.flusher.stage import KEYS, Stage
 from tests.support.entries import Story, holds_and_commits, pack
 from tests.support.waiting import until
@@ -19,17 +20,17 @@ async def test_a_read_is_bounded_over_all_partitions(stage: Stage) -> None:
 
     found = await stage.outbox.read(START, 50, 0)
 
-    assert Counter(each.partition for each in found).total() == 50
+    assert sum(len(run.raws) for run in found) == 50
 
 
 async def test_the_known_entry_comes_before_what_follows_it(stage: Stage) -> None:
     entries = holds_and_commits(Story(), ["ada"], 2)
     await stage.add(*entries)
 
-    found = await stage.outbox.read({0: (1, 2)}, 2, 0)
+    (found,) = await stage.outbox.read({0: (1, 2)}, 2, 0)
 
-    assert [(each.epoch, each.seq) for each in found] == [(1, 2), (1, 3), (1, 4)]
-    assert [each.raw for each in found] == [pack(entry) for entry in entries[1:4]]
+    assert (found.epoch, found.first_seq, found.stray) == (1, 2, None)
+    assert found.raws == [pack(entry) for entry in entries[1:4]]
     assert await stage.outbox.read({0: (1, 5)}, 2, 1) == []
 
 
@@ -55,7 +56,7 @@ async def test_a_read_waits_for_the_first_entry(stage: Stage) -> None:
 
     found = await asyncio.wait_for(reading, 10)
 
-    assert [(each.partition, each.seq) for each in found] == [(2, 1)]
+    assert [(each.partition, each.first_seq, len(each.raws)) for each in found] == [(2, 1, 1)]
 
 
 async def test_what_is_not_in_its_field_is_kept_as_evidence(stage: Stage) -> None:
@@ -63,5 +64,15 @@ async def test_what_is_not_in_its_field_is_kept_as_evidence(stage: Stage) -> Non
 
     (found,) = await stage.outbox.read({0: (1, 0)}, 5, 0)
 
-    assert b"stray" in found.raw
-    assert b"more" in found.raw
+    assert b"stray" in found.raws[0]
+    assert b"more" in found.raws[0]
+
+
+async def test_a_run_ends_before_what_does_not_follow(stage: Stage) -> None:
+    first, second, third = holds_and_commits(Story(), ["ada"], 1)
+    await stage.add(first, second, replace(third, seq=9))
+
+    (found,) = await stage.outbox.read({0: (1, 0)}, 5, 0)
+
+    assert (found.first_seq, found.raws) == (1, [pack(first), pack(second)])
+    assert found.stray == OutboxEntry(0, 1, 9, pack(third))

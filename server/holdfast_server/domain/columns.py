@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
@@ -34,12 +34,11 @@ ID_BYTES: Final = 16
 #: Bytes of any text of an entry that is not nested: more than `domain.bounds` lets anybody say.
 TEXT_BYTES_MAX: Final = 1_023
 
+# The hash before, and the layout, stand before the columns of an entry.
 _LAYOUT: Final = bytes([CANONICAL_LAYOUT])
-# Each number behind its length in bytes; the list has all lengths, and zeros for the numbers.
-_NUMBERS: Final = struct.Struct(">" + "ii" + "iq" * 3 + "ih" + "iq" * 2 + "ih" * 2 + "iq" * 16)
-_LENGTHS_AND_ZEROS: Final = [
-    part for length in (4, 8, 8, 8, 2, 8, 8, 2, 2, *[8] * 16) for part in (length, 0)
-]
+# The lengths in bytes of the columns that are numbers.
+_NUMBER_BYTES: Final = (4, 8, 8, 8, 2, 8, 8, 2, 2, *[8] * 16)
+_NUMBER_FORMATS: Final = {2: "ih", 4: "ii", 8: "iq"}
 # How the length of a text is written, and of one that may be missing.
 _TEXT: Final = [length.to_bytes(4, "big") for length in range(TEXT_BYTES_MAX + 1)]
 _OPTIONAL: Final = [NO_COLUMN, *_TEXT[1:]]
@@ -47,7 +46,7 @@ _OPTIONAL: Final = [NO_COLUMN, *_TEXT[1:]]
 
 def chain_hash(previous: bytes, columns_: bytes) -> bytes:
     """SHA-256 over the hash before and the columns of an entry."""
-    return hashlib.sha256(b"".join((previous, _LAYOUT, columns_))).digest()
+    return hashlib.sha256(previous + _LAYOUT + columns_).digest()
 
 
 def columns(packed: PackedEntry) -> bytes:
@@ -56,8 +55,9 @@ def columns(packed: PackedEntry) -> bytes:
     _, kind, tenant, account, credit_type, version, event_ms = fields[:DELTA]
     first_seq, mode, hold, actor, ends_hold, _, _, refund_of = fields[FIRST_SEQ:FIRST_GRANT]
     method, key, fingerprint, feature, labels, caller, trace, span, reason, detail = packed.context
-    numbers = _LENGTHS_AND_ZEROS.copy()
-    numbers[1::2] = (
+    figures = _FIGURES[(len(fields) - FIRST_GRANT) // GRANT_VALUES]
+    values = figures.values.copy()
+    values[_NUMBERS] = (
         packed.partition,
         packed.epoch,
         packed.seq,
@@ -69,9 +69,18 @@ def columns(packed: PackedEntry) -> bytes:
         ends_hold,
         *fields[DELTA:FIRST_SEQ],
     )
+    if figures.changes:
+        changes = fields[FIRST_GRANT:]
+        values[figures.ids_at] = ids = changes[::GRANT_VALUES]
+        for id_ in ids:
+            _check_id(id_)
+        del changes[::GRANT_VALUES]
+        values[figures.changes_at] = changes
+    if hold:
+        _check_id(hold)
     # fmt: off
     return b"".join((
-        _NUMBERS.pack(*numbers),
+        figures.pack(*values),
         _TEXT[len(tenant)], tenant,
         _TEXT[len(account)], account,
         _TEXT[len(credit_type)], credit_type,
@@ -79,33 +88,32 @@ def columns(packed: PackedEntry) -> bytes:
         _TEXT[len(method)], method,
         _TEXT[len(key)], key,
         _TEXT[len(fingerprint)], fingerprint,
-        _id_column(hold) if hold else NO_COLUMN,
+        _OPTIONAL[len(hold)], hold,
         _OPTIONAL[len(feature)], feature,
-        _labels(labels) if labels else NO_COLUMN,
         _OPTIONAL[len(caller)], caller,
         _OPTIONAL[len(trace)], trace,
         _OPTIONAL[len(span)], span,
         _OPTIONAL[len(reason)], reason,
-        column(canonical_json(text(detail))) if detail else NO_COLUMN,
         _OPTIONAL[len(refund_of)], refund_of,
-        _GRANTS[(len(fields) - FIRST_GRANT) // GRANT_VALUES].pack(fields),
+        _labels(labels) if labels else NO_COLUMN,
+        column(canonical_json(text(detail))) if detail else NO_COLUMN,
     ))
     # fmt: on
 
 
 def column(value: bytes) -> bytes:
-    """A value of any length as a column."""
+    """A value of any length as a column that is not empty."""
     return len(value).to_bytes(4, "big") + value
+
+
+def texts(*values: bytes) -> bytes:
+    """Texts as columns, also where they are empty."""
+    return b"".join([part for value in values for part in (_TEXT[len(value)], value)])
 
 
 def _check_id(id_: bytes) -> None:
     if len(id_) != ID_BYTES:
         raise ValueError(f"an id has {ID_BYTES} bytes")
-
-
-def _id_column(id_: bytes) -> bytes:
-    _check_id(id_)
-    return _TEXT[ID_BYTES] + id_
 
 
 def _labels(labels: Mapping[bytes, bytes]) -> bytes:
@@ -117,45 +125,31 @@ def _labels(labels: Mapping[bytes, bytes]) -> bytes:
     return column(f"{{{','.join(pairs)}}}".encode())
 
 
-class _Grants:
-    """The two columns of what an entry changes of so many grants: ids, and five changes for each.
+class _Figures:
+    """The columns of an entry with so many grants that are numbers, and those about its grants.
 
-    Lengths and heads of arrays are the same for all such entries; ids and changes go between them.
+    Lengths and heads of arrays are the same for all such entries; what differs goes between them.
     """
 
-    def __init__(self, count: int) -> None:
-        changes = count * (GRANT_VALUES - 1)
-        self._struct = struct.Struct(">6i" + f"i{ID_BYTES}s" * count + "6i" + "iq" * changes)
-        ids = [*_array_head(UUID_TYPE, count, ID_BYTES), *[ID_BYTES, b""] * count]
-        numbers = [*_array_head(BIGINT_TYPE, changes, 8), *[8, 0] * changes]
-        self._values: list[Any] = ids + numbers
-        self._ids = slice(len(ids) - 2 * count + 1, len(ids), 2)
-        self._changes = slice(len(ids) + len(numbers) - 2 * changes + 1, None, 2)
-
-    def pack(self, fields: Sequence[Any]) -> bytes:
-        """The columns with the values of one entry."""
-        changes = list(fields[FIRST_GRANT:])
-        ids = changes[::GRANT_VALUES]
-        for id_ in ids:
-            _check_id(id_)
-        del changes[::GRANT_VALUES]
-        values = self._values.copy()
-        values[self._ids] = ids
-        values[self._changes] = changes
-        return self._struct.pack(*values)
+    def __init__(self, grants: int) -> None:
+        self.changes = grants * (GRANT_VALUES - 1)
+        ids = [*_array_head(UUID_TYPE, grants, ID_BYTES), *[ID_BYTES, b""] * grants]
+        changes = [*_array_head(BIGINT_TYPE, self.changes, 8), *[8, 0] * self.changes]
+        numbers = [part for length in _NUMBER_BYTES for part in (length, 0)]
+        self.values: list[Any] = numbers + (ids + changes if grants else [-1, -1])
+        end = len(numbers) + len(ids)
+        self.ids_at = slice(end - 2 * grants + 1, end, 2)
+        self.changes_at = slice(end + len(changes) - 2 * self.changes + 1, None, 2)
+        arrays = "6i" + f"i{ID_BYTES}s" * grants + "6i" + "iq" * self.changes
+        number_formats = "".join(_NUMBER_FORMATS[length] for length in _NUMBER_BYTES)
+        self.pack = struct.Struct(f">{number_formats}{arrays if grants else '2i'}").pack
 
 
-class _NoGrants(_Grants):
-    def pack(self, fields: Sequence[Any]) -> bytes:
-        """Two columns that are empty."""
-        return NO_COLUMN + NO_COLUMN
-
-
-class _GrantsByCount(dict[int, _Grants]):
+class _FiguresByGrants(dict[int, _Figures]):
     """Kept for each number of grants that has been seen."""
 
-    def __missing__(self, count: int) -> _Grants:
-        made = self[count] = _Grants(count)
+    def __missing__(self, grants: int) -> _Figures:
+        made = self[grants] = _Figures(grants)
         return made
 
 
@@ -164,4 +158,5 @@ def _array_head(type_: int, count: int, element_bytes: int) -> tuple[int, ...]:
     return (20 + count * (4 + element_bytes), 1, 0, type_, count, 1)
 
 
-_GRANTS: Final = _GrantsByCount({0: _NoGrants(0)})
+_NUMBERS: Final = slice(1, 2 * len(_NUMBER_BYTES), 2)
+_FIGURES: Final = _FiguresByGrants()

@@ -165,7 +165,8 @@ def canonical(entry: Entry) -> bytes:
     `answer` and `recorded_time` are left out: the first repeats what the entry says, the second is
     the ledger's own.
     """
-    return b"".join([bytes([CANONICAL_LAYOUT]), *_numbers(entry), *_texts(entry), *_grants(entry)])
+    columns = (*_numbers(entry), *_grants(entry), *_texts(entry))
+    return bytes([CANONICAL_LAYOUT]) + b"".join(columns)
 
 
 def chain_hash(previous: bytes, entry: Entry) -> bytes:
@@ -198,12 +199,11 @@ def _texts(entry: Entry) -> Iterable[bytes]:
     for part in (context.method.encode(), context.key.encode(), context.fingerprint):
         yield _column(part)
     yield _optional(bytes.fromhex(entry.hold))
-    yield _optional(context.feature.encode())
-    yield _optional(canonical_json(dict(context.labels)) if context.labels else b"")
-    for text in (context.caller, context.trace_id, context.span_id, context.reason):
+    texts = (context.feature, context.caller, context.trace_id, context.span_id, context.reason)
+    for text in (*texts, entry.refund_of):
         yield _optional(text.encode())
+    yield _optional(canonical_json(dict(context.labels)) if context.labels else b"")
     yield _optional(canonical_json(dict(context.detail)) if context.detail else b"")
-    yield _optional(entry.refund_of.encode())
 
 
 def _grants(entry: Entry) -> Iterable[bytes]:

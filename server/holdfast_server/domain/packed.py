@@ -65,13 +65,14 @@ class PackedEntry:
     seq: int
     #: As found in the outbox.
     raw: bytes
-    fields: Sequence[Any]
-    context: Sequence[Any]
+    fields: list[Any]
+    context: list[Any]
 
     @property
     def kind(self) -> int:
         """The number of an `EntryKind`, if the entry is a sound one."""
-        return int(self.fields[KIND])
+        kind: int = self.fields[KIND]
+        return kind
 
     @property
     def trace(self) -> tuple[str, str]:
@@ -81,7 +82,8 @@ class PackedEntry:
     @property
     def event_ms(self) -> int:
         """The entry's event time, if it is a sound one."""
-        return int(self.fields[EVENT_MS])
+        event_ms: int = self.fields[EVENT_MS]
+        return event_ms
 
 
 def to_entry(packed: PackedEntry) -> Entry:

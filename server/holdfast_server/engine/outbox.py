@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
-from itertools import accumulate, pairwise
 from typing import Any, Final, TypeVar
 
 import msgpack
@@ -63,6 +62,22 @@ class OutboxEntry:
     raw: bytes
 
 
+@dataclass(slots=True)
+class OutboxRun:
+    """What was found of one partition: entries that follow each other without a gap."""
+
+    partition: int
+    epoch: int
+    first_seq: int
+    raws: list[bytes]
+    #: What was found behind them and does not follow.
+    stray: OutboxEntry | None = None
+
+    def at(self, index: int) -> OutboxEntry:
+        """One of them with its place."""
+        return OutboxEntry(self.partition, self.epoch, self.first_seq + index, self.raws[index])
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxState:
     """What a partition's stream says of itself: its newest place ever, and one entry of it."""
@@ -92,9 +107,11 @@ class Outbox:
         self._read = _script(client, "read_outbox.lua")
         self._publish = _script(client, "publish_flushed.lua")
         self._turn = 0
+        #: The stream and the state of each partition and epoch that was asked for.
+        self._names: dict[tuple[int, int], tuple[bytes, bytes]] = {}
 
-    async def read(self, positions: Positions, count: int, block_ms: int) -> list[OutboxEntry]:
-        """Up to `count` entries after the given positions, each partition's in order.
+    async def read(self, positions: Positions, count: int, block_ms: int) -> list[OutboxRun]:
+        """Up to `count` entries after the given positions, one run of each partition that has some.
 
         Where a partition has some, the entry at its position comes before them, unless it is gone:
         with it the caller sees that what follows belongs to the history that it knows. Waits up to
@@ -114,6 +131,7 @@ class Outbox:
         """Says in which epochs the positions of the calls that follow are."""
         for partition, epoch in epochs.items():
             self._keys.epochs.begin(partition, epoch)
+        self._names.clear()
 
     async def publish_flushed(self, positions: Positions) -> None:
         """Raises the watermarks to the given positions; lower ones change nothing."""
@@ -168,28 +186,38 @@ class Outbox:
 
     async def _read_now(
         self, partitions: Sequence[int], positions: Positions, count: int
-    ) -> list[OutboxEntry]:
-        found: list[OutboxEntry] = []
+    ) -> list[OutboxRun]:
+        found: list[OutboxRun] = []
         async for some in self._each(
             partitions, lambda some: self._read_some(some, positions, min(count, READ_ENTRIES_MAX))
         ):
             found += some
             # Only where many calls are made for one read: those that began are not thrown away.
-            if len(found) >= count and self._at_once == 1:
+            if self._at_once == 1 and sum(len(run.raws) for run in found) >= count:
                 break
         return found
 
     async def _read_some(
         self, partitions: Sequence[int], positions: Positions, count: int
-    ) -> list[OutboxEntry]:
-        names = [self._keys.outbox(each, positions[each][0]) for each in partitions]
-        starts = ["{}-{}".format(*positions[each]) for each in partitions]
-        answer = await self._read(keys=names, args=[count, *starts])
-        return [entry for n, *columns in answer for entry in _entries(partitions[n - 1], *columns)]
+    ) -> list[OutboxRun]:
+        names = [self._named(each, positions[each][0])[0] for each in partitions]
+        known = ["{}-{}".format(*positions[each]) for each in partitions]
+        answer = await self._read(keys=names, args=[msgpack.packb([count, *known])])
+        found = msgpack.unpackb(answer, raw=True) or ()
+        return [_run(partitions[n - 1], ids, entries) for n, ids, entries in found]
 
     async def _publish_some(self, partitions: Sequence[int], positions: Positions) -> None:
-        names = [self._keys.state(each, positions[each][0]) for each in partitions]
-        await self._publish(keys=names, args=[positions[each][1] for each in partitions])
+        names = [self._named(each, positions[each][0])[1] for each in partitions]
+        flushed = msgpack.packb([positions[each][1] for each in partitions])
+        await self._publish(keys=names, args=[flushed])
+
+    def _named(self, partition: int, epoch: int) -> tuple[bytes, bytes]:
+        """The stream and the state: making names takes longer than reading what they name."""
+        found = self._names.get((partition, epoch))
+        if found is None:
+            state, stream = self._keys.state(partition, epoch), self._keys.outbox(partition, epoch)
+            found = self._names[partition, epoch] = stream.encode(), state.encode()
+        return found
 
     async def _each(
         self, partitions: Sequence[int], call: Callable[[Sequence[int]], Awaitable[Result]]
@@ -217,20 +245,38 @@ class Outbox:
 
 
 def unpack(found: OutboxEntry) -> PackedEntry:
-    """The array that the bytes stand for. Raises OutboxEntryError.
+    """The array that the bytes stand for. Raises OutboxEntryError."""
+    entries, error = unpack_run(
+        OutboxRun(found.partition, found.epoch, found.seq, [found.raw]), skipped=0
+    )
+    if error:
+        raise error
+    return entries[0]
 
-    Only its layout is checked: what the fields hold is checked by the ledger, which has to anyway.
+
+def unpack_run(
+    run: OutboxRun, *, skipped: int
+) -> tuple[list[PackedEntry], OutboxEntryError | None]:
+    """The entries of a run but the first ones, up to one that cannot be read, and why that is so.
+
+    Only their layout is checked: what the fields hold is checked by the ledger, which has to
+    anyway.
     """
+    entries: list[PackedEntry] = []
+    partition, epoch = run.partition, run.epoch
     try:
-        fields = msgpack.unpackb(found.raw, raw=True)
-        if fields[0] != LAYOUT or (len(fields) - FIRST_GRANT) % GRANT_VALUES:
-            raise ValueError("not the layout that this version knows")
-        context = msgpack.unpackb(fields[CONTEXT], raw=True)
-        if len(context) != CONTEXT_FIELDS:
-            raise ValueError("not the context that this version knows")
+        for seq, raw in enumerate(run.raws[skipped:], run.first_seq + skipped):
+            fields = msgpack.unpackb(raw, raw=True)
+            if fields[0] != LAYOUT or (len(fields) - FIRST_GRANT) % GRANT_VALUES:
+                raise ValueError("not the layout that this version knows")
+            context = msgpack.unpackb(fields[CONTEXT], raw=True)
+            if len(context) != CONTEXT_FIELDS:
+                raise ValueError("not the context that this version knows")
+            entries.append(PackedEntry(partition, epoch, seq, raw, fields, context))
     except (*MALFORMED, msgpack.UnpackException) as error:
-        raise OutboxEntryError(found, f"{type(error).__name__}: {error}"[:200]) from error
-    return PackedEntry(found.partition, found.epoch, found.seq, found.raw, fields, context)
+        explanation = f"{type(error).__name__}: {error}"[:200]
+        return entries, OutboxEntryError(run.at(skipped + len(entries)), explanation)
+    return entries, None
 
 
 def decode(found: OutboxEntry) -> Entry:
@@ -241,10 +287,15 @@ def decode(found: OutboxEntry) -> Entry:
         raise OutboxEntryError(found, f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def _entries(partition: int, ids: bytes, lengths: bytes, packed: bytes) -> Iterator[OutboxEntry]:
-    ends = accumulate(map(int, lengths.split(b",")), initial=0)
-    for place, (start, end) in zip(ids.split(b","), pairwise(ends), strict=True):
-        yield OutboxEntry(partition, *_place(place), packed[start:end])
+def _run(partition: int, ids: bytes, entries: list[bytes]) -> OutboxRun:
+    places = ids.split(b",")
+    epoch, first_seq = _place(places[0])
+    # Ids only rise: as many as lie between the first and the last are all of them.
+    if _place(places[-1]) == (epoch, first_seq + len(entries) - 1):
+        return OutboxRun(partition, epoch, first_seq, entries)
+    end = next(n for n, each in enumerate(places) if _place(each) != (epoch, first_seq + n))
+    stray = OutboxEntry(partition, *_place(places[end]), entries[end])
+    return OutboxRun(partition, epoch, first_seq, entries[:end], stray)
 
 
 def _place(stream_id: bytes) -> tuple[int, int]:

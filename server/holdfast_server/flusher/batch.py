@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast_server.domain.packed import PackedEntry
-from holdfast_server.engine.outbox import OutboxEntry, OutboxEntryError, unpack
+from holdfast_server.engine.outbox import OutboxEntry, OutboxRun, unpack_run
 from holdfast_server.flusher.history import contradiction
 from holdfast_server.flusher.obstacle import Obstacle
 from holdfast_server.ledger.prepare import Fault, PartitionCursor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Readable:
     """What a partition has: entries that follow its cursor, and maybe an obstacle behind them."""
 
@@ -30,33 +30,25 @@ def halves(partitions: Sequence[Sequence[PackedEntry]]) -> list[list[Sequence[Pa
     return [[entries[:middle]], [entries[middle:]]]
 
 
-def readable(
-    cursor: PartitionCursor, anchor: bytes | None, found: Iterator[OutboxEntry]
-) -> Readable:
+def readable(cursor: PartitionCursor, anchor: bytes | None, found: OutboxRun) -> Readable:
     """What was found of one partition, up to the first that does not follow or cannot be read.
 
-    `anchor` holds the bytes of the entry at the cursor, where they are known.
+    `anchor` holds the bytes of the entry at the cursor, where they are known: new entries only
+    count behind the very entry that the ledger has last.
     """
-    entries: list[PackedEntry] = []
-    expected = cursor.seq
-    if cursor.has_begun and (obstacle := _anchored(cursor, anchor, next(found))):
-        return Readable(entries, obstacle)
-    for raw in found:
-        expected += 1
-        if (raw.epoch, raw.seq) != (cursor.epoch, expected):
-            return Readable(entries, _gap(raw, cursor.epoch, expected))
-        try:
-            entries.append(unpack(raw))
-        except OutboxEntryError as error:
-            return Readable(entries, Obstacle(raw, Fault.UNREADABLE, error.explanation))
+    known = 1 if cursor.has_begun else 0
+    expected = cursor.seq + 1 - known
+    if (found.epoch, found.first_seq) != (cursor.epoch, expected):
+        return Readable([], _gap(found.at(0), cursor.epoch, expected))
+    if known and found.raws[0] != anchor and (obstacle := contradiction(cursor, found.at(0))):
+        return Readable([], obstacle)
+    entries, error = unpack_run(found, skipped=known)
+    if error:
+        return Readable(entries, Obstacle(error.found, Fault.UNREADABLE, error.explanation))
+    if found.stray:
+        expected = found.first_seq + len(found.raws)
+        return Readable(entries, _gap(found.stray, cursor.epoch, expected))
     return Readable(entries, None)
-
-
-def _anchored(cursor: PartitionCursor, anchor: bytes | None, first: OutboxEntry) -> Obstacle | None:
-    """New entries only count behind the very entry that the ledger has last."""
-    if (first.epoch, first.seq) != (cursor.epoch, cursor.seq):
-        return _gap(first, cursor.epoch, cursor.seq)
-    return None if first.raw == anchor else contradiction(cursor, first)
 
 
 def _gap(raw: OutboxEntry, epoch: int, seq: int) -> Obstacle:

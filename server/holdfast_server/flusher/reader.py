@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Final
 
 from holdfast_server.domain.packed import PackedEntry
@@ -52,9 +51,9 @@ async def read_ahead(outbox: Outbox, progress: Progress, count: int, wait_ms: in
     """The next work, up to `count` entries; none where none come within `wait_ms`."""
     work, unpaused = Work(), 0
     found = await outbox.read(progress.positions(progress.ahead), count, wait_ms)
-    for partition, group in groupby(found, key=lambda each: each.partition):
-        cursor, anchor = progress.ahead[partition], progress.anchors.get(partition)
-        readied = readable(cursor, anchor, group)
+    for run in found:
+        cursor, anchor = progress.ahead[run.partition], progress.anchors.get(run.partition)
+        readied = readable(cursor, anchor, run)
         await _add(work, progress, readied)
         unpaused += len(readied.entries)
         if unpaused >= PIECE_ENTRIES:

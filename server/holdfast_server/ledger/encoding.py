@@ -10,7 +10,7 @@ from binascii import hexlify
 from collections.abc import Iterable
 from typing import Final
 
-from holdfast_server.domain.columns import column
+from holdfast_server.domain.columns import column, texts
 from holdfast_server.domain.entry import NO_COLUMN
 from holdfast_server.domain.packed import FIRST_GRANT, FIRST_SEQ, TENANT, PackedEntry
 
@@ -41,6 +41,8 @@ ENTRY_COLUMNS: Final = (
     "burned",
     "expired",
     "revoked",
+    "grant_ids",
+    "grant_changes",
     "tenant",
     "account",
     "credit_type",
@@ -50,15 +52,13 @@ ENTRY_COLUMNS: Final = (
     "fingerprint",
     "hold",
     "feature",
-    "labels",
     "caller",
     "trace_id",
     "span_id",
     "reason",
-    "detail",
     "refund_of",
-    "grant_ids",
-    "grant_changes",
+    "labels",
+    "detail",
     "hash",
 )
 
@@ -108,5 +108,5 @@ def operation_row(packed: PackedEntry) -> bytes | None:
         len(OPERATION_COLUMNS), 4, packed.partition, 8, packed.epoch, 8, first_seq
     )
     ended = column(hold) if ends_hold else NO_COLUMN
-    texts = (packed.fields[TENANT], method, key, fingerprint, answer)
-    return b"".join((numbers, ended, *map(column, texts)))
+    named = texts(packed.fields[TENANT], method, key, fingerprint)
+    return b"".join((numbers, ended, named, column(answer)))

@@ -8,10 +8,11 @@ from enum import Enum
 from typing import Final
 
 from holdfast_server.domain.columns import chain_hash, columns
+from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.epoch import Epoch
 from holdfast_server.domain.packed import MALFORMED, PackedEntry, to_entry
 from holdfast_server.ledger.encoding import HASH_HEAD, ROW_HEAD, operation_row
-from holdfast_server.ledger.projection import KINDS, Projection, project
+from holdfast_server.ledger.projection import KINDS, NOTHING, Projection, project
 
 #: Characters of an explanation that are kept.
 EXPLANATION_CHARACTERS_MAX: Final = 500
@@ -54,6 +55,12 @@ class PartitionCursor:
         """The epoch that it is in."""
         return Epoch(self.epoch, self.start_seq, self.home)
 
+    def moved(self, seq: int, hash_: bytes, before: bytes | None) -> PartitionCursor:
+        """Where it is later in its epoch."""
+        return PartitionCursor(
+            self.partition, self.epoch, seq, hash_, before, self.start_seq, self.home
+        )
+
     @property
     def has_begun(self) -> bool:
         """Whether an entry of this epoch is recorded."""
@@ -87,32 +94,30 @@ def prepare(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared
 
     Raises EntriesRefused where one of them has a form that no row can have.
     """
-    before, last = cursor.hash_before, cursor.hash
-    rows: list[bytes] = []
     try:
-        for entry in entries:
-            hashed = columns(entry)
-            before, last = last, chain_hash(last, hashed)
-            rows += (ROW_HEAD, hashed, HASH_HEAD, last)
-        return Prepared(
-            before=cursor,
-            after=PartitionCursor(
-                cursor.partition,
-                cursor.epoch,
-                entries[-1].seq,
-                last,
-                before,
-                cursor.start_seq,
-                cursor.home,
-            ),
-            last_event_ms=max(entry.event_ms for entry in entries),
-            entries=b"".join(rows),
-            operations=b"".join(filter(None, map(operation_row, entries))),
-            projection=project([to_entry(entry) for entry in entries if entry.kind in KINDS]),
-        )
+        return _prepared(cursor, entries)
     except MALFORMED as error:
         explanation = f"has no row: {error}"[:EXPLANATION_CHARACTERS_MAX]
         raise EntriesRefused(Fault.INVALID, explanation) from error
+
+
+def _prepared(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared:
+    before, last, last_event_ms = cursor.hash_before, cursor.hash, 0
+    rows: list[bytes] = []
+    operations: list[bytes] = []
+    projected: list[Entry] = []
+    for entry in entries:
+        hashed = columns(entry)
+        before, last = last, chain_hash(last, hashed)
+        rows += (ROW_HEAD, hashed, HASH_HEAD, last)
+        last_event_ms = max(last_event_ms, entry.event_ms)
+        if operation := operation_row(entry):
+            operations.append(operation)
+        if entry.kind in KINDS:
+            projected.append(to_entry(entry))
+    after = cursor.moved(entries[-1].seq, last, before)
+    projection = project(projected) if projected else NOTHING
+    return Prepared(cursor, after, last_event_ms, b"".join(rows), b"".join(operations), projection)
 
 
 def joined(pieces: Sequence[Prepared]) -> Prepared:

@@ -36,6 +36,10 @@ class Projection:
     accounts: Sequence[Mapping[str, object]]
 
 
+#: What follows from most entries.
+NOTHING: Final = Projection((), ())
+
+
 def project(entries: Sequence[Entry]) -> Projection:
     """What follows from the entries. Raises DetailError for an entry without its terms."""
     grants = [_grant(entry, terms) for entry in entries for terms in _grants_of(entry)]

@@ -1,24 +1,25 @@
 #!lua flags=no-writes
 -- Reads the outbox of many partitions at once, up to a number of entries in all.
 --
--- XREAD limits each stream but not the whole, and its reply costs the reader four times as much: here
--- the entries of a stream are one string, and so are their ids and their lengths.
+-- XREAD limits each stream but not the whole, and a reply of many values costs the reader more than
+-- all that is in them: here it is one packed value, and so is the argument.
 --
--- KEYS[n]      `out` of one partition and epoch, in the order in which they get their turn
--- ARGV[1]      new entries in all, at most
--- ARGV[n + 1]  the last entry of stream n that is known, `<epoch>-<seq>`
+-- KEYS[n]   `out` of one partition and epoch, in the order in which they get their turn
+-- ARGV[1]   packed: how many new entries in all, at most, and for each stream the last entry of it
+--           that is known, `<epoch>-<seq>`
 --
--- Returns for each stream that has new entries: n, ids (comma between), lengths in bytes (likewise),
--- and the entries, joined. The known entry comes first where it is still there: the reader sees in
--- the same atomic step that the new entries follow it. What is not in the field `e` is packed, so that
--- it can be kept as evidence.
-local left = tonumber(ARGV[1])
+-- Returns a packed list with, for each stream that has new entries: n, their ids (comma between), and
+-- the list of entries. The known entry comes first where it is still there: the reader sees in the same
+-- atomic step that the new entries follow it. What is not in the field `e` is packed, so that it can be
+-- kept as evidence.
+local arguments = cmsgpack.unpack(ARGV[1])
+local left = arguments[1]
 local found = {}
 for n = 1, #KEYS do
   if left <= 0 then
     break
   end
-  local known = ARGV[n + 1]
+  local known = arguments[n + 1]
   local entries = redis.call('XRANGE', KEYS[n], known, '+', 'COUNT', left + 1)
   local new = #entries
   if new > 0 and entries[1][1] == known then
@@ -28,19 +29,17 @@ for n = 1, #KEYS do
     new = left
   end
   if new > 0 then
-    local ids, lengths, packed = {}, {}, {}
+    local ids = {}
     for i = 1, #entries do
       local fields = entries[i][2]
-      local entry = fields[2]
-      if #fields ~= 2 or fields[1] ~= 'e' then
-        entry = cmsgpack.pack(fields)
-      end
       ids[i] = entries[i][1]
-      lengths[i] = #entry
-      packed[i] = entry
+      entries[i] = fields[2]
+      if #fields ~= 2 or fields[1] ~= 'e' then
+        entries[i] = cmsgpack.pack(fields)
+      end
     end
-    found[#found + 1] = { n, table.concat(ids, ','), table.concat(lengths, ','), table.concat(packed) }
+    found[#found + 1] = { n, table.concat(ids, ','), entries }
     left = left - new
   end
 end
-return found
+return cmsgpack.pack(found)

@@ -449,28 +449,33 @@ FROM holdfast.flush_cursor AS c
 JOIN holdfast.partition_epoch AS p USING (partition, epoch)
 ORDER BY c.partition;
 
--- begin_append --
--- The table of the month in which the rows of this transaction are recorded, made if need be.
-SELECT holdfast.ensure_entry_partition(now()) AS entry_table;
-
 -- advance_cursors --
--- Compare-and-set of many cursors. Rows are locked in order, so that flushers cannot deadlock.
+-- Compare-and-set of many cursors: how many were where they should be, and the table of the month in
+-- which the rows of this transaction are recorded, made if need be. Hashes are joined, 32 bytes each.
+-- Rows are locked in order, so that flushers cannot deadlock.
 WITH expected AS (
-    SELECT * FROM unnest(
-        %(partitions)s::integer[], %(epochs)s::bigint[], %(seqs)s::bigint[], %(hashes)s::bytea[],
-        %(new_seqs)s::bigint[], %(new_hashes)s::bytea[], %(new_event_ms)s::bigint[]
-    ) AS e (partition, epoch, seq, hash, new_seq, new_hash, new_event_ms)
+    SELECT
+        partition, epoch, seq, new_seq, new_event_ms,
+        substring(%(hashes)s::bytea FROM 32 * n::integer - 31 FOR 32) AS hash,
+        substring(%(new_hashes)s::bytea FROM 32 * n::integer - 31 FOR 32) AS new_hash
+    FROM unnest(
+        %(partitions)s::integer[], %(epochs)s::bigint[], %(seqs)s::bigint[], %(new_seqs)s::bigint[],
+        %(new_event_ms)s::bigint[]
+    ) WITH ORDINALITY AS e (partition, epoch, seq, new_seq, new_event_ms, n)
 ), locked AS (
     SELECT c.partition FROM holdfast.flush_cursor AS c
     WHERE c.partition = ANY(%(partitions)s::integer[])
     ORDER BY c.partition
     FOR UPDATE
+), advanced AS (
+    UPDATE holdfast.flush_cursor AS c
+    SET last_seq = e.new_seq, last_hash = e.new_hash,
+        last_event_time = greatest(c.last_event_time, holdfast.instant(e.new_event_ms))
+    FROM expected AS e JOIN locked USING (partition)
+    WHERE c.partition = e.partition AND c.epoch = e.epoch AND c.last_seq = e.seq AND c.last_hash = e.hash
+    RETURNING c.partition
 )
-UPDATE holdfast.flush_cursor AS c
-SET last_seq = e.new_seq, last_hash = e.new_hash, 
-    last_event_time = greatest(c.last_event_time, holdfast.instant(e.new_event_ms))
-FROM expected AS e JOIN locked USING (partition)
-WHERE c.partition = e.partition AND c.epoch = e.epoch AND c.last_seq = e.seq AND c.last_hash = e.hash;
+SELECT count(*) AS advanced, holdfast.ensure_entry_partition(now()) AS entry_table FROM advanced;
 
 -- insert_grant_terms --
 -- Plain INSERT: a grant that exists already is a fork.

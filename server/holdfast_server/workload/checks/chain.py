@@ -67,14 +67,14 @@ def _columns(row: Row) -> Iterator[bytes | None]:
     yield from map(_number, (row.version, (row.event_ms - YEAR_2000_MS) * 1000))
     yield from (_number(row.mode, 2), _number(row.ends_hold, 2))
     yield from map(_number, (*row.delta, *row.after))
+    yield _array(UUID, [bytes.fromhex(grant_id.replace("-", "")) for grant_id in row.grant_ids])
+    yield _array(BIGINT, list(map(_number, row.grant_changes)))
     for text in (row.tenant, row.account, row.credit_type, row.actor, row.method, row.key):
         yield text.encode()
     yield row.fingerprint
     yield bytes.fromhex(row.hold) or None
-    yield from (_text(row.feature), _nested(row.labels), _text(row.caller), _text(row.trace_id))
-    yield from (_text(row.span_id), _text(row.reason), _nested(row.detail), _text(row.refund_of))
-    yield _array(UUID, [bytes.fromhex(grant_id.replace("-", "")) for grant_id in row.grant_ids])
-    yield _array(BIGINT, list(map(_number, row.grant_changes)))
+    yield from map(_text, (row.feature, row.caller, row.trace_id, row.span_id, row.reason))
+    yield from (_text(row.refund_of), _nested(row.labels), _nested(row.detail))
 
 
 def _column(value: bytes | None) -> bytes:

@@ -85,6 +85,9 @@ CREATE TABLE holdfast.entry (
     burned bigint NOT NULL,
     expired bigint NOT NULL,
     revoked bigint NOT NULL,
+    -- See `postings`. Null stands for no grants.
+    grant_ids uuid[],
+    grant_changes bigint[],
     tenant text COLLATE "C" NOT NULL,
     account text COLLATE "C" NOT NULL,
     credit_type text COLLATE "C" NOT NULL,
@@ -92,19 +95,16 @@ CREATE TABLE holdfast.entry (
     method text NOT NULL,
     idempotency_key text NOT NULL,
     fingerprint bytea NOT NULL,
-    -- From here to the grants, null stands for what is empty.
+    -- Null stands for what is empty.
     hold uuid,
     feature text,
-    labels json,
     caller text,
     trace_id text,
     span_id text,
     reason text,
-    detail json,
     refund_of text COLLATE "C",
-    -- See `postings`.
-    grant_ids uuid[],
-    grant_changes bigint[],
+    labels json,
+    detail json,
     hash bytea NOT NULL,
     CONSTRAINT entry_place CHECK (
         partition >= 0 AND epoch >= 1 AND first_seq >= 1 AND seq >= first_seq AND version >= 1
