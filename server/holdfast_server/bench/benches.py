@@ -34,7 +34,7 @@ def steps(name: str, options: Options) -> int:
     if name == "engine":
         return 2 * alternating
     if name == "flush":
-        return 2 * options.rounds
+        return 2 * options.rounds + 2
     return alternating * shapes(options.accounts) if name == "growth" else alternating
 
 

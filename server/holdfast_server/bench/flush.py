@@ -13,9 +13,10 @@ from psycopg import sql
 from redis.asyncio import Redis
 
 from holdfast_server.bench.cpu import Meter
+from holdfast_server.bench.pace import keeps_pace
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.rounds import Done, Round, middle, timed
-from holdfast_server.bench.stage import Options, Stage, traffic_of
+from holdfast_server.bench.stage import Options, Stage, connect, traffic_of
 from holdfast_server.bench.traffic import Traffic
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import Outbox
@@ -33,9 +34,10 @@ _COLUMNS: Final = sql.SQL(", ").join(map(sql.Identifier, encoding.ENTRY_COLUMNS)
 
 async def flush(stage: Stage, options: Options) -> Found:
     """Rows a second from the outbox to the ledger, with chain, constraints, indexes and cursors,
-    beside a plain COPY of the same rows, in as large transactions, into a table without any.
+    beside a plain COPY of the same rows, in as large transactions, into a table without any. That
+    is how fast a flusher catches up after a pause. Then whether it keeps pace with callers.
 
-    The service MUST have no flusher: this process is one.
+    The service MUST have no flusher: this process is one, and starts one of its own later.
     """
     meter, measured, floor = Meter(stage.processes), list[Round](), list[Round]()
     async with traffic_of(stage, options, "unary") as traffic, _flusher(stage) as flushing:
@@ -47,8 +49,15 @@ async def flush(stage: Stage, options: Options) -> Found:
             rows = await _last_rows(stage.postgres_url, measured[-1].done.operations)
             floor.append(await timed(meter, partial(_copy, stage.postgres_url, rows)))
             stage.on_round()
+        async with connect(stage, "session") as client:
+            pace = await keeps_pace(stage, options, Traffic(client, traffic.accounts))
     typical, below = middle(measured), middle(floor)
-    facts = {"rows": typical.done.operations, "partitions": stage.partitions}
+    facts = {
+        "rows": typical.done.operations,
+        "partitions": stage.partitions,
+        **pace,
+        "catch_up_ratio": round(typical.rate / pace["operations_per_s"], 2),
+    }
     return Found("flush", "rows/s", typical.rate, below.rate, typical.cpu_us, below.cpu_us, facts)
 
 

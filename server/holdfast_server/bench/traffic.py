@@ -18,6 +18,8 @@ GRANTED: Final = 10**12
 GRANTS: Final = 3
 RESERVED: Final = 100
 COMMITTED: Final = 80
+#: Seconds between two looks at how many callers a steady pace asks for.
+TICK_SECONDS: Final = 0.002
 #: How long grants live: longer than any run.
 GRANT_LIVES_MS: Final = 10**9
 
@@ -51,6 +53,22 @@ class Traffic:
 
         await asyncio.gather(*(spend() for _ in range(in_flight)))
         return Done(2 * len(latencies), latencies)
+
+    async def paced(self, rate: float, total: int) -> Done:
+        """The same at a steady pace of so many operations a second, however long each takes."""
+        began, done = time.perf_counter(), 0
+        async with asyncio.TaskGroup() as group:
+            while done < total:
+                due = min(total, int((time.perf_counter() - began) * rate) + 1)
+                for _ in range(done, due, 2):
+                    group.create_task(self._spend())
+                    done += 2
+                await asyncio.sleep(TICK_SECONDS)
+        return Done(done)
+
+    async def _spend(self) -> None:
+        held = await self.client.reserve(self.account(), RESERVED, feature="chat")
+        await self.client.commit(held.hold_id, COMMITTED)
 
     async def batches(self, size: int, total: int) -> Done:
         """The same in batches: one that reserves, then one that commits. At least so many."""
