@@ -106,7 +106,7 @@ def test_other_bytes_are_refused_with_what_was_found(raw: bytes) -> None:
     with pytest.raises(OutboxEntryError) as caught:
         unpack(found)
 
-    assert caught.value.found is found
+    assert caught.value.found == found
     assert str(caught.value).startswith("3-1-7: ")
 
 
