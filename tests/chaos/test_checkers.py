@@ -68,7 +68,7 @@ def in_time(attempts: Sequence[Attempt]) -> Iterable[str]:
         (checkers.excused, [replace(FAILED, outcome="INTERNAL")], [FAILED, UNKNOWN]),
         (checkers.excused, [replace(FAILED, outcome="HOLD_NOT_FOUND")], [FAILED]),
         (under_kill, [replace(PASSED, outcome="DENIED")], [PASSED]),
-        (under_kill, [replace(PASSED, status=Status.INFO, outcome="")], [BURN]),
+        (under_kill, [replace(PASSED, status=Status.FAIL, outcome="STORE_UNAVAILABLE")], [BURN]),
         (in_time, [replace(BURN, t_return=15.1)], [replace(BURN, t_return=14.9)]),
         (in_time, [replace(FAILED, t_invoke=15.1, t_return=15.0)], [FAILED]),
     ],
@@ -90,6 +90,14 @@ def test_an_answer_that_never_came_is_first_asked_when_it_was_first_sent() -> No
     earlier = replace(UNKNOWN, key=late.key, t_invoke=1.5)
     assert list(checkers.ordered([BURN, late])) != []
     assert list(checkers.ordered([BURN, earlier, late])) == []
+
+
+def test_what_passes_without_a_decision_is_no_answer() -> None:
+    """It may be decided later, and what was in doubt may have been applied."""
+    passed = replace(BURN, outcome="BYPASSED", transaction="", seq=0)
+    assert checkers.check([passed, NEXT, replace(NEXT, key=passed.key, seq=9, t_return=9.0)]) == []
+    assert history_of([passed], []).unanswered == {passed.key}
+    assert history_of([passed, BURN], []).acknowledged == [BURN.placed()]
 
 
 def test_the_audit_hears_what_was_acknowledged_and_what_nobody_knows() -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from holdfast_server.chaos.history import Attempt, Status, by_key
 
+#: How an attempt ends when no process has answered it.
+_SILENCE = frozenset({"", "DEADLINE_EXCEEDED", "SHUTTING_DOWN"})
 #: What no fault excuses: everything but being away or overloaded. A settlement may come too late
 #: for its hold only where another one came first, which `hold_ends` looks at.
 _EXCUSED = frozenset(
@@ -52,9 +54,12 @@ def check(attempts: Sequence[Attempt]) -> list[str]:
 
 
 def idempotent(attempts: Iterable[Attempt]) -> Iterator[str]:
-    """The same key has one meaning, one place in the ledger and one answer."""
+    """The same key has one meaning, one place in the ledger and one answer.
+
+    What passes without a decision is another thing: it may be decided when it is asked again.
+    """
     for (op, key), tries in by_key(attempts).items():
-        answers = [each for each in tries if each.status is Status.OK]
+        answers = [each for each in tries if each.decided]
         if len({each.fingerprint for each in answers}) > 1:
             yield f"{op} {key} was answered for different requests"
         if len({(each.outcome, each.transaction, each.answer) for each in answers}) > 1:
@@ -116,12 +121,12 @@ def excused(attempts: Iterable[Attempt]) -> Iterator[str]:
 
 
 def kill_works(attempts: Iterable[Attempt], on: Period, effect_s: float) -> Iterator[str]:
-    """`effect_s` after the kill switch was turned on every request for credits passes."""
+    """`effect_s` after the kill switch was turned on, whoever answers lets everything pass."""
     for each in attempts:
-        asked_for_credits = each.op in ("Reserve", "Burn")
+        asked_for_credits = each.op in ("Reserve", "Burn") and each.outcome not in _SILENCE
         within = each.t_invoke >= on.begin_s + effect_s and each.t_return <= on.end_s
         if asked_for_credits and within and each.outcome != "BYPASSED":
-            yield f"{each.op} {each.key} met {each.outcome or 'silence'} under the kill switch"
+            yield f"{each.op} {each.key} met {each.outcome} under the kill switch"
 
 
 def finished(attempts: Iterable[Attempt], healed_s: float, bound_s: float) -> Iterator[str]:

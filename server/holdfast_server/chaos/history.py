@@ -56,6 +56,11 @@ class Attempt:
     #: The mode in which it was decided.
     mode: str = ""
 
+    @property
+    def decided(self) -> bool:
+        """Whether it was answered, and not just let through."""
+        return self.status is Status.OK and self.outcome != "BYPASSED"
+
     def placed(self) -> Acknowledged:
         """Where it stands in the ledger."""
         return Acknowledged(
@@ -109,9 +114,10 @@ def history_of(attempts: Sequence[Attempt], broken_promises: list[str]) -> Histo
     """The same for the audit: what was acknowledged, and what nobody knows."""
     history = History(broken_promises=broken_promises, operations=len(attempts))
     for (_, key), tries in by_key(attempts).items():
-        answers = [each for each in tries if each.status is Status.OK]
-        if not answers and any(each.status is Status.INFO for each in tries):
+        written = [each for each in tries if each.status is Status.OK and each.seq]
+        if written:
+            history.acknowledged.append(written[0].placed())
+        elif not all(each.decided or each.status is Status.FAIL for each in tries):
+            # What was let through is booked later; one that was in doubt may also be applied.
             history.unanswered.add(key)
-        if answers and answers[0].seq:
-            history.acknowledged.append(answers[0].placed())
     return history

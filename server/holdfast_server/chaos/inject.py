@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from holdfast_server.chaos.checkers import Period
 from holdfast_server.chaos.plan import Fault, Kind, Target
 from holdfast_server.chaos.proxy import Proxy
 from holdfast_server.chaos.stack import Stack, family, send
@@ -29,6 +31,8 @@ class Injector:
     source: random.Random
     #: What was done, by kind.
     done: Counter[Kind] = field(default_factory=Counter)
+    #: When the kill switch was on.
+    killed: list[Period] = field(default_factory=list)
     #: One fault at a time for each target, however long its end takes.
     _turns: dict[Target, asyncio.Lock] = field(
         default_factory=lambda: {target: asyncio.Lock() for target in Target}
@@ -62,6 +66,7 @@ class Injector:
                 Kind.FLUSHER_STOP: lambda lasts_s: self._stopped(self._one("flush"), lasts_s),
                 Kind.SWEEPER_KILL: lambda lasts_s: self._killed("sweep"),
                 Kind.SUPERVISOR_KILL: lambda lasts_s: self.stack.kill_supervisor(),
+                Kind.KILL_SWITCH: self._let_through,
             }[kind]
         fault = kind.value.partition("_")[2]
         return lambda lasts_s: self._server(kind.target, fault, lasts_s)
@@ -85,6 +90,16 @@ class Injector:
         finally:
             for process in processes:
                 send(process, signal.SIGCONT)
+
+    async def _let_through(self, lasts_s: float) -> None:
+        """Turns the kill switch on, as an operator does who has nothing but a shell."""
+        begin_s = time.monotonic()
+        self.stack.kill_file.touch()
+        try:
+            await asyncio.sleep(lasts_s)
+        finally:
+            self.killed.append(Period(begin_s, time.monotonic()))
+            self.stack.kill_file.unlink()
 
     # --- The stores -----------------------------------------------------------------------------
 

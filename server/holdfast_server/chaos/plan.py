@@ -13,6 +13,8 @@ AT_ONCE_MAX: Final = 2
 GAP_S: Final = (0.5, 2.0)
 #: How long a fault lasts.
 LASTS_S: Final = (0.3, 3.0)
+#: How soon the kill switch must take effect; one that is on for less shows nothing.
+KILL_EFFECT_S: Final = 5.0
 #: Before the first fault, so that there is traffic to disturb.
 CALM_S: Final = 1.0
 
@@ -26,7 +28,7 @@ class Target(StrEnum):
 
 
 class Kind(StrEnum):
-    """What is done: the target, then what happens to it."""
+    """What is done: the target, then what happens to it. The kill switch is turned on."""
 
     WORKER_KILL = "worker_kill"
     WORKER_STOP = "worker_stop"
@@ -34,6 +36,7 @@ class Kind(StrEnum):
     FLUSHER_STOP = "flusher_stop"
     SWEEPER_KILL = "sweeper_kill"
     SUPERVISOR_KILL = "supervisor_kill"
+    KILL_SWITCH = "kill_switch"
     STORE_KILL = "store_kill"
     STORE_RESTART = "store_restart"
     STORE_STOP = "store_stop"
@@ -86,7 +89,9 @@ def plan_faults(seed: int, seconds: float) -> list[Fault]:
     at_s = CALM_S
     while True:
         deck = deck or source.sample(list(Kind), len(Kind))
-        fault = Fault(deck.pop(), at_s, source.uniform(*LASTS_S))
+        kind = deck.pop()
+        longer_s = KILL_EFFECT_S if kind is Kind.KILL_SWITCH else 0.0
+        fault = Fault(kind, at_s, source.uniform(*LASTS_S) + longer_s)
         while _in_the_way(fault, planned):
             fault = Fault(fault.kind, fault.at_s + GAP_S[0], fault.lasts_s)
         if fault.ends_s > seconds:

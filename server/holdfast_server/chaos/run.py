@@ -35,5 +35,5 @@ async def run(folder: Path, options: Options, listener: Listener) -> Report:
             listener.phase("breaking")
             await injector.run(faults, listener.fault)
             listener.phase("checking")
-            verdict = await one.end()
+            verdict = await one.end(injector.killed)
     return make_report(options, one.attempts.made, injector.done, verdict)

@@ -65,6 +65,11 @@ class Stack:
         """Where the service listens."""
         return f"{LOOPBACK}:{self.port}"
 
+    @property
+    def kill_file(self) -> Path:
+        """While it exists, nothing is enforced."""
+        return self.folder / "state" / "KILL"
+
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as running:
             running.callback(self._thread.shutdown)

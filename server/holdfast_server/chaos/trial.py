@@ -11,11 +11,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, TextIO
 
-from holdfast import AsyncClient, Durability
+from holdfast import AsyncClient, Durability, Mode, Policy, Scope, ScopeKind
 from holdfast_server.app.problem import Problem
 from holdfast_server.chaos import checkers
 from holdfast_server.chaos.history import Attempts, history_of
 from holdfast_server.chaos.load import CREDITS, PREMIUM, TIMEOUT_MS, TTL_MS, Caller
+from holdfast_server.chaos.plan import KILL_EFFECT_S
 from holdfast_server.chaos.stack import Stack
 from holdfast_server.workload.checks.audit import Audit, Auditor
 
@@ -26,6 +27,8 @@ CONNECTIONS: Final = 4
 ROOTS: Final = 12
 PLENTY: Final = 1_000_000
 SHORT: Final = 3_000
+#: The tree that is in shadow mode: one that is short of credits.
+SHADOW_ROOT: Final = 1
 #: So long after everything was healed every call that was under way has ended.
 LIVENESS_S: Final = 30.0
 
@@ -59,6 +62,9 @@ class Trial:
         for credit_type in (CREDITS, PREMIUM):
             await self.clients[0].create_credit_type(credit_type)
         await asyncio.gather(*(self._set_up_root(number) for number in range(ROOTS)))
+        for account in (self.accounts[SHADOW_ROOT], f"{self.accounts[SHADOW_ROOT]}-below"):
+            policy = Policy(Scope(ScopeKind.ACCOUNT, account), Mode.SHADOW)
+            await self.clients[0].set_policy(policy, reason="watched, never denied")
 
     async def _set_up_root(self, number: int) -> None:
         caller, root = self.callers[number % len(self.callers)], self.accounts[number]
@@ -75,10 +81,10 @@ class Trial:
         """Everybody begins to call."""
         self._running = [asyncio.create_task(caller.run(self._stopping)) for caller in self.callers]
 
-    async def end(self) -> Verdict:
+    async def end(self, killed: Sequence[checkers.Period] = ()) -> Verdict:
         """Lets every call end, waits until nothing moves, and checks everything.
 
-        Call it when nothing is broken any more.
+        Call it when nothing is broken any more. `killed`: when the kill switch was on.
         """
         await self.stack.ready()
         healed_s = time.monotonic()
@@ -86,7 +92,8 @@ class Trial:
         recovered_s = time.monotonic() - healed_s
         made = self.attempts.made
         late = checkers.finished(made, healed_s, LIVENESS_S)
-        promises = [*stuck, *late, *checkers.check(made)]
+        refused = [each for on in killed for each in checkers.kill_works(made, on, KILL_EFFECT_S)]
+        promises = [*stuck, *late, *refused, *checkers.check(made)]
         try:
             audit = await self._audit(promises)
         except TimeoutError as error:
