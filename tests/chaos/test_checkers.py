@@ -67,6 +67,11 @@ def in_time(attempts: Sequence[Attempt]) -> Iterable[str]:
         (checkers.shadow_allows, [replace(SHADOW, outcome="DENIED")], [SHADOW]),
         (checkers.excused, [replace(FAILED, outcome="INTERNAL")], [FAILED, UNKNOWN]),
         (checkers.excused, [replace(FAILED, outcome="HOLD_NOT_FOUND")], [FAILED]),
+        (
+            checkers.excused,
+            [replace(FAILED, outcome="HOLD_EXPIRED")],
+            [replace(FAILED, op="Release", outcome="HOLD_EXPIRED")],
+        ),
         (under_kill, [replace(PASSED, outcome="DENIED")], [PASSED]),
         (under_kill, [replace(PASSED, status=Status.FAIL, outcome="STORE_UNAVAILABLE")], [BURN]),
         (in_time, [replace(BURN, t_return=15.1)], [replace(BURN, t_return=14.9)]),

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgpack
 import psycopg
 import pytest
+from psycopg_pool.base import AttemptWithBackoff
 from redis.asyncio import Redis
 
 from holdfast_server import embedded
@@ -22,10 +23,12 @@ from holdfast_server.chaos.proxy import Proxy
 from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.packed import LAYOUT
 from holdfast_server.embedded import Server
+from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.migrate import migrate
 from holdfast_server.ledger.prepare import Fault
+from holdfast_server.ledger.store import Ledger
 from tests.fixtures.databases import database
 from tests.flusher.stage import KEYS, Heard, Stage, open_store
 from tests.support.entries import Story, holds_and_commits, pack
@@ -149,6 +152,30 @@ async def test_the_line_to_the_ledger_breaks(stage: Stage, way: str) -> None:
 
 def _port(url: str) -> int:
     return urlsplit(url).port or 5432
+
+
+async def test_a_ledger_that_is_back_is_asked_at_once(
+    migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F30, F47: however long the pause has become by which the pool would try again by itself."""
+    monkeypatch.setattr(AttemptWithBackoff, "INITIAL_DELAY", 10 * WAIT_SECONDS)
+    async with Proxy(_port(migrated_postgres_url)) as proxy:
+        ledger = await Ledger.open(proxy.url(migrated_postgres_url), pool_size=2)
+        proxy.cut()
+        with pytest.raises(HoldfastError) as caught:
+            await ledger.flushed()
+        proxy.heal()
+        await until(lambda: _answers(ledger))
+        await ledger.close()
+    assert caught.value.reason is Reason.LEDGER_UNAVAILABLE
+
+
+async def _answers(ledger: Ledger) -> bool:
+    try:
+        await ledger.flushed()
+    except HoldfastError:
+        return False
+    return True
 
 
 # --- Versions -----------------------------------------------------------------------------------

@@ -114,9 +114,13 @@ def shadow_allows(attempts: Iterable[Attempt]) -> Iterator[str]:
 
 
 def excused(attempts: Iterable[Attempt]) -> Iterator[str]:
-    """Failures are those of a service that is away; never a fault of its own, or a refusal."""
+    """Failures are those of a service that is away; never a fault of its own, or a refusal.
+
+    Only a release may come too late: then its hold has given everything back by itself.
+    """
     for each in attempts:
-        if each.status is not Status.OK and each.outcome not in _EXCUSED:
+        too_late = (each.op, each.outcome) == ("Release", "HOLD_EXPIRED")
+        if each.status is not Status.OK and each.outcome not in _EXCUSED and not too_late:
             yield f"{each.op} {each.key} failed with {each.outcome}"
 
 

@@ -34,8 +34,9 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.records import RecordedHold, RecordedOperation
 from holdfast_server.ledger.store import Ledger
 
-#: How long to wait for an entry that the ledger does not have yet, before looking for it there.
-CATCH_UP_WAIT_S = 2.0
+#: How long to wait for an entry that the ledger does not have yet, before looking for it there:
+#: less than a client gives a call, so that it hears why.
+CATCH_UP_WAIT_S = 1.5
 #: How often an operation is sent again after the ledger was asked.
 ATTEMPTS_MAX = 5
 

@@ -20,8 +20,12 @@ from holdfast_server.ledger.sql import QUERIES
 CONNECT_SECONDS_MAX: Final = 3
 #: Milliseconds after which unacknowledged data declares a connection dead.
 TCP_TIMEOUT_MS: Final = 10_000
-#: Seconds that a caller waits for a free connection of the pool.
-POOL_WAIT_SECONDS_MAX: Final = 2.0
+#: Seconds that a caller waits for a free connection of the pool: less than a client gives a call.
+POOL_WAIT_SECONDS_MAX: Final = 1.5
+#: Seconds for which the pool tries by itself to connect again; then whoever asks next does. Its
+#: pauses double all the while, and a ledger that is back must not be waited for as long as it was
+#: away.
+RECONNECT_SECONDS_MAX: Final = 2.0
 #: Callers that may wait for a connection at once; more are refused at once.
 POOL_WAITING_MAX: Final = 1_000
 #: Connections for changes of configuration: rare, and serialised by the database anyway.
@@ -127,6 +131,7 @@ def _pool(
         min_size=0,
         max_size=size,
         timeout=POOL_WAIT_SECONDS_MAX,
+        reconnect_timeout=RECONNECT_SECONDS_MAX,
         max_waiting=POOL_WAITING_MAX,
         configure=configure,
         # A connection that died while idle is replaced instead of failing the next caller.
