@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast_server.control.hydration import Hydrator
 from holdfast_server.control.operations import Operations
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.operation import Operation
 from holdfast_server.engine.outbox import Outbox
+from holdfast_server.engine.tree_store import TreeStore
 from holdfast_server.engine.watermark import Watermarks
 from holdfast_server.flusher.events import FlusherHooks
 from holdfast_server.flusher.flusher import Flusher
@@ -97,8 +99,13 @@ async def both_stores(
     valkey_url: str, postgres_url: str, tracing: Tracing | None = None
 ) -> AsyncIterator[Both]:
     """Starts everything, and a flusher that runs until the end."""
-    real = build(valkey_url, partitions=PARTITIONS, tracing=tracing)
     ledger = await Ledger.open(postgres_url)
+    real = build(
+        valkey_url,
+        partitions=PARTITIONS,
+        tracing=tracing,
+        hydration=lambda store, keys: Hydrator(ledger, TreeStore(store, keys), keys),
+    )
     await ledger.start_deployment(PARTITIONS)
     hooks = FlusherHooks(span=tracing.flush) if tracing else None
     outbox = Outbox(real.store.client, real.keys)

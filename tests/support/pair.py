@@ -8,7 +8,7 @@ argument.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,13 +24,16 @@ from holdfast_server.domain.twin.world import World
 from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine.accounts import AccountReader
 from holdfast_server.engine.batcher import Batcher, Calls, Limits
+from holdfast_server.engine.cold import Absent, Brought, Hydration, Name, Outcome
 from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.engine import Engine, NeedsLedger, Parts, Request
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import OutboxEntry, decode
+from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.scripts import Clock, load
 from holdfast_server.engine.store import Store
 from holdfast_server.engine.stores import open_store
+from holdfast_server.engine.tree_store import TreeStore
 from holdfast_server.engine.trees import TreeReader
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.tracing import Tracing
@@ -73,6 +76,19 @@ class Window:
         return self.generation_ms
 
 
+class NothingCold:
+    """A `Hydration` without a ledger: what the store does not know does not exist."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._trees = TreeStore(store, keys)
+
+    async def bring(self, names: Sequence[Name]) -> dict[Name, Outcome]:
+        found = await self._trees.look(names)
+        return {
+            name: Brought(name[1]) if each.is_stored else Absent(-1) for name, each in found.items()
+        }
+
+
 class NoRecorder:
     """Takes figures and forgets them."""
 
@@ -102,6 +118,7 @@ class Real:
     store: Store
     keys: Keys
     engine: Engine
+    directory: Directory
     mode: OneMode
     clock: TestClock
     window: Window
@@ -131,21 +148,23 @@ def build(
     limits: Limits | None = None,
     clock: Clock = Clock.ARGUMENT,
     tracing: Tracing | None = None,
+    hydration: Callable[[Store, Keys], Hydration] = NothingCold,
 ) -> Real:
     """An engine on the store at `url`."""
     store, keys, mode, test_clock = open_store(url), Keys(partitions), OneMode(), TestClock()
     script, window = load("apply", clock), Window()
     calls = Calls(store, keys, script, window, clock, test_clock)
     batcher = Batcher(calls, limits or Limits(), NoRecorder(), tracing)
+    directory = Directory(store, keys)
     parts = Parts(
         batcher,
-        Directory(store, keys),
+        Roots(directory, hydration(store, keys)),
         AccountReader(store, keys, SIGNER),
         keys,
         SIGNER,
         mode,
     )
-    return Real(store, keys, Engine(parts), mode, test_clock, window, batcher)
+    return Real(store, keys, Engine(parts), directory, mode, test_clock, window, batcher)
 
 
 class Pair:

@@ -31,6 +31,7 @@ from holdfast_server.control.auditor import Auditor
 from holdfast_server.control.config import ConfigCache
 from holdfast_server.control.durability import Durable, Promises, Wait
 from holdfast_server.control.gate import Gate
+from holdfast_server.control.hydration import HydrationLimits, Hydrator
 from holdfast_server.control.operations import Operations
 from holdfast_server.control.passage import Passage
 from holdfast_server.control.policies import Policies
@@ -47,8 +48,10 @@ from holdfast_server.engine.engine import Engine, Parts
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.levels import StoreLevels
 from holdfast_server.engine.outbox import Outbox
+from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Store
+from holdfast_server.engine.tree_store import TreeStore
 from holdfast_server.engine.trees import TreeReader
 from holdfast_server.engine.watermark import Watermarks
 from holdfast_server.ledger.records import CreditType
@@ -82,11 +85,17 @@ def build_decider(process: Process) -> Decider:
     batcher = Batcher(calls, limits, process.metrics, process.tracing)
     directory = Directory(store, keys)
     accounts = AccountReader(store, keys, signer)
+    hydrator = Hydrator(process.ledger, TreeStore(store, keys), keys, _hydration_limits(settings))
+    roots = Roots(directory, hydrator)
     parts = Parts(
-        batcher, directory, accounts, keys, signer, process.config, process.epochs.acknowledged
+        batcher, roots, accounts, keys, signer, process.config, process.epochs.acknowledged
     )
     engine = Engine(parts)
     return Decider(engine, batcher, directory, signer)
+
+
+def _hydration_limits(settings: Settings) -> HydrationLimits:
+    return HydrationLimits(names_per_second=settings.hydrate_accounts_per_second)
 
 
 def build_operations(process: Process, decider: Decider) -> Operations:

@@ -60,6 +60,7 @@ class Flag(IntEnum):
     REUSED = 4
     HOLD_MISSING = 5
     STALE = 6
+    COLD = 7
 
 
 class Raw(NamedTuple):
@@ -285,11 +286,16 @@ class Batcher:
             for item, digest, place in zip(items, digests, places, strict=True)
         ]
         shards = [place.shard for place in places]
-        return keys, [
+        arguments = [
             self._header(keys.epochs, keys.claims_start, claimed_since_ms),
             pack_value(operations),
             pack_value(shards),
         ]
+        pairs = zip(places, items, strict=True)
+        absent = {
+            place.tree: each.facts.absent_to for place, each in pairs if each.facts.absent_to >= 0
+        }
+        return keys, [*arguments, pack_value(absent)] if absent else arguments
 
 
 def _held_up(

@@ -9,12 +9,16 @@ from holdfast_server.engine.keys import CLAIM_KEYS, Keys
 
 @value(frozen=True, slots=True)
 class Places:
-    """1-based indexes into the call's partitions, trees, whereabouts and claim shards; 0: none."""
+    """1-based indexes into the call's partitions, trees, whereabouts and claim shards; 0: none.
+
+    `hot_number` stands for a new tree in the set whose key follows its whereabouts.
+    """
 
     partition: int
     tree: int
     whereabouts: int
     shard: int
+    hot_number: int = 0
 
 
 class CallKeys:
@@ -38,8 +42,7 @@ class CallKeys:
         return Places(
             self._partition(partition),
             self._tree(partition, operation.tenant, root),
-            self._whereabouts_of(operation, root),
-            self._shard(digest) if digest else 0,
+            *self._new_tree(partition, operation, root, self._shard(digest) if digest else 0),
         )
 
     def _partition(self, partition: int) -> int:
@@ -56,11 +59,16 @@ class CallKeys:
             self._tree_keys += self._keys.tree_keys(partition, self.epochs[partition], tenant, root)
         return tree
 
-    def _whereabouts_of(self, operation: Operation, root: str) -> int:
+    def _new_tree(
+        self, partition: int, operation: Operation, root: str, shard: int
+    ) -> tuple[int, int, int]:
+        """Index of the whereabouts, the shard as it was given, and the number of a new tree."""
         if not isinstance(operation, CreateAccount) or operation.account != root:
-            return 0
-        self._whereabouts.append(self._keys.whereabouts(operation.tenant, operation.account))
-        return len(self._whereabouts)
+            return 0, shard, 0
+        name = (operation.tenant, operation.account)
+        hot, number = self._keys.hot(partition, self.epochs[partition], *name)
+        self._whereabouts += (self._keys.whereabouts(*name), hot)
+        return len(self._whereabouts) - 1, shard, number
 
     def _shard(self, digest: bytes) -> int:
         return self._shards.setdefault(self._keys.claim_shard(digest), len(self._shards) + 1)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.cold import Absent, Brought, Hydration, Name
+from holdfast_server.engine.failures import ledger_behind
+from holdfast_server.engine.keys import COLD_FLOOR_FIELD, Keys
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Store
 from holdfast_server.errors import HoldfastError, Reason
@@ -16,7 +19,23 @@ from holdfast_server.errors import HoldfastError, Reason
 #: Accounts whose root one process remembers.
 REMEMBERED_MAX = 200_000
 
-Name = tuple[str, str]
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A name that is to be claimed for a tree, and who knows the ledger."""
+
+    tenant: str
+    account: str
+    root: str
+    hydration: Hydration
+
+    async def bring(self, account: str) -> Brought | Absent:
+        """What became of the tree of an account of the same tenant. Raises what prevents it."""
+        name = (self.tenant, account)
+        outcome = (await self.hydration.bring([name]))[name]
+        if isinstance(outcome, HoldfastError):
+            raise outcome
+        return outcome
 
 
 class Directory:
@@ -44,38 +63,70 @@ class Directory:
         """An account is not where it was said to be: its name may have been claimed anew."""
         self._roots.pop((tenant, account), None)
 
-    async def find(self, names: Iterable[Name]) -> dict[Name, str]:
-        """The roots of accounts that are not remembered. Raises STORE_UNAVAILABLE."""
+    async def find(self, names: Iterable[Name]) -> dict[Name, str | None]:
+        """The roots of accounts that are not remembered; None where the ledger may know one that
+        the store does not. Raises STORE_UNAVAILABLE.
+        """
         asked = list(dict.fromkeys(names))
-        commands = [("GET", self._keys.whereabouts(*name)) for name in asked]
+        commands = [command for name in asked for command in self._questions(name)]
         answers = await self._store.read_all(commands) if commands else []
-        found = {}
-        for name, answer in zip(asked, answers, strict=True):
-            found[name] = answer.decode() if answer else name[1]
-            if answer:
-                self.learn(*name, found[name])
+        found: dict[Name, str | None] = {}
+        rows = zip(answers[0::3], answers[1::3], answers[2::3], strict=True)
+        for name, (root, stored, floor) in zip(asked, rows, strict=True):
+            if root:
+                self.learn(*name, root.decode())
+            assumed = None if floor is not None and not stored else name[1]
+            found[name] = root.decode() if root else assumed
         return found
 
-    async def claim(self, tenant: str, account: str, root: str) -> None:
+    def _questions(self, name: Name) -> list[tuple[str, ...]]:
+        state, tree = self._root_keys(*name)
+        return [
+            ("GET", self._keys.whereabouts(*name)),
+            ("EXISTS", tree),
+            ("HGET", state, COLD_FLOOR_FIELD),
+        ]
+
+    async def claim(self, tenant: str, account: str, root: str, hydration: Hydration) -> None:
         """Claims a name for a tree. Raises ACCOUNT_ALREADY_EXISTS when it stands for another
         account.
         """
-        holder = await self._claim(tenant, account, root, "")
-        if holder not in (root, account) and not await self._exists(tenant, account, holder):
-            holder = await self._claim(tenant, account, root, holder)
+        claim = Claim(tenant, account, root, hydration)
+        holder = await self._claim(claim, "")
+        if holder not in (root, account) and not await self._exists(claim, holder):
+            holder = await self._claim(claim, holder)
         if holder != root:
             message = f"the name {account} is taken; read that account or choose another name"
             raise HoldfastError(Reason.ACCOUNT_ALREADY_EXISTS, message, account=account)
 
-    async def _claim(self, tenant: str, account: str, root: str, abandoned: str) -> str:
-        keys = [self._keys.whereabouts(tenant, account), self._tree_key(tenant, account)]
-        holder = await self._store.run(load("claim_account"), keys, [account, root, abandoned])
+    async def _claim(self, claim: Claim, abandoned: str) -> str:
+        """Who holds the claim now. Where the ledger may know the name, it is asked first."""
+        holder = await self._run_claim(claim, abandoned, -1)
+        if holder:
+            return holder
+        outcome = await claim.bring(claim.account)
+        if isinstance(outcome, Brought):
+            return outcome.root
+        holder = await self._run_claim(claim, abandoned, outcome.read_to)
+        if not holder:
+            raise ledger_behind()
+        return holder
+
+    async def _run_claim(self, claim: Claim, abandoned: str, absent_to: int) -> str:
+        state, tree = self._root_keys(claim.tenant, claim.account)
+        keys = [self._keys.whereabouts(claim.tenant, claim.account), tree, state]
+        arguments: list[str | bytes | int] = [claim.account, claim.root, abandoned, absent_to]
+        holder = await self._store.run(load("claim_account"), keys, arguments)
         return str(holder.decode())
 
-    async def _exists(self, tenant: str, account: str, root: str) -> bool:
-        tree = self._tree_key(tenant, root)
-        return bool(await self._store.read("HEXISTS", tree, f"a{account}"))
+    async def _exists(self, claim: Claim, root: str) -> bool:
+        await claim.bring(root)
+        tree = self._root_keys(claim.tenant, root)[1]
+        return bool(await self._store.read("HEXISTS", tree, f"a{claim.account}"))
 
-    def _tree_key(self, tenant: str, root: str) -> str:
+    def _root_keys(self, tenant: str, root: str) -> tuple[str, str]:
+        """The state and the tree of a name, if it is that of a root."""
         partition = self._keys.partition(tenant, root)
-        return self._keys.tree_keys(partition, self._keys.epoch(partition), tenant, root)[0]
+        epoch = self._keys.epoch(partition)
+        tree, _ = self._keys.tree_keys(partition, epoch, tenant, root)
+        return self._keys.state(partition, epoch), tree

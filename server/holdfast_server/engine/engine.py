@@ -24,10 +24,11 @@ from holdfast_server.domain.value import value
 from holdfast_server.engine import failures
 from holdfast_server.engine.accounts import AccountReader, HoldCursor, HoldPage
 from holdfast_server.engine.batcher import Batcher, Flag, Item, Raw
-from holdfast_server.engine.directory import Directory, Name
+from holdfast_server.engine.cold import Absent, Name
 from holdfast_server.engine.fingerprint import first_difference
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import Facts
+from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.unpack import Place, unpack_failure, unpack_last_seq, unpack_reply
 from holdfast_server.errors import HoldfastError, Reason
 
@@ -37,6 +38,10 @@ _SPENDING = (op.Reserve, op.Burn)
 _SETTLING = (op.Commit, op.Release, op.Extend)
 _HOT = (*_SPENDING, *_SETTLING, op.GetBalance)
 
+KnownRoots = Mapping[Name, str | HoldfastError]
+
+#: How often an operation is sent again whose tree was not in the store.
+BRING_ATTEMPTS_MAX = 3
 #: How often an update without an expected version is tried against concurrent updates.
 UPDATE_ATTEMPTS_MAX = 5
 
@@ -50,6 +55,17 @@ class NeedsLedger:
     token: HoldToken | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """The tree of that root is not in the store, as far as the answer shows.
+
+    `otherwise` is the answer where it turns out that nothing is amiss; None: to be sent again.
+    """
+
+    name: Name
+    otherwise: HoldfastError | NeedsLedger | None = None
+
+
 @value(frozen=True, slots=True)
 class Request:
     """An operation with what the ledger said about it, if it was asked."""
@@ -57,6 +73,8 @@ class Request:
     operation: Operation
     checked: bool = False
     refund: RefundPlan | None = None
+    #: Up to where the ledger was read that does not know the tree; -1 where it was not asked.
+    absent_to: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +82,7 @@ class Parts:
     """What an engine is made of."""
 
     batcher: Batcher
-    directory: Directory
+    roots: Roots
     accounts: AccountReader
     keys: Keys
     signer: TokenSigner
@@ -95,6 +113,12 @@ class Engine:
             roots = await self._roots(requests)
         except HoldfastError as error:
             return [error for _ in requests]
+        answers = await self._submit(caller, requests, roots)
+        return await self._again(caller, requests, await self._bring(caller, requests, answers))
+
+    async def _submit(
+        self, caller: Caller, requests: Sequence[Request], roots: KnownRoots
+    ) -> list[Answer | NeedsLedger | Cold]:
         prepared = [
             self._hot(caller, request, roots)
             if isinstance(request.operation, _HOT)
@@ -103,61 +127,95 @@ class Engine:
         ]
         items = [item for item in prepared if isinstance(item, Item)]
         raws = iter(await self._parts.batcher.submit(items) if items else ())
-        answers = [
+        return [
             self._read(item, next(raws)) if isinstance(item, Item) else item for item in prepared
         ]
-        return await self._again(caller, requests, answers)
 
-    async def _roots(self, requests: Sequence[Request]) -> dict[Name, str]:
+    async def _bring(
+        self,
+        caller: Caller,
+        requests: Sequence[Request],
+        answers: list[Answer | NeedsLedger | Cold],
+    ) -> list[Answer | NeedsLedger]:
+        """Brings the trees that are not in the store, and sends again what is about them."""
+        for _ in range(BRING_ATTEMPTS_MAX):
+            cold = {i: each for i, each in enumerate(answers) if isinstance(each, Cold)}
+            if not cold:
+                break
+            outcomes = await self._parts.roots.bring(each.name for each in cold.values())
+            again: dict[int, Request] = {}
+            for index, each in cold.items():
+                outcome = outcomes[each.name]
+                if isinstance(outcome, HoldfastError):
+                    answers[index] = outcome
+                elif each.otherwise is not None:
+                    answers[index] = each.otherwise
+                else:
+                    absent_to = outcome.read_to if isinstance(outcome, Absent) else -1
+                    again[index] = dataclasses.replace(requests[index], absent_to=absent_to)
+            sent = await self._submit(caller, list(again.values()), {})
+            for index, answer in zip(again, sent, strict=True):
+                answers[index] = answer
+        return [failures.ledger_behind() if isinstance(each, Cold) else each for each in answers]
+
+    async def _roots(self, requests: Sequence[Request]) -> KnownRoots:
         """The roots of accounts that this process does not remember."""
-        known = self._parts.directory.known
+        known = self._parts.roots.directory.known
         names = [
             (operation.tenant, name)
             for request in requests
             if (name := _asked_account(operation := request.operation))
             and known(operation.tenant, name) is None
         ]
-        return await self._parts.directory.find(names) if names else {}
+        return await self._parts.roots.find(names) if names else {}
 
-    def _root_of(self, operation: Operation, roots: Mapping[Name, str]) -> str:
+    def _root_of(self, operation: Operation, roots: KnownRoots) -> str:
         if isinstance(operation, op.CreateAccount) and not operation.terms.parent:
             return operation.account
         if isinstance(operation, op.ExpireDue):
             return operation.root
         name = (operation.tenant, _asked_account(operation))
-        return self._parts.directory.known(*name) or roots.get(name, name[1])
+        root = self._parts.roots.directory.known(*name) or roots.get(name, name[1])
+        if isinstance(root, HoldfastError):
+            raise root
+        return root
 
-    def _hot(self, caller: Caller, request: Request, roots: Mapping[Name, str]) -> Item | Answer:
+    def _hot(self, caller: Caller, request: Request, roots: KnownRoots) -> Item | Answer:
         """What is sent for an operation that needs nobody to be asked before."""
         operation = request.operation
-        if isinstance(operation, _SPENDING):
-            return self._spending(caller, request, operation, self._root_of(operation, roots))
         if isinstance(operation, _SETTLING):
             return self._settlement(caller, request, operation)
-        facts = Facts(caller, checked=request.checked)
-        return self._place(operation, facts, self._root_of(operation, roots))
+        try:
+            root = self._root_of(operation, roots)
+        except HoldfastError as error:
+            return error
+        if isinstance(operation, _SPENDING):
+            return self._spending(caller, request, operation, root)
+        facts = Facts(caller, checked=request.checked, absent_to=request.absent_to)
+        return self._place(operation, facts, root)
 
-    async def _prepare(
-        self, caller: Caller, request: Request, roots: Mapping[Name, str]
-    ) -> Item | Answer:
+    async def _prepare(self, caller: Caller, request: Request, roots: KnownRoots) -> Item | Answer:
         try:
             return await self._item(caller, request, roots)
         except HoldfastError as error:
             return error
 
-    async def _item(
-        self, caller: Caller, request: Request, roots: Mapping[Name, str]
-    ) -> Item | Answer:
+    async def _item(self, caller: Caller, request: Request, roots: KnownRoots) -> Item | Answer:
         operation = request.operation
-        facts = Facts(caller, refund=request.refund, checked=request.checked)
+        facts = Facts(
+            caller,
+            refund=request.refund,
+            checked=request.checked,
+            absent_to=request.absent_to,
+        )
         if isinstance(operation, op.Refund):
             assert request.refund is not None
-            return self._place(operation, facts, await self._refund_root(operation, request.refund))
+            root = await self.root_of(operation.tenant, request.refund.account)
+            return self._place(operation, facts, root)
         root = self._root_of(operation, roots)
         if isinstance(operation, op.CreateAccount) and operation.terms.parent:
             # A name is claimed for good, so not for a place where no account can stand.
-            await self._parts.accounts.check_parent(operation, root)
-            await self._parts.directory.claim(operation.tenant, operation.account, root)
+            await self._claim(operation, root)
         if isinstance(operation, op.CreateAccount):
             facts = dataclasses.replace(facts, root=root)
         if isinstance(operation, op.UpdateAccount):
@@ -173,7 +231,7 @@ class Engine:
         token = self._parts.signer.read(operation.tenant, operation.hold)
         if token is None or token.kind is not TokenKind.HELD:
             return failures.failed(Reason.HOLD_NOT_FOUND, {})
-        facts = Facts(caller, token=token, checked=request.checked)
+        facts = Facts(caller, token=token, checked=request.checked, absent_to=request.absent_to)
         return self._place(operation, facts, token.root)
 
     def _spending(
@@ -185,7 +243,8 @@ class Engine:
         )
         if mode is Mode.OFF:
             return self._bypassed(operation, root)
-        return self._place(operation, Facts(caller, mode, checked=request.checked), root)
+        facts = Facts(caller, mode, checked=request.checked, absent_to=request.absent_to)
+        return self._place(operation, facts, root)
 
     def _bypassed(self, operation: op.Reserve | op.Burn, root: str) -> Answer:
         """Mode OFF: nothing is evaluated or booked, nor will a settlement book anything."""
@@ -204,18 +263,16 @@ class Engine:
             decision, rp.Applied(), self._parts.signer.issue(operation.tenant, what)
         )
 
-    async def _refund_root(self, operation: op.Refund, plan: RefundPlan) -> str:
-        directory = self._parts.directory
-        known = directory.known(operation.tenant, plan.account)
-        return (
-            known
-            or (await directory.find([(operation.tenant, plan.account)]))[
-                operation.tenant, plan.account
-            ]
+    async def _claim(self, operation: op.CreateAccount, root: str) -> None:
+        tenant, parts = operation.tenant, self._parts
+        await parts.roots.reading(
+            tenant, root, lambda: parts.accounts.check_parent(operation, root)
         )
+        hydration = parts.roots.hydration
+        await parts.roots.directory.claim(tenant, operation.account, root, hydration)
 
     async def _update_facts(self, operation: op.UpdateAccount, facts: Facts, root: str) -> Facts:
-        account = await self._parts.accounts.get(operation.tenant, operation.account, root)
+        account = await self._account(operation.tenant, operation.account, root)
         changes = {name: getattr(operation.terms, name) for name in operation.fields}
         terms = dataclasses.replace(account.terms, **changes)
         version = operation.expected_version or account.version
@@ -223,16 +280,27 @@ class Engine:
             facts, terms=terms, version=version, root=root, created_ms=account.created_at_ms
         )
 
-    def _read(self, item: Item, raw: Raw | HoldfastError) -> Answer | NeedsLedger:
+    async def _account(self, tenant: str, account: str, root: str) -> rp.Account:
+        parts = self._parts
+        return await parts.roots.reading(
+            tenant, root, lambda: parts.accounts.get(tenant, account, root)
+        )
+
+    def _read(self, item: Item, raw: Raw | HoldfastError) -> Answer | NeedsLedger | Cold:
         if isinstance(raw, HoldfastError):
             return raw
         if raw.flag <= Flag.REPLAYED:
             return self._reply(item, raw, raw.flag == Flag.REPLAYED)
         if raw.flag == Flag.FAILED:
-            return self._failed(item, raw)
+            error = self._failed(item, raw)
+            is_missing = error.reason is Reason.ACCOUNT_NOT_FOUND
+            return Cold(_tree_of(item), error) if is_missing else error
         if raw.flag == Flag.REUSED:
             return failures.key_reused(first_difference(item.operation, raw.answer))
-        return NeedsLedger(Flag(raw.flag), item.facts.token)
+        if raw.flag == Flag.COLD:
+            return Cold(_tree_of(item))
+        needs = NeedsLedger(Flag(raw.flag), item.facts.token)
+        return Cold(_tree_of(item), needs) if needs.flag is Flag.HOLD_MISSING else needs
 
     def _reply(self, item: Item, raw: Raw, replayed: bool) -> rp.Reply:
         self._learn(item)
@@ -252,7 +320,7 @@ class Engine:
     def _failed(self, item: Item, raw: Raw) -> HoldfastError:
         reason, metadata = unpack_failure(raw.answer)
         if reason is Reason.ACCOUNT_NOT_FOUND:
-            self._parts.directory.forget(item.operation.tenant, metadata["account"])
+            self._parts.roots.directory.forget(item.operation.tenant, metadata["account"])
         if isinstance(item.operation, op.Revoke) and reason is Reason.GRANT_NOT_FOUND:
             metadata["grant_id"] = item.operation.grant_id
         if "first_seq" in metadata:
@@ -272,8 +340,11 @@ class Engine:
     def _learn(self, item: Item) -> None:
         """Remembers the tree of an account that is now known to exist."""
         account = getattr(item.operation, "account", "")
-        if account and self._parts.directory.known(item.operation.tenant, account) != item.root:
-            self._parts.directory.learn(item.operation.tenant, account, item.root)
+        if (
+            account
+            and self._parts.roots.directory.known(item.operation.tenant, account) != item.root
+        ):
+            self._parts.roots.directory.learn(item.operation.tenant, account, item.root)
 
     async def _again(
         self, caller: Caller, requests: Sequence[Request], answers: list[Answer | NeedsLedger]
@@ -290,16 +361,13 @@ class Engine:
         for _ in range(1, UPDATE_ATTEMPTS_MAX):
             if not _met_another(request.operation, answer):
                 break
-            item = await self._prepare(caller, request, {})
-            answer = await self._one(item) if isinstance(item, Item) else item
+            sent = await self._submit(caller, [request], {})
+            (answer,) = await self._bring(caller, [request], sent)
         return answer
-
-    async def _one(self, item: Item) -> Answer | NeedsLedger:
-        return self._read(item, (await self._parts.batcher.submit([item]))[0])
 
     async def get_account(self, tenant: str, account: str) -> rp.Account:
         """An account as it is. Raises ACCOUNT_NOT_FOUND."""
-        return await self._parts.accounts.get(tenant, account, await self.root_of(tenant, account))
+        return await self._account(tenant, account, await self.root_of(tenant, account))
 
     async def list_holds(
         self,
@@ -312,7 +380,9 @@ class Engine:
         """Open holds by expiry, and where the next page begins. Raises ACCOUNT_NOT_FOUND."""
         root = await self.root_of(tenant, account)
         page = HoldPage(include_descendants, limit, after)
-        return await self._parts.accounts.holds(tenant, account, root, page)
+        return await self._parts.roots.reading(
+            tenant, root, lambda: self._parts.accounts.holds(tenant, account, root, page)
+        )
 
     def current_epoch(self, partition: int) -> int:
         """The epoch that a partition is in."""
@@ -324,9 +394,11 @@ class Engine:
 
     async def root_of(self, tenant: str, account: str) -> str:
         """The root of an account's tree; the account itself when nothing else is known."""
-        directory = self._parts.directory
-        known = directory.known(tenant, account)
-        return known or (await directory.find([(tenant, account)]))[tenant, account]
+        return await self._parts.roots.root_of(tenant, account)
+
+
+def _tree_of(item: Item) -> Name:
+    return item.operation.tenant, item.root
 
 
 def _asked_account(operation: Operation) -> str:

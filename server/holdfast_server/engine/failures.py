@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from holdfast_server.errors import HoldfastError, Reason
 
+#: What callers are told to wait while the ledger is behind.
+LEDGER_RETRY_AFTER_MS = 200
+
 _SENTENCES: Mapping[Reason, str] = {
     Reason.OVERLOADED: "much of this account expires right now; retry in a moment",
     Reason.FIELD_INVALID: (
@@ -13,6 +16,10 @@ _SENTENCES: Mapping[Reason, str] = {
     ),
     Reason.LEDGER_BACKLOG: (
         "too many entries wait for the ledger, so no new holds are placed; retry in a moment"
+    ),
+    Reason.FENCED: (
+        "the account {account} was removed from the hot store by hand; nothing is decided until "
+        "somebody brings it back (holdfast recovery account)"
     ),
     Reason.ACCOUNT_NOT_FOUND: "the account {account} does not exist; create it first",
     Reason.GRANT_NOT_FOUND: (
@@ -81,3 +88,9 @@ def internal() -> HoldfastError:
         Reason.INTERNAL,
         "nothing was changed; retry with the same key, and report it if it persists",
     )
+
+
+def ledger_behind() -> HoldfastError:
+    """The ledger does not have yet what the answer depends on."""
+    message = "the ledger is behind; retry with the same key in a moment"
+    return HoldfastError(Reason.LEDGER_UNAVAILABLE, message, retry_after_ms=LEDGER_RETRY_AFTER_MS)

@@ -15,6 +15,7 @@ they get here, so `/` separates tenant from account without ambiguity.
 | `lated` | sorted set | the same, by the time until which they can |
 | `t:TENANT/ROOT` | hash | one tree: its accounts and open holds, packed |
 | `d:TENANT/ROOT` | sorted set | the tree's holds and grants by the time they are due, if many |
+| `hot:N` | set | the trees that are in the store, as numbers drawn from their names |
 | `barrier` | string | how often somebody marked what must reach disk or replicas |
 | `w:TENANT/ACCOUNT` | string | the root of an account that is not a root itself |
 
@@ -35,6 +36,7 @@ a key was used in stands in one of `CLAIM_SHARDS` shards, whose keys begin with 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -47,6 +49,10 @@ from holdfast_server.domain.epoch import Epochs
 DEPLOYMENT_KEY = "holdfast:deployment"
 #: Shards of the table that says in which partition an idempotency key was used.
 CLAIM_SHARDS = 16
+#: Sets of each partition that say which trees are in the store. Small ones take 8 bytes a tree.
+HOT_SETS = 8
+#: Makes 53 bits of 64, which Lua counts with exactly.
+HOT_NUMBER_SHIFT = 11
 
 #: The keys of a partition, of a claim shard; and the fields of `state` that are no records.
 PARTITION_KEYS = ("state", "former", "out", "due", "late", "lated")
@@ -115,6 +121,15 @@ class Keys:
         """The keys of one tree, in the order of `lib/tree.lua`."""
         prefix = self.prefix(partition, epoch)
         return [f"{prefix}t:{tenant}/{root}", f"{prefix}d:{tenant}/{root}"]
+
+    def hot(self, partition: int, epoch: int, tenant: str, root: str) -> tuple[str, int]:
+        """The set that has a tree while it is in the store, and what stands for it there.
+
+        A number that is drawn from the name takes a tenth of the room that the name would.
+        """
+        digest = hashlib.blake2b(f"{tenant}/{root}".encode(), digest_size=8).digest()
+        number = int.from_bytes(digest, "big") >> HOT_NUMBER_SHIFT
+        return f"{self.prefix(partition, epoch)}hot:{number % HOT_SETS}", number
 
     def claim_shard(self, digest: bytes) -> int:
         """The shard that knows an idempotency key, by its digest."""

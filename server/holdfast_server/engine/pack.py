@@ -49,7 +49,6 @@ _PACKER = msgpack.Packer()
 #: Operations by what they carry: no key; feature and labels; more than their entries show.
 _KEYLESS = (op.GetBalance, op.ExpireDue)
 _REQUESTS = (op.Reserve, op.Burn, op.BookUnenforced)
-_DETAILED = (op.Grant, op.CreateAccount, op.UpdateAccount, op.Refund)
 
 _SOURCES = {"debt": "D", "unenforced": "U"}
 
@@ -70,6 +69,8 @@ class Facts:
     created_ms: int = 0
     #: True when the ledger was asked for the key and does not know it.
     checked: bool = False
+    #: Up to where the ledger was read that does not know the tree; -1 where it was not asked.
+    absent_to: int = -1
 
 
 def method_of(operation: Operation) -> str:
@@ -106,7 +107,7 @@ def pack_operation(
     ]
     row += own
     if kind is op.CreateAccount:
-        row.append(whereabouts)
+        row += (whereabouts, str(places.hot_number))
     return row
 
 
@@ -116,7 +117,7 @@ def _context(
     """See `domain.entry.Context`."""
     caller = facts.caller
     feature, labels, reason = _said(operation, facts)
-    detail = _detail(operation, facts, own) if isinstance(operation, _DETAILED) else {}
+    detail = _detail(operation, facts, own)
     packed: bytes = _PACKER.pack(
         (
             method_of(operation),
@@ -152,21 +153,66 @@ def _feature(facts: Facts) -> str:
 
 
 def _detail(operation: Operation, facts: Facts, own: list[Any]) -> dict[str, Any]:
-    """What the kind needs to be rebuilt from the ledger alone."""
-    if isinstance(operation, op.Grant):
-        terms = _plain(operation.terms)
-        return {**terms, "grant_id": own[1].hex(), "issuer": facts.caller.subject}
-    if isinstance(operation, op.CreateAccount | op.UpdateAccount):
-        terms = _plain(facts.terms or operation.terms)
-        return {
-            **terms,
-            "root": facts.root,
-            "version": facts.version + 1,
-            "created_at_ms": facts.created_ms,
-        }
-    if isinstance(operation, op.Refund) and facts.refund:
-        return {"goodwill": _new_grants(facts.refund, facts.caller.subject)}
-    return {}
+    """What the kind needs to be rebuilt from the ledger alone (domain/rebuild)."""
+    describe = _DETAILS.get(type(operation))
+    detail: dict[str, Any] = describe(operation, facts, own) if describe else {}
+    return detail
+
+
+def _hold_detail(operation: op.Reserve, facts: Facts, own: list[Any]) -> dict[str, Any]:
+    """Entries say what was held: that is less than was asked for only where that is allowed."""
+    if operation.fit is op.Fit.EXACT:
+        return {"ttl_ms": operation.ttl_ms}
+    asked = {line.credit_type: line.amount for line in operation.lines}
+    return {"ttl_ms": operation.ttl_ms, "asked": asked}
+
+
+def _capture_detail(operation: op.Commit, facts: Facts, own: list[Any]) -> dict[str, Any]:
+    return {} if operation.final else {"final": False, "ttl_ms": operation.ttl_ms}
+
+
+def _extend_detail(operation: op.Extend, facts: Facts, own: list[Any]) -> dict[str, Any]:
+    return {"ttl_ms": operation.ttl_ms}
+
+
+def _grant_detail(operation: op.Grant, facts: Facts, own: list[Any]) -> dict[str, Any]:
+    terms: dict[str, Any] = _plain(operation.terms)
+    return {**terms, "grant_id": own[1].hex(), "issuer": facts.caller.subject}
+
+
+def _account_detail(
+    operation: op.CreateAccount | op.UpdateAccount, facts: Facts, own: list[Any]
+) -> dict[str, Any]:
+    terms: dict[str, Any] = _plain(facts.terms or operation.terms)
+    version = facts.version + 1
+    placed = {"root": facts.root, "version": version, "created_at_ms": facts.created_ms}
+    return terms | placed
+
+
+def _refund_detail(operation: op.Refund, facts: Facts, own: list[Any]) -> dict[str, Any]:
+    assert facts.refund is not None
+    new = _new_grants(facts.refund, facts.caller.subject)
+    return {"goodwill": new, "grants": _old_grants(facts.refund)}
+
+
+_DETAILS: Mapping[type[Operation], Any] = {
+    op.Reserve: _hold_detail,
+    op.Commit: _capture_detail,
+    op.Extend: _extend_detail,
+    op.Grant: _grant_detail,
+    op.CreateAccount: _account_detail,
+    op.UpdateAccount: _account_detail,
+    op.Refund: _refund_detail,
+}
+
+
+def _old_grants(plan: RefundPlan) -> dict[str, list[int]]:
+    """Priority, expires_ms, paid and effective_ms of each grant that a refund may bring back."""
+    return {
+        part.source: [part.priority, part.expires_ms, part.paid, part.effective_ms]
+        for part in plan.parts
+        if part.source not in _SOURCES
+    }
 
 
 def _new_grants(plan: RefundPlan, issuer: str) -> list[dict[str, Any]]:
@@ -266,10 +312,8 @@ def _balance(operation: op.GetBalance, facts: Facts) -> list[Any]:
 
 
 def _account(account: str, terms: op.AccountTerms) -> list[Any]:
-    limits = [_limit(limit) for limit in terms.limits]
+    limits = [pack_limit(limit) for limit in terms.limits]
     offsets = [list(pair) for pair in offsets_of(terms.zone)]
-    unread = [terms.display_name, terms.zone, dict(terms.labels)]
-    packed = msgpack.packb(unread) if any(unread) else ""
     overdraft = dict(terms.overdraft_limits)
     return [
         account,
@@ -278,14 +322,21 @@ def _account(account: str, terms: op.AccountTerms) -> list[Any]:
         overdraft,
         limits,
         offsets,
-        packed,
+        pack_unread_terms(terms),
         pack_terms(terms),
     ]
 
 
+def pack_unread_terms(terms: op.AccountTerms) -> bytes:
+    """The terms of an account that no decision reads; empty for none."""
+    unread = [terms.display_name, terms.zone, dict(terms.labels)]
+    packed: bytes = msgpack.packb(unread) if any(unread) else b""
+    return packed
+
+
 def pack_terms(terms: op.AccountTerms) -> bytes:
     """All terms of an account, as the answer repeats them."""
-    limits = [_limit(limit)[:9] for limit in terms.limits]
+    limits = [pack_limit(limit)[:9] for limit in terms.limits]
     fields = [
         terms.parent,
         terms.status,
@@ -299,7 +350,8 @@ def pack_terms(terms: op.AccountTerms) -> bytes:
     return packed
 
 
-def _limit(limit: op.Limit) -> list[Any]:
+def pack_limit(limit: op.Limit) -> list[Any]:
+    """A limit under which nothing was counted yet (lua/lib/constants.lua, L_...)."""
     return [
         limit.limit_id,
         limit.unit,

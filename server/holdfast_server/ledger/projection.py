@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from holdfast_server.domain.entry import Entry, EntryKind
 from holdfast_server.domain.operation import GrantSource
+from holdfast_server.domain.terms import account_terms
 from holdfast_server.ledger import rows
 from holdfast_server.ledger.database import Cursor
 from holdfast_server.ledger.sql import QUERIES
@@ -129,7 +130,7 @@ def _grant(entry: Entry, terms: Mapping[str, Any]) -> dict[str, object]:
 def _account(entry: Entry) -> dict[str, object]:
     detail: dict[str, Any] = dict(entry.context.detail)
     try:
-        rows.account_terms(detail)
+        account_terms(detail)
         # Only the store's clock counts, so the request that creates an account cannot say when.
         detail["created_at_ms"] = detail["created_at_ms"] or entry.event_ms
         return {

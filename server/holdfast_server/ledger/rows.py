@@ -8,18 +8,9 @@ from typing import Any
 from uuid import UUID
 
 from holdfast_server.domain.entry import Context, Entry, EntryKind, GrantPosting, transaction_id
-from holdfast_server.domain.operation import (
-    AccountStatus,
-    AccountTerms,
-    GrantSource,
-    GrantTerms,
-    Limit,
-    LimitEnforcement,
-    LimitUnit,
-    LimitWindow,
-    Mode,
-)
+from holdfast_server.domain.operation import GrantSource, GrantTerms, Mode
 from holdfast_server.domain.reply import Account, Buckets, HoldState
+from holdfast_server.domain.terms import account_terms
 from holdfast_server.ledger.records import RecordedEntry, RecordedGrant
 
 Row = Mapping[str, Any]
@@ -43,10 +34,11 @@ def instant(milliseconds_: int) -> datetime | None:
 
 def recorded_entry(row: Row) -> RecordedEntry:
     """A row of `holdfast.entry`, which hash and entry must stand for."""
-    return RecordedEntry(_entry(row), milliseconds(row["recorded_at"]), row["hash"])
+    return RecordedEntry(entry(row), milliseconds(row["recorded_at"]), row["hash"])
 
 
-def _entry(row: Row) -> Entry:
+def entry(row: Row) -> Entry:
+    """The entry in a row of `holdfast.entry`."""
     return Entry(
         partition=row["partition"],
         epoch=row["epoch"],
@@ -114,33 +106,6 @@ def account(row: Row) -> Account:
         terms=account_terms(terms),
         version=row["version"],
         created_at_ms=terms["created_at_ms"],
-    )
-
-
-def account_terms(detail: Mapping[str, Any]) -> AccountTerms:
-    """The terms of an account, from the detail of an ACCOUNT entry."""
-    return AccountTerms(
-        parent=detail["parent"],
-        display_name=detail["display_name"],
-        status=AccountStatus(detail["status"]),
-        overdraft_limits=dict(detail["overdraft_limits"]),
-        limits=tuple(_limit(limit) for limit in detail["limits"]),
-        zone=detail["zone"],
-        labels=dict(detail["labels"]),
-    )
-
-
-def _limit(detail: Mapping[str, Any]) -> Limit:
-    return Limit(
-        limit_id=detail["limit_id"],
-        unit=LimitUnit(detail["unit"]),
-        window=LimitWindow(detail["window"]),
-        maximum=detail["maximum"],
-        enforcement=LimitEnforcement(detail["enforcement"]),
-        window_ms=detail["window_ms"],
-        credit_type=detail["credit_type"],
-        feature=detail["feature"],
-        warn_percents=tuple(detail["warn_percents"]),
     )
 
 

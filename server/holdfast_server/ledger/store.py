@@ -13,6 +13,7 @@ from holdfast_server.ledger.deployment import Deployment
 from holdfast_server.ledger.entries import Entries
 from holdfast_server.ledger.findings import Findings
 from holdfast_server.ledger.grants import Grants
+from holdfast_server.ledger.histories import Histories
 from holdfast_server.ledger.operations import Operations
 from holdfast_server.ledger.recovery import Recoveries
 from holdfast_server.ledger.trees import Trees
@@ -27,6 +28,7 @@ class Ledger(
     Entries,
     Findings,
     Grants,
+    Histories,
     Operations,
     Recoveries,
     Trees,

@@ -143,6 +143,12 @@ class Settings:
     sweep_interval_ms: int = integer(
         1_000, (50, 5_000), "ms", "Pause between two looks for holds and grants that are due."
     )
+    hydrate_accounts_per_second: int = integer(
+        2_000,
+        (10, 1_000_000),
+        "accounts/s",
+        "Most accounts that one process reads from the ledger into the hot store, in a second.",
+    )
 
     audit_trees_per_second: int = integer(
         4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast_server.domain.bounds import TREE_LEVELS_MAX
 from holdfast_server.domain.operation import AccountTerms
-from holdfast_server.domain.twin.limits import merge
+from holdfast_server.domain.twin.limits import merge, settle_counters
 from holdfast_server.domain.twin.state import AccountState, Counter, Tree
 from holdfast_server.errors import HoldfastError, Reason
 
@@ -22,16 +22,21 @@ def create_account(
             "an account of this name exists; read it or choose another",
             account=account,
         )
-    state = AccountState(account, terms.parent, terms, now_ms, offsets, counters=_counters(terms))
+    state = AccountState(account, terms.parent, terms, now_ms, offsets, counters=counters_of(terms))
     if terms.parent:
         _check_place(tree, state, terms.parent)
     tree.accounts[account] = state
-    _raise_heights(tree, state)
+    raise_heights(tree, state)
     return state
 
 
 def update_account(
-    tree: Tree, state: AccountState, terms: AccountTerms, offsets: Offsets, expected_version: int
+    tree: Tree,
+    state: AccountState,
+    terms: AccountTerms,
+    offsets: Offsets,
+    expected_version: int,
+    now_ms: int,
 ) -> None:
     """Replaces an account's terms; counts of limits that stay the same are kept."""
     if state.version != expected_version:
@@ -42,10 +47,16 @@ def update_account(
         )
     if terms.parent != state.parent:
         _check_move(tree, state, terms.parent)
-    state.parent, state.terms, state.offsets = terms.parent, terms, offsets
-    state.counters = merge(state.counters, _counters(terms))
+    replace_terms(state, terms, offsets, now_ms)
     state.version += 1
-    _raise_heights(tree, state)
+    raise_heights(tree, state)
+
+
+def replace_terms(state: AccountState, terms: AccountTerms, offsets: Offsets, now_ms: int) -> None:
+    """What left a window until now left it by the terms that held until now."""
+    settle_counters([state], now_ms)
+    state.parent, state.terms, state.offsets = terms.parent, terms, offsets
+    state.counters = merge(state.counters, counters_of(terms))
 
 
 def _check_move(tree: Tree, state: AccountState, parent: str) -> None:
@@ -68,12 +79,14 @@ def _invalid(account: str, message: str) -> HoldfastError:
     return HoldfastError(Reason.ACCOUNT_TREE_INVALID, message, account=account)
 
 
-def _raise_heights(tree: Tree, state: AccountState) -> None:
+def raise_heights(tree: Tree, state: AccountState) -> None:
+    """Tells every account above how many levels it has below it."""
     height = state.height
     for above in tree.path(state.parent):
         height += 1
         above.height = max(above.height, height)
 
 
-def _counters(terms: AccountTerms) -> list[Counter]:
+def counters_of(terms: AccountTerms) -> list[Counter]:
+    """The limits of an account, with nothing counted."""
     return [Counter(limit) for limit in terms.limits]

@@ -61,15 +61,15 @@ def _grant_due(mark: bytes, at_ms: int, state: AccountState, credit_type: str, g
     return Due(at_ms, member, None, state, credit_type, grant)
 
 
-def expire_hold(journal: Journal, tree: Tree, hold: HoldRecord, now_ms: int) -> None:
-    """Gives back all that is still held, to grants as they were when the hold expired."""
+def expire_hold(journal: Journal, tree: Tree, hold: HoldRecord) -> None:
+    """Gives back all that is still held, to grants and limits as they were when it expired."""
     for line in hold.lines:
         held = line.held
         plan = plan_line(tree, hold.account, line, 0, False, Mode.ENFORCE, Overage.CHARGE)
         settle_line(journal, tree, hold.account, plan, EntryKind.HOLD_EXPIRED, hold.expires_ms)
-        limits.give_back(tree.accounts, hold.counts, line.credit_type, held, now_ms)
+        limits.give_back(tree.accounts, hold.counts, line.credit_type, held, hold.expires_ms)
     if not any(line.captured for line in hold.lines):
-        limits.give_back(tree.accounts, hold.counts, "", 1, now_ms)
+        limits.give_back(tree.accounts, hold.counts, "", 1, hold.expires_ms)
     close_hold(journal, tree, hold, EntryKind.HOLD_EXPIRED)
 
 

@@ -93,11 +93,11 @@ class Memory:
         """
         while (item := due.first_due(tree, now_ms)) is not None:
             if item.hold is not None:
-                self._expire_hold(tree, item.hold, now_ms)
+                self._expire_hold(tree, item.hold)
             elif item.state is not None and item.grant is not None:
                 self._change_grant(tree, item)
 
-    def _expire_hold(self, tree: Tree, hold: HoldRecord, now_ms: int) -> None:
+    def _expire_hold(self, tree: Tree, hold: HoldRecord) -> None:
         lines = [HoldLine(line.credit_type, line.held, [], line.captured) for line in hold.lines]
         self.late[tree.tenant, hold.hold] = LateHold(
             hold.account,
@@ -108,7 +108,7 @@ class Memory:
             any(line.captured for line in hold.lines),
         )
         journal = Journal()
-        due.expire_hold(journal, tree, hold, now_ms)
+        due.expire_hold(journal, tree, hold)
         self.write(tree, journal, hold.expires_ms)
 
     def _change_grant(self, tree: Tree, item: due.Due) -> None:

@@ -135,7 +135,12 @@ class World(Memory):
         """See `op.UpdateAccount`; `terms` are complete and `expected_version` is set here."""
         state = self.known(tree, operation.account)
         accounts.update_account(
-            tree, state, operation.terms, facts.offsets, operation.expected_version or state.version
+            tree,
+            state,
+            operation.terms,
+            facts.offsets,
+            operation.expected_version or state.version,
+            facts.now_ms,
         )
         return self._account_reply(tree, state)
 

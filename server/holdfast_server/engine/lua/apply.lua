@@ -2,8 +2,8 @@
 -- Decides a batch of operations, in order, and writes everything they change: all or nothing.
 --
 -- KEYS: for each partition its 6 keys (lib/partition.lua), then for each tree its 2 keys
---   (lib/tree.lua), then the whereabouts keys that CreateAccount names by index, then for each claim
---   shard its 2 keys (lib/claims.lua).
+--   (lib/tree.lua), then the 2 keys that CreateAccount of a root names by index (operations/account.lua),
+--   then for each claim shard its 2 keys (lib/claims.lua).
 -- ARGV[1], packed: [epoch, how long idempotency records are kept (ms), entries that may wait for the
 --   ledger, the time (ms, test build only), numbers of the partitions, how many keys stand before
 --   those of the claim shards, since when the claims made before this call are remembered (ms, 0 where
@@ -13,6 +13,8 @@
 --   asked for the key, 1 if the ledger protects the method, context for the entries, account (the root
 --   for ExpireDue), and its own fields, which its file in operations/ lists].
 -- ARGV[3], packed: for each operation the claim shard (1..) of its idempotency key, 0 for none.
+-- ARGV[4], packed, where the ledger was asked for trees that are not in the store: by the index of each
+--   that it does not know, the sequence number up to which it was read.
 -- Answers a packed list [flag, answer, flag, answer, ...], one pair per operation; each answer is
 --   packed again, so that it can be stored and repeated to the letter:
 --   0 FRESH         [first seq, last seq, what the operation's file lists]; decided just now
@@ -22,6 +24,8 @@
 --   4 REUSED        the fingerprint that the key was used with before; "" in another partition
 --   5 HOLD_MISSING  nothing; only the ledger can say what became of the hold
 --   6 STALE         nothing; the ledger was read before the account's last refund: read it again
+--   7 COLD          nothing; the tree is not in the store and may be in the ledger: bring it, or learn
+--                   there that it does not exist, and send again
 -- Reserve, Burn, Commit, Release and Extend decide: behind the sequence numbers they have outcome, mode,
 --   reason, retry_after_ms, shortfalls, limit use and warnings, and then what their file lists.
 -- A settled line is [credit type, burned, returned, overage, debt, unenforced, held after, available
@@ -79,6 +83,7 @@ local NAMES = {
 
 local header = unpack_message(ARGV[1])
 local loaded_partitions, loaded_trees = {}, {}
+local unknown_to_ledger = ARGV[4] and unpack_message(ARGV[4]) or NONE
 
 -- The field of an operation's idempotency record.
 local function record_field(op)
@@ -104,6 +109,8 @@ local function tree_of(op, partition)
     loaded_trees[index] = tree
     if tree.due_ms > 0 and tree.due_ms <= partition.now then
       tree.held_ended, tree.grants_changed = due.pass_time(tree)
+    elseif not tree.accounts[op[O_ACCOUNT]] then
+      tree.cold = trees.is_cold(tree, unknown_to_ledger[index] or -1)
     end
   end
   return tree
@@ -154,6 +161,9 @@ local function decide(op, shard)
     if op[O_PROTECTED] == 1 and op[O_CHECKED] == 0 and not proves_itself(op, partition, shard) then
       return LOOK_UP, ""
     end
+  end
+  if tree.cold then
+    return COLD, ""
   end
   local reply, entry = MODULES[op[O_CODE]][NAMES[op[O_CODE]]](op, tree)
   if reply.failed then

@@ -1,11 +1,14 @@
 #!lua
 -- Claims an account's name for a tree, before the account is created below a parent.
 --
--- KEYS[1] where the account's root is written down; KEYS[2] the tree that has the account as its root.
+-- KEYS[1] where the account's root is written down; KEYS[2] the tree that has the account as its root;
+--   KEYS[3] the state of the partition of both.
 -- ARGV[1] the account; ARGV[2] the root it is claimed for; ARGV[3] the root it was claimed for before
---   and does not exist in, or "".
+--   and does not exist in, or ""; ARGV[4] the sequence number up to which the ledger was read that does
+--   not know the name, -1 where it was not asked.
 -- Answers the root that holds the claim now: ARGV[2] when the claim was made or stands already, the
---   account itself when it is a root, another root when the name is taken.
+--   account itself when it is a root, another root when the name is taken; "" when the ledger may know
+--   the name and has to be asked.
 -- A retry is answered as the first call was.
 local account, root, abandoned = ARGV[1], ARGV[2], ARGV[3]
 if redis.call("HEXISTS", KEYS[2], "a" .. account) == 1 then
@@ -14,6 +17,10 @@ end
 local claimed = redis.call("GET", KEYS[1])
 if claimed and claimed ~= abandoned then
   return claimed
+end
+local stored = redis.call("EXISTS", KEYS[2]) == 1
+if not claimed and not stored and tonumber(redis.call("HGET", KEYS[3], "c") or "-1") > tonumber(ARGV[4]) then
+  return ""
 end
 redis.call("SET", KEYS[1], root)
 return root

@@ -489,6 +489,25 @@ INSERT INTO holdfast.grant_terms (
     %(repay_debt)s, %(labels)s, %(issuer)s, %(granted_at)s, %(partition)s, %(epoch)s, %(first_seq)s
 );
 
+-- cursors_now --
+-- How far the ledger is.
+SELECT partition, epoch, last_seq FROM holdfast.flush_cursor;
+
+-- roots_of --
+-- The trees of some accounts, by tenant and name.
+SELECT tenant, account, a.root
+FROM unnest(%(tenants)s::text[], %(accounts)s::text[]) AS wanted (tenant, account)
+JOIN holdfast.account AS a USING (tenant, account);
+
+-- entries_of_trees --
+-- All entries of some trees, in order.
+SELECT wanted.root AS root, e.*
+FROM unnest(%(tenants)s::text[], %(roots)s::text[]) AS wanted (tenant, root)
+JOIN holdfast.account AS a ON a.tenant = wanted.tenant AND a.root = wanted.root
+JOIN holdfast.entry AS e ON e.tenant = a.tenant AND e.account = a.account
+ORDER BY e.partition, e.seq
+LIMIT %(limit)s;
+
 -- upsert_account --
 -- The newest terms of an account win.
 INSERT INTO holdfast.account AS a (tenant, account, root, parent, version, partition, terms)

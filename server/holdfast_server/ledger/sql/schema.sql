@@ -260,6 +260,7 @@ CREATE TABLE holdfast.account (
     PRIMARY KEY (tenant, account)
 );
 CREATE INDEX account_parent ON holdfast.account (tenant, parent, account);
+CREATE INDEX account_root ON holdfast.account (tenant, root, account);
 
 -- How far the ledger is, per partition. Changed only by compare-and-set, in the transaction that
 -- inserts the rows it counts. Room is kept on each page so that updates stay in place.

@@ -34,7 +34,7 @@ local function expire_hold(tree, hold_id)
     trees.remove_due(tree, "h" .. hold_id)
     return 0
   end
-  local now, account, expires_ms = tree.partition.now, hold[H_ACCOUNT], hold[H_EXPIRES]
+  local account, expires_ms = hold[H_ACCOUNT], hold[H_EXPIRES]
   local until_ms = expires_ms + LATE_COMMIT_WINDOW_MS
   local counted = settle.captured(hold) > 0 and 1 or 0
   local late = { account, hold[H_FEATURE], hold[H_MODE], late_lines(hold), until_ms, counted }
@@ -43,10 +43,10 @@ local function expire_hold(tree, hold_id)
     local held = draws.totals(line[N_DRAWS])
     local plan = settle.plan_line(tree, account, line, 0, false, MODE_ENFORCE, 1)
     settle.line(journal, account, line, plan, KIND_HOLD_EXPIRED, expires_ms)
-    limits.give_back(tree, hold[H_COUNTS], line[N_CREDIT_TYPE], held, now)
+    limits.give_back(tree, hold[H_COUNTS], line[N_CREDIT_TYPE], held, expires_ms)
   end
   if counted == 0 then
-    limits.give_back(tree, hold[H_COUNTS], "", 1, now)
+    limits.give_back(tree, hold[H_COUNTS], "", 1, expires_ms)
   end
   settle.close(journal, tree, hold_id, hold, KIND_HOLD_EXPIRED)
   partitions.set_late(tree.partition, hold_id, late)

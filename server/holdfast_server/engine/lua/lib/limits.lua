@@ -21,6 +21,13 @@ function limits.settle(tree, path, now)
   return limited
 end
 
+-- Brings the limits of one account to the present.
+function limits.settle_account(state, now)
+  for _, limit in ipairs(trees.limits(state)) do
+    windows.settle(limit, trees.offsets(state), now)
+  end
+end
+
 local function judges(limit, feature, credit_type)
   return limit[L_ENFORCEMENT] == LIMIT_HARD and windows.applies(limit, feature, credit_type)
 end

@@ -1,7 +1,8 @@
 -- Partitions: order, time, idempotency, and everything that is written at the end of a call.
 --
 -- KEYS of a partition, in this order (engine/keys.py): state former out due late lated.
--- Fields of the hash `state`: "m" its numbers, "f" the last sequence number that the ledger has, and
+-- Fields of the hash `state`: "m" its numbers, "f" the last sequence number that the ledger has, "c" the
+-- cold floor (see below), and
 -- the idempotency records and ended holds of this generation; those of the one before are in `former`.
 -- Nothing is written while operations are decided. They change tables in memory; `write` stores
 -- these at the end, outbox first. An error before that leaves the store untouched.
@@ -74,6 +75,12 @@ end
 
 function partitions.remember(partition, field, value)
   partition.records[field] = value
+end
+
+-- A tree that is not in the store has no entry behind this sequence number; -1 while everything is in
+-- the store that ever was.
+function partitions.cold_floor(partition)
+  return tonumber(call("HGET", key_of(partition, STATE), "c") or "-1")
 end
 
 -- Gives an entry its place in the partition's order.
@@ -157,9 +164,13 @@ function partitions.write_rest(partition)
     n = n + 2
   end
   if partition.turned then
+    local floor = partitions.cold_floor(partition)
     call("UNLINK", key_of(partition, FORMER))
     call("RENAME", state, key_of(partition, FORMER))
     set[n + 1], set[n + 2] = "f", partition.flushed
+    if floor >= 0 then
+      set[n + 3], set[n + 4] = "c", floor
+    end
   end
   partitions.write_list("HSET", state, set)
   local changes = partition.late_changes

@@ -45,6 +45,17 @@ function trees.load(partition, index, op, about_hold)
   }
 end
 
+-- Whether a tree that is not in the store may be in the ledger. `read_to` is up to where the ledger was
+-- read that does not know it, -1 where it was not asked.
+function trees.is_cold(tree, read_to)
+  return partitions.cold_floor(tree.partition) > read_to and call("EXISTS", tree.key) == 0
+end
+
+-- Makes a new tree one of those that must be in the store.
+function trees.join(tree, hot_key, number)
+  tree.hot_key, tree.hot_number = hot_key, number
+end
+
 -- Counts an open hold in, or out again, for its account and for the partition's figures.
 function trees.count_hold(tree, account, change)
   local state, meta = trees.account(tree, account), tree.partition.meta
@@ -180,6 +191,9 @@ function trees.check(tree)
   if tree.swept or tree.due_ms ~= tree.due_ms_stored then
     call("ZCARD", tree.partition.due_key)
   end
+  if tree.hot_key then
+    call("SCARD", tree.hot_key)
+  end
 end
 
 function trees.write(tree)
@@ -191,6 +205,9 @@ function trees.write(tree)
   end
   partitions.write_list("HSET", tree.key, set)
   partitions.write_list("HDEL", tree.key, gone)
+  if tree.hot_key then
+    call("SADD", tree.hot_key, tree.hot_number)
+  end
 end
 
 local function pack_part(values, place)

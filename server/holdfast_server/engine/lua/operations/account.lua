@@ -2,11 +2,12 @@
 --
 -- Create: account, parent, status, overdraft {credit type = limit}, limits, offsets, unread terms, all
 --   terms, whereabouts (the index of the key that says where the account's root is, or 0 for an
---   account below a parent).
+--   account below a parent; behind it is the key of the set that knows the new tree), its number there.
 -- Update: the same, with the expected version in place of whereabouts.
 -- Both answer [version, created_ms, all terms]. Unread terms are what no decision reads, packed by the
 -- caller, "" for none; all terms are packed too and only repeated in the answer.
 local ACCOUNT, PARENT, STATUS, OVERDRAFT, LIMITS, OFFSETS, TERMS, ALL, LAST = 11, 12, 13, 14, 15, 16, 17, 18, 19
+local HOT_NUMBER = 20
 
 local function check_place(tree, op, height)
   local path = trees.path(tree, op[PARENT])
@@ -51,12 +52,27 @@ local function write(op, tree, state)
   return { first_seq, last_seq, state[A_VERSION], state[A_CREATED], op[ALL] }, entry
 end
 
+-- A tree that must be in the store and is not was removed by hand: it is not made anew.
+local function begin_tree(op, tree)
+  local whereabouts, hot_key = KEYS[op[LAST]], KEYS[op[LAST] + 1]
+  if call("GET", whereabouts) then
+    return failure(R_ACCOUNT_ALREADY_EXISTS, "account", op[ACCOUNT])
+  elseif call("SISMEMBER", hot_key, op[HOT_NUMBER]) == 1 then
+    return failure(R_FENCED, "account", op[ACCOUNT])
+  end
+  trees.join(tree, hot_key, op[HOT_NUMBER])
+end
+
 function describing.create_account(op, tree)
-  local taken = op[LAST] > 0 and call("GET", KEYS[op[LAST]])
-  if taken or trees.account(tree, op[ACCOUNT]) then
+  if trees.account(tree, op[ACCOUNT]) then
     return failure(R_ACCOUNT_ALREADY_EXISTS, "account", op[ACCOUNT])
   end
-  local failed = op[PARENT] ~= "" and check_place(tree, op, 0)
+  local failed
+  if op[PARENT] ~= "" then
+    failed = check_place(tree, op, 0)
+  else
+    failed = begin_tree(op, tree)
+  end
   if failed then
     return failed
   end
@@ -77,6 +93,8 @@ function describing.update_account(op, tree)
   if failed then
     return failed
   end
+  -- What left a window until now left it by the terms that held until now.
+  limits.settle_account(state, tree.partition.now)
   state[A_STATUS], state[A_PARENT], state[A_VERSION] = op[STATUS], op[PARENT], state[A_VERSION] + 1
   state[A_OVERDRAFT], state[A_OFFSETS] = op[OVERDRAFT], op[OFFSETS]
   state[A_LIMITS] = limits.merge(trees.limits(state), op[LIMITS])

@@ -1,0 +1,43 @@
+"""What is rebuilt, and what every entry does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.twin.accounts import Offsets
+from holdfast_server.domain.twin.memory import LateHold
+from holdfast_server.domain.twin.state import BUCKETS, Credit, Tree
+
+#: The offsets of a zone as they were given to the scripts at an instant.
+OffsetsAt = Callable[[str, int], Offsets]
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """A tree, and its expired holds that may still be committed, by id."""
+
+    tree: Tree
+    offsets_at: OffsetsAt
+    late: dict[str, LateHold] = field(default_factory=dict)
+
+
+def post(tree: Tree, entry: Entry) -> Credit:
+    """Takes over the buckets after an entry and what it did to grants that are effective."""
+    credit = tree.accounts[entry.account].credit(entry.credit_type)
+    credit.version = entry.version
+    credit.buckets = dict(zip(BUCKETS, entry.after.as_tuple(), strict=True))
+    for posting in entry.grants:
+        grant = credit.find(posting.grant_id)
+        if grant is not None:
+            grant.remaining += posting.remaining
+            grant.held += posting.held
+            credit.forget(grant)
+    return credit
+
+
+def detail_of(transaction: Sequence[Entry]) -> dict[str, Any]:
+    """What the request said beyond what its entries say."""
+    return dict(transaction[0].context.detail)

@@ -1,0 +1,70 @@
+"""Trees that leave the store at random points come back as they were: every answer is that of the
+twin, which never lost anything (I25).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from holdfast_server.control.hydration import Hydrator
+from holdfast_server.domain.bounds import AMOUNT_MAX
+from holdfast_server.engine.tree_store import Evicted, TreeStore
+from tests.hydration.outbox_ledger import OutboxLedger
+from tests.property.test_oracle import TENANT, TREE, Oracle, run_histories
+from tests.support.eviction import evict, lose
+from tests.support.pair import Pair, build
+
+EXAMPLES = 25
+ROOTS = tuple(account for account, parent in TREE.items() if not parent)
+
+roots = st.sampled_from(ROOTS)
+
+
+class Hydration(Oracle):
+    """Trees come and go between operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ledger = OutboxLedger()
+        self.loop.run_until_complete(self.real.store.close())
+        self.real = build(
+            self.url,
+            partitions=3,
+            hydration=lambda store, keys: Hydrator(ledger, TreeStore(store, keys), keys),
+        )
+        self.pair, self.ledger = Pair(self.real), ledger
+        ledger.real = self.real
+        # The twin remembers keys for ever, and the ledger is said to have everything here.
+        self.real.window.generation_ms = AMOUNT_MAX
+
+    def _wait(self, work: Any) -> Any:
+        return self.loop.run_until_complete(work)
+
+    @rule(root=roots)
+    def evict_tree(self, root: str) -> None:
+        self._wait(self.ledger.flush())
+        became = self._wait(evict(self.real, TENANT, root))
+        holds = self.pair.world.trees[TENANT, root].holds
+        assert became in {Evicted.HELD if holds else Evicted.EVICTED, Evicted.GONE, Evicted.HELD}
+
+    @rule(root=roots)
+    def lose_tree(self, root: str) -> None:
+        self._wait(lose(self.real, (TENANT, root)))
+
+    @rule()
+    def lose_whereabouts(self) -> None:
+        """As after a rebuild, in a process that has just started."""
+        for account in TREE:
+            self.real.directory.forget(TENANT, account)
+            name = self.real.keys.whereabouts(TENANT, account)
+            self._wait(self.real.store.client.unlink(name))
+        self._wait(lose(self.real, *((TENANT, account) for account in TREE)))
+
+
+@pytest.mark.timeout(0)
+def test_trees_come_back_as_they_were(valkey_url: str) -> None:
+    run_histories(Hydration, valkey_url, EXAMPLES)
