@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast_server.domain.operation import CreateAccount, Operation
 from holdfast_server.domain.value import value
-from holdfast_server.engine.keys import CLAIM_KEYS, Keys
+from holdfast_server.engine.keys import CLAIM_KEYS, Keys, keys_of_partition, keys_of_tree
 
 
 @value(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class CallKeys:
         self.partitions: dict[int, int] = {}
         #: The epoch in which it touches each.
         self.epochs: dict[int, int] = {}
+        self._prefixes: dict[int, str] = {}
         self._trees: dict[tuple[str, str], int] = {}
         self._shards: dict[int, int] = {}
         self._tree_keys: list[str] = []
@@ -49,14 +50,15 @@ class CallKeys:
         index = self.partitions.get(partition)
         if index is None:
             index = self.partitions[partition] = len(self.partitions) + 1
-            self.epochs[partition] = self._keys.epoch(partition)
+            epoch = self.epochs[partition] = self._keys.epoch(partition)
+            self._prefixes[partition] = self._keys.prefix(partition, epoch)
         return index
 
     def _tree(self, partition: int, tenant: str, root: str) -> int:
         tree = self._trees.get((tenant, root))
         if tree is None:
             tree = self._trees[tenant, root] = len(self._trees) + 1
-            self._tree_keys += self._keys.tree_keys(partition, self.epochs[partition], tenant, root)
+            self._tree_keys += keys_of_tree(self._prefixes[partition], tenant, root)
         return tree
 
     def _new_tree(
@@ -75,8 +77,8 @@ class CallKeys:
 
     def finish(self) -> None:
         """Puts all keys in order. Nothing is declared afterwards."""
-        for partition in self.partitions:
-            self.names += self._keys.partition_keys(partition, self.epochs[partition])
+        for prefix in self._prefixes.values():
+            self.names += keys_of_partition(prefix)
         self.names += self._tree_keys + self._whereabouts
         for shard in self._shards:
             self.names += self._keys.claim_keys(shard)

@@ -87,9 +87,12 @@ def key_time_ms(key: str) -> int:
 def fingerprint(operation: Operation) -> bytes:
     """The content of an operation, as described above."""
     kind = type(operation)
-    values = [_sorted(value) for value in _VALUES[kind](operation)]
-    whole = blake2b(_packed(values), digest_size=_WHOLE_BYTES).digest()
-    return whole + _MARKS[kind].pack(*map(_mark, values))
+    parts = [
+        _PACK(sorted(value.items()) if type(value) is dict else value)
+        for value in _VALUES[kind](operation)
+    ]
+    whole = blake2b(b"".join(parts), digest_size=_WHOLE_BYTES).digest()
+    return whole + _MARKS[kind].pack(*[crc32(part) & _MARK_MASK for part in parts])
 
 
 def first_difference(operation: Operation, stored: bytes) -> str:
@@ -109,31 +112,14 @@ def first_difference(operation: Operation, stored: bytes) -> str:
     return "content"
 
 
-def _mark(value: object) -> int:
-    """16 bits that tell one value of a field from most others; 0 for what is empty."""
-    if not value:
-        return 0
-    if isinstance(value, int) and 0 < value <= _MARK_MASK:
-        return value
-    return crc32(value.encode() if isinstance(value, str) else _packed(value)) & _MARK_MASK
-
-
-def _packed(value: object) -> bytes:
-    packed: bytes = _PACKER.pack(value)
-    return packed
-
-
-def _sorted(value: object) -> object:
-    """A map as a list of pairs, since maps have no order that could be relied on."""
-    return sorted(value.items()) if isinstance(value, dict) else value
-
-
 def _plain(value: object) -> object:
     """Dataclasses and sets as lists, in an order that does not depend on the process."""
     if isinstance(value, frozenset):
         return sorted(value)
-    return [_sorted(part) for part in _PARTS[type(value)](value)]
+    parts = _PARTS[type(value)](value)
+    return [sorted(part.items()) if type(part) is dict else part for part in parts]
 
 
-# One packer for all: making one takes longer than packing a value. For one thread only.
-_PACKER: Final = msgpack.Packer(default=_plain)
+# One packer for all: making one takes longer than packing a value. For one thread only. Maps become
+# lists of pairs before it sees them, since maps have no order that could be relied on.
+_PACK: Final[Callable[[object], bytes]] = msgpack.Packer(default=_plain).pack

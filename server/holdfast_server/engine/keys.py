@@ -115,12 +115,11 @@ class Keys:
         """The keys that every script call on a partition declares, in the order of
         `lib/partition.lua`.
         """
-        return [*_partition_keys(self.prefix(partition, epoch))]
+        return [*keys_of_partition(self.prefix(partition, epoch))]
 
     def tree_keys(self, partition: int, epoch: int, tenant: str, root: str) -> list[str]:
         """The keys of one tree, in the order of `lib/tree.lua`."""
-        prefix = self.prefix(partition, epoch)
-        return [f"{prefix}t:{tenant}/{root}", f"{prefix}d:{tenant}/{root}"]
+        return keys_of_tree(self.prefix(partition, epoch), tenant, root)
 
     def hot(self, partition: int, epoch: int, tenant: str, root: str) -> tuple[str, int]:
         """The set that has a tree while it is in the store, and what stands for it there.
@@ -146,8 +145,14 @@ class Keys:
 
 
 @lru_cache(maxsize=PARTITIONS_MAX)
-def _partition_keys(prefix: str) -> list[str]:
-    return [prefix + name for name in PARTITION_KEYS]
+def keys_of_partition(prefix: str) -> tuple[str, ...]:
+    """The same for a partition whose prefix is at hand."""
+    return tuple(prefix + name for name in PARTITION_KEYS)
+
+
+def keys_of_tree(prefix: str, tenant: str, root: str) -> list[str]:
+    """The keys of a tree in the partition with this prefix."""
+    return [f"{prefix}t:{tenant}/{root}", f"{prefix}d:{tenant}/{root}"]
 
 
 def parse_tree_key(key: str) -> TreeName | None:
