@@ -12,6 +12,7 @@ from typing import Any
 from holdfast_server.domain import operation as op
 from holdfast_server.engine.pack import digest_of
 from holdfast_server.errors import HoldfastError, Reason
+from tests.support.arming import arm
 from tests.support.cluster import Cluster, ask, copied, started
 from tests.support.pair import Real, build
 from tests.support.waiting import until
@@ -67,6 +68,8 @@ async def lose_a_master(cluster: Cluster) -> None:
     assert refused == lost
 
     async def are_decided() -> bool:
+        # Whoever took over has another history.
+        arm(cluster.url, real.keys)
         return not any(map(is_refused, await real.decide(burns)))
 
     over = asyncio.Event()
@@ -122,5 +125,5 @@ def is_refused(answer: Any) -> bool:
     """Whether nothing was decided; any other error fails."""
     if not isinstance(answer, HoldfastError):
         return False
-    assert answer.reason in {Reason.STORE_UNAVAILABLE, Reason.RESULT_UNKNOWN}
+    assert answer.reason in {Reason.STORE_UNAVAILABLE, Reason.RESULT_UNKNOWN, Reason.FENCED}
     return True

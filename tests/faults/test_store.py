@@ -27,6 +27,7 @@ from holdfast_server.engine import store
 from holdfast_server.engine.scripts import Clock
 from holdfast_server.errors import HoldfastError, Reason
 from tests.faults.faketime import LIBRARY, needs_faketime
+from tests.support.arming import arm
 from tests.support.pair import Real, build
 from tests.support.waiting import until
 
@@ -111,7 +112,7 @@ async def _refused_at_last(real: Real) -> list[Any]:
     return answers
 
 
-async def test_a_store_is_demoted_and_promoted_under_load(real: Real) -> None:
+async def test_a_store_is_demoted_and_promoted_under_load(real: Real, valkey_url: str) -> None:
     """F17, F18: each caller is told what nobody decided, and the same key decides it later."""
     client, keys = real.store.client, [f"key-{number}" for number in range(200)]
 
@@ -124,7 +125,9 @@ async def test_a_store_is_demoted_and_promoted_under_load(real: Real) -> None:
         asyncio.gather(*(real.decide([reserve(key)]) for key in keys)), turn()
     )
     reasons = {one.reason for (one,) in first if isinstance(one, HoldfastError)}
-    assert reasons <= {Reason.STORE_WRITE_BLOCKED, Reason.RESULT_UNKNOWN}
+    assert reasons <= {Reason.STORE_WRITE_BLOCKED, Reason.RESULT_UNKNOWN, Reason.FENCED}
+    # Each promotion begins another history.
+    arm(valkey_url, real.keys)
     again = await real.decide([reserve(key) for key in keys])
     assert all(one.applied.seq for one in again)
     assert await held(real) == len(keys)

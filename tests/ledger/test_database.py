@@ -51,6 +51,7 @@ CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
         [Finding(0, 1, 1, "t", Difference(Figure("a", "c", "", "held"), 1, 2))]
     ),
     "tree_figures": lambda ledger: ledger.tree_figures(("t", "r"), 0, 0, []),
+    "count_living": lambda ledger: ledger.count_living(),
     "count_silent": lambda ledger: ledger.count_silent(1),
     "epochs": lambda ledger: ledger.epochs(),
     "fence": lambda ledger: ledger.fence([0], "why"),

@@ -37,6 +37,7 @@ from holdfast_server.engine.tree_store import TreeStore
 from holdfast_server.engine.trees import TreeReader
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.tracing import Tracing
+from tests.support.arming import arm
 from tests.support.figures import sums
 
 START_MS = 1_800_000_000_000
@@ -150,7 +151,7 @@ def build(
     tracing: Tracing | None = None,
     hydration: Callable[[Store, Keys], Hydration] = NothingCold,
 ) -> Real:
-    """An engine on the store at `url`."""
+    """An engine on the store at `url`, which is armed for it."""
     store, keys, mode, test_clock = open_store(url), Keys(partitions), OneMode(), TestClock()
     script, window = load("apply", clock), Window()
     calls = Calls(store, keys, script, window, clock, test_clock)
@@ -164,6 +165,7 @@ def build(
         SIGNER,
         mode,
     )
+    arm(url, keys)
     return Real(store, keys, Engine(parts), directory, mode, test_clock, window, batcher)
 
 

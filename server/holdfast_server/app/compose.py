@@ -81,7 +81,13 @@ def build_decider(process: Process) -> Decider:
         outbox_entries=settings.outbox_entries_hard,
     )
     signer = make_signer(process.facts)
-    calls = Calls(store, keys, load("apply"), longest_window_ms(process.config))
+    calls = Calls(
+        store,
+        keys,
+        load("apply"),
+        longest_window_ms(process.config),
+        learn_epochs=process.epochs.refresh,
+    )
     batcher = Batcher(calls, limits, process.metrics, process.tracing)
     directory = Directory(store, keys)
     accounts = AccountReader(store, keys, signer)

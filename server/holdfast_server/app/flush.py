@@ -17,6 +17,7 @@ from holdfast_server.errors import HoldfastError
 from holdfast_server.flusher.events import FlusherHooks
 from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
+from holdfast_server.recovery.coordinator import Coordinator, Stores
 from holdfast_server.settings import Settings
 
 #: Pause between two looks at how much waits.
@@ -36,7 +37,13 @@ async def _flush(
     flusher = Flusher(
         outbox,
         Appender(process.settings.postgres_url),
-        hooks=FlusherHooks(backlog.reached, backlog.flushed, backlog.halted, process.tracing.flush),
+        hooks=FlusherHooks(
+            backlog.reached,
+            backlog.flushed,
+            backlog.halted,
+            process.tracing.flush,
+            Coordinator(_stores(process), process.metrics),
+        ),
         batch_entries_max=process.settings.flush_batch_entries_max,
     )
     async with AsyncExitStack() as stack:
@@ -53,6 +60,16 @@ async def _flush(
         stop.cancel()
         flusher.stop()
         await running
+
+
+def _stores(process: Process) -> Stores:
+    return Stores(
+        process.ledger,
+        process.store,
+        process.keys,
+        process.settings.postgres_url,
+        process.facts.name,
+    )
 
 
 async def _watch(outbox: Outbox, backlog: Backlog) -> None:

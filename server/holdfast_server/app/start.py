@@ -8,12 +8,15 @@ from holdfast_server.app.deployment import learn_facts
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.stores import open_ledger
 from holdfast_server.engine.deployment import claim_store
+from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.stores import open_store
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.migrate import pending
 from holdfast_server.ledger.records import DeploymentFacts
 from holdfast_server.ledger.store import Ledger
+from holdfast_server.recovery.coordinator import Coordinator, Stores
 from holdfast_server.settings import Settings
+from holdfast_server.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +54,19 @@ async def _check_schema(settings: Settings) -> None:
 
 
 async def _check_store(settings: Settings, ledger: Ledger, facts: DeploymentFacts) -> None:
-    """The hot store must be the one that this ledger's entries came from."""
+    """The hot store must not be another ledger's. What it has lost is made good, unless others who
+    live may have another one: two hot stores of one ledger would fence each other for ever.
+    """
     store = open_store(settings.redis_url)
     name = facts.name
     try:
         has_entries = any(seq for _, seq in (await ledger.flushed()).values())
-        holder = await claim_store(store, name, may_be_new=not has_entries)
+        others = await ledger.count_living() if has_entries else 0
+        holder = await claim_store(store, name, may_be_new=not others)
+        if holder == name:
+            keys = Keys(facts.partitions)
+            stores = Stores(ledger, store, keys, settings.postgres_url, name)
+            await Coordinator(stores, Recorder()).recover()
     except HoldfastError as error:
         if error.reason not in (Reason.STORE_UNAVAILABLE, Reason.LEDGER_UNAVAILABLE):
             raise
@@ -71,8 +81,8 @@ async def _check_store(settings: Settings, ledger: Ledger, facts: DeploymentFact
 def _not_ours(holder: str | None) -> str:
     if holder is None:
         return (
-            "the hot store is empty but the ledger is not: HOLDFAST_REDIS_URL names another store, "
-            "or this one has lost its data; bring it back from its append-only file"
+            "the hot store is empty but the ledger is not, and other processes work with it: "
+            "HOLDFAST_REDIS_URL names another store than theirs, or they are about to recover it"
         )
     return (
         "the hot store belongs to another ledger: give the URLs of two stores that belong together"

@@ -49,8 +49,8 @@ class _NoRecorder:
 class Population:
     """Makes accounts of one tenant, each a tree of its own."""
 
-    def __init__(self, redis_url: str, partitions: int, tenant: str) -> None:
-        self._store, self._keys, self._tenant = open_store(redis_url), Keys(partitions), tenant
+    def __init__(self, redis_url: str, keys: Keys, tenant: str) -> None:
+        self._store, self._keys, self._tenant = open_store(redis_url), keys, tenant
         calls = Calls(self._store, self._keys, load("apply"), lambda: IDEMPOTENCY_WINDOW_MS_DEFAULT)
         self._batcher = Batcher(calls, Limits(outbox_entries=2**53), _NoRecorder())
 

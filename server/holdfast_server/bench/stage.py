@@ -12,6 +12,8 @@ from holdfast_server.api.auth.principal import DEVELOPMENT
 from holdfast_server.bench.population import Population
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.traffic import CREDIT_TYPE, GRANTS, Traffic
+from holdfast_server.engine.keys import Keys
+from holdfast_server.ledger.store import Ledger
 
 #: A benchmark may have more in one answer than a service would: it waits that long.
 TIMEOUT_MS = 60_000
@@ -75,8 +77,16 @@ async def populate(
 @asynccontextmanager
 async def populating(stage: Stage) -> AsyncIterator[Population]:
     """Makes accounts and holds beside the service."""
-    population = Population(stage.redis_url, stage.partitions, DEVELOPMENT.default_tenant)
+    population = Population(stage.redis_url, await _keys(stage), DEVELOPMENT.default_tenant)
     try:
         yield population
     finally:
         await population.close()
+
+
+async def _keys(stage: Stage) -> Keys:
+    """Names of keys in the epochs that the partitions are in."""
+    keys, ledger = Keys(stage.partitions), await Ledger.open(stage.postgres_url)
+    keys.epochs.learn(await ledger.epochs())
+    await ledger.close()
+    return keys

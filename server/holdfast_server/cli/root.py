@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "burn": ("holds", "burn"),
     "refund": ("holds", "refund"),
     "ledger": ("ledger", "ledger"),
+    "recovery": ("recovery", "recovery"),
     "verify": ("ledger", "verify"),
     "reconcile": ("reconcile", "reconcile"),
     "checkpoint": ("checkpoints", "checkpoint"),

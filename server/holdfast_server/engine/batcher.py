@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -23,6 +23,7 @@ import msgpack
 from holdfast_server import failpoint
 from holdfast_server.domain.operation import Operation
 from holdfast_server.domain.value import value
+from holdfast_server.engine import failures
 from holdfast_server.engine.call_keys import CallKeys
 from holdfast_server.engine.claim import Claims
 from holdfast_server.engine.failures import internal
@@ -61,6 +62,7 @@ class Flag(IntEnum):
     HOLD_MISSING = 5
     STALE = 6
     COLD = 7
+    FENCED = 8
 
 
 class Raw(NamedTuple):
@@ -109,6 +111,10 @@ class Limits:
     outbox_entries: int = 1_000_000
 
 
+async def _nothing_new() -> None:
+    """Nobody can be asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Calls:
     """What every script call is made of."""
@@ -122,6 +128,8 @@ class Calls:
     clock: Clock = Clock.STORE
     #: Only for the test build of the script, which takes the time as an argument.
     clock_ms: Callable[[], int] = int
+    #: Asks anew in which epochs the partitions are, after the store has said that one is fenced.
+    learn_epochs: Callable[[], Awaitable[None]] = _nothing_new
 
 
 class Batcher:
@@ -145,7 +153,28 @@ class Batcher:
         return self._waiting_operations
 
     async def submit(self, items: Sequence[Item]) -> list[Raw | HoldfastError]:
-        """Answers all items, in order. Cancelling the caller does not cancel the call."""
+        """Answers all items, in order. Cancelling the caller does not cancel the call.
+
+        Where partitions are fenced because they are in a later epoch than this process knew, what
+        is about them is sent once more, in the same order.
+        """
+        answers = await self._submit(items)
+        if not (fenced := _fenced(answers)):
+            return answers
+        await self._calls.learn_epochs()
+        again = [each for each in fenced if self._is_behind(items[each], answers[each])]
+        sent = await self._submit([items[each] for each in again]) if again else []
+        for index, answer in zip(again, sent, strict=True):
+            answers[index] = answer
+        for index in _fenced(answers):
+            answers[index] = failures.fenced()
+        return answers
+
+    def _is_behind(self, item: Item, answer: Raw | HoldfastError) -> bool:
+        known = self._calls.keys.epoch(item.partition)
+        return isinstance(answer, Raw) and answer.epoch != known
+
+    async def _submit(self, items: Sequence[Item]) -> list[Raw | HoldfastError]:
         if self._waiting_operations + len(items) > self._limits.queue_operations:
             message = "too much work is waiting here; retry in a moment with the same key"
             error = HoldfastError(Reason.OVERLOADED, message, retry_after_ms=RETRY_AFTER_MS)
@@ -256,7 +285,7 @@ class Batcher:
         calls = self._calls
         return pack_value(
             [
-                max(epochs.values(), default=0),
+                list(epochs.values()),
                 calls.generation_ms(),
                 0 if self.is_backlogged else self._limits.outbox_entries,
                 calls.clock_ms(),
@@ -296,6 +325,12 @@ class Batcher:
             place.tree: each.facts.absent_to for place, each in pairs if each.facts.absent_to >= 0
         }
         return keys, [*arguments, pack_value(absent)] if absent else arguments
+
+
+def _fenced(answers: Sequence[Raw | HoldfastError]) -> list[int]:
+    """Which of these partitions may not be touched where the call went."""
+    flag = Flag.FENCED.value
+    return [i for i, each in enumerate(answers) if isinstance(each, Raw) and each.flag == flag]
 
 
 def _held_up(

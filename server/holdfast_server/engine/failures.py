@@ -8,6 +8,8 @@ from holdfast_server.errors import HoldfastError, Reason
 
 #: What callers are told to wait while the ledger is behind.
 LEDGER_RETRY_AFTER_MS = 200
+#: What callers are told to wait while a partition is recovered.
+FENCED_RETRY_AFTER_MS = 250
 
 _SENTENCES: Mapping[Reason, str] = {
     Reason.OVERLOADED: "much of this account expires right now; retry in a moment",
@@ -80,6 +82,15 @@ def key_reused(field: str) -> HoldfastError:
         f"the idempotency key was used before with another {field}; use a new key for a new request"
     )
     return HoldfastError(Reason.IDEMPOTENCY_KEY_REUSED, message, field=field)
+
+
+def fenced() -> HoldfastError:
+    """The store may have lost something, and decides nothing before that is made good."""
+    return HoldfastError(
+        Reason.FENCED,
+        "the account's part of the hot store is being recovered; nothing was decided, retry",
+        retry_after_ms=FENCED_RETRY_AFTER_MS,
+    )
 
 
 def internal() -> HoldfastError:

@@ -133,6 +133,28 @@ class Outbox:
             self._keys.epochs.begin(partition, epoch)
         self._names.clear()
 
+    def epoch(self, partition: int) -> int:
+        """The newest epoch of a partition that this process has heard of."""
+        return self._keys.epoch(partition)
+
+    async def read_after(
+        self, starts: Positions, epochs: Mapping[int, int], count: int
+    ) -> list[OutboxEntry]:
+        """Up to `count` entries, or a few more, of the streams that lie in these epochs.
+
+        They may be of other epochs; those at the given positions come along.
+        """
+        names = {each: self._named(each, epochs[each])[0] for each in starts}
+        found: list[OutboxEntry] = []
+        with _translated():
+            async for some in self._each(
+                sorted(starts), lambda part: self._read_some(part, starts, count, names)
+            ):
+                for run in some:
+                    found += map(run.at, range(len(run.raws)))
+                    found += [run.stray] if run.stray else []
+        return found
+
     async def publish_flushed(self, positions: Positions) -> None:
         """Raises the watermarks to the given positions; lower ones change nothing."""
         if not positions:
@@ -188,8 +210,10 @@ class Outbox:
         self, partitions: Sequence[int], positions: Positions, count: int
     ) -> list[OutboxRun]:
         found: list[OutboxRun] = []
+        names = {each: self._named(each, positions[each][0])[0] for each in partitions}
         async for some in self._each(
-            partitions, lambda some: self._read_some(some, positions, min(count, READ_ENTRIES_MAX))
+            partitions,
+            lambda some: self._read_some(some, positions, min(count, READ_ENTRIES_MAX), names),
         ):
             found += some
             # Only where many calls are made for one read: those that began are not thrown away.
@@ -198,11 +222,15 @@ class Outbox:
         return found
 
     async def _read_some(
-        self, partitions: Sequence[int], positions: Positions, count: int
+        self,
+        partitions: Sequence[int],
+        positions: Positions,
+        count: int,
+        names: Mapping[int, bytes],
     ) -> list[OutboxRun]:
-        names = [self._named(each, positions[each][0])[0] for each in partitions]
         known = ["{}-{}".format(*positions[each]) for each in partitions]
-        answer = await self._read(keys=names, args=[msgpack.packb([count, *known])])
+        keys = [names[each] for each in partitions]
+        answer = await self._read(keys=keys, args=[msgpack.packb([count, *known])])
         found = msgpack.unpackb(answer, raw=True) or ()
         return [_run(partitions[n - 1], ids, entries) for n, ids, entries in found]
 

@@ -2,8 +2,8 @@
 
 A line `--- @include name` is replaced by `lua/lib/name.lua` or `lua/operations/name.lua`. Each
 included file becomes a function of its own, called at once, so that its locals stay its own, except
-`layout` and `clock`, whose names all others use. `clock` stands for the store's own clock; only a
-test build takes the time as an argument.
+`layout`, `clock` and `fence`, whose names all others use. `clock` stands for the store's own clock;
+only a test build takes the time as an argument.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib import resources
 _INCLUDE = re.compile(r"^--- @include (\w+)$", re.MULTILINE)
 
 #: Included without a block, because every later file uses their names.
-_SHARED = frozenset({"layout", "clock"})
+_SHARED = frozenset({"layout", "clock", "fence"})
 
 
 class Clock(Enum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 from holdfast_server.ledger.prepare import Fault
 from holdfast_server.telemetry.tracing import TraceContext
@@ -31,9 +32,21 @@ class Halt:
     explanation: str
 
 
+class Recovery(Protocol):
+    """Brings partitions back whose hot store has another history than the one that was armed."""
+
+    async def is_well(self) -> bool:
+        """Whether every partition decides: a cheap look. Raises STORE_UNAVAILABLE."""
+        ...
+
+    async def recover(self) -> object:
+        """Recovers what is not well. Raises STORE_UNAVAILABLE and LEDGER_UNAVAILABLE."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FlusherHooks:
-    """Who hears what. None of these may block or fail."""
+    """Who hears what. None of these may block or fail, except `recovery`."""
 
     #: Partition, epoch and sequence number up to which the ledger is complete.
     on_flushed: Callable[[int, int, int], None] = lambda partition, epoch, seq: None
@@ -43,3 +56,5 @@ class FlusherHooks:
     span: Callable[[Iterable[TraceContext]], AbstractContextManager[object]] = lambda traces: (
         nullcontext()
     )
+    #: Asked before anything is flushed, and while it goes on.
+    recovery: Recovery | None = None

@@ -44,6 +44,8 @@ RETRY_SECONDS_MIN: Final = 0.05
 RETRY_SECONDS_MAX: Final = 5.0
 #: Seconds between two rounds of housekeeping, which trims the outbox.
 HOUSEKEEPING_SECONDS: Final = 1.0
+#: Seconds between two looks at whether partitions still decide.
+FENCES_SECONDS: Final = 0.5
 #: Seconds between two signs of life to Postgres, which ends sessions that are silent for long.
 LEAD_SECONDS: Final = 5.0
 #: Seconds between two looks at whether the hot store still has the history that was flushed.
@@ -80,9 +82,9 @@ class Flusher:
         self._batch_entries_max = batch_entries_max
         self._progress = Progress()
         self._retention = Retention(retain_ms)
-        self._recorder = Recorder(
-            appender, outbox, self._progress, self._retention, hooks or FlusherHooks()
-        )
+        hooks = hooks or FlusherHooks()
+        self._recovery = hooks.recovery
+        self._recorder = Recorder(appender, outbox, self._progress, self._retention, hooks)
         self._stopping = asyncio.Event()
         self._writing: asyncio.Task[bool] | None = None
         self._due: dict[str, float] = {}
@@ -117,6 +119,8 @@ class Flusher:
 
     async def _begin(self) -> None:
         """Starts from what the ledger says, as after every error: nothing is known by heart."""
+        if self._recovery:
+            await self._recovery.recover()
         cursors = await self._appender.cursors()
         self._outbox.begin_epochs({each: cursor.lies_in for each, cursor in cursors.items()})
         self._progress.load(cursors)
@@ -168,6 +172,8 @@ class Flusher:
             return
         if not await self._written():
             return
+        if self._is_due("fences", FENCES_SECONDS):
+            await self._check_epochs()
         if self._is_due("lead", LEAD_SECONDS):
             await self._appender.lead()
         if self._is_due("tables", TABLES_SECONDS):
@@ -179,6 +185,14 @@ class Flusher:
             await self._check_history()
         await self._outbox.trim(self._retention.due(time.monotonic() * 1000))
         failpoint.hit("flusher.after_trim")
+
+    async def _check_epochs(self) -> None:
+        """Begins anew where partitions are fenced, or are in another epoch than was known."""
+        if self._recovery and not await self._recovery.is_well():
+            raise CursorsMoved("partitions are fenced")
+        cursors = self._progress.recorded.values()
+        if any(self._outbox.epoch(each.partition) > each.epoch for each in cursors):
+            raise CursorsMoved("an epoch has begun")
 
     async def _check_history(self) -> None:
         progress = self._progress

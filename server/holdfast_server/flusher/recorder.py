@@ -16,7 +16,7 @@ from holdfast_server.flusher.obstacle import Obstacle
 from holdfast_server.flusher.progress import Progress
 from holdfast_server.flusher.reader import Work
 from holdfast_server.flusher.retention import Retention
-from holdfast_server.ledger.append import Appender, QuarantinedEntry
+from holdfast_server.ledger.append import Appender, CursorsMoved, QuarantinedEntry
 from holdfast_server.ledger.prepare import EntriesRefused, PartitionCursor, prepare
 from holdfast_server.telemetry.tracing import TraceContext
 
@@ -46,6 +46,7 @@ class Recorder:
         started = time.monotonic()
         with self._hooks.span(_traces(work)):
             complete = await self._append(work)
+        await self._check_epochs(work.obstacles)
         for obstacle in work.obstacles:
             await self.halt(obstacle)
         moved = [
@@ -56,6 +57,15 @@ class Recorder:
         await self.publish({cursor.partition: (cursor.epoch, cursor.seq) for cursor in moved})
         self._report(work, before, moved, time.monotonic() - started)
         return complete
+
+    async def _check_epochs(self, obstacles: Sequence[Obstacle]) -> None:
+        """An entry of a later epoch is no obstacle where that one has begun meanwhile."""
+        recorded = self._progress.recorded
+        if all(each.raw.epoch <= recorded[each.raw.partition].epoch for each in obstacles):
+            return
+        cursors = await self._appender.cursors()
+        if any(cursor.epoch != recorded[each].epoch for each, cursor in cursors.items()):
+            raise CursorsMoved("an epoch has begun")
 
     async def halt(self, obstacle: Obstacle) -> None:
         """Stops a partition at an obstacle: evidence is kept, and somebody hears of it."""

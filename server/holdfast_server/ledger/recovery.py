@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+
 from holdfast_server.domain.epoch import Acknowledged, Epoch
 from holdfast_server.ledger import rows
-from holdfast_server.ledger.database import Cursor, Database, fetch_all, fetch_one
+from holdfast_server.ledger.database import (
+    CONTROL_ROLE,
+    EVERY_TENANT,
+    Cursor,
+    Database,
+    connection_text,
+    fetch_all,
+    fetch_one,
+    step_down,
+    translated,
+)
 from holdfast_server.ledger.sql import QUERIES
 
 #: Epochs of a partition that a process hears of: older ones belong to keys forgotten long ago.
 EPOCHS_MAX: Final = 100
 #: Seconds after which a process that did not report is not waited for.
 VOTER_SILENT_SECONDS_MAX: Final = 12
+#: More fencings than there will ever be.
+_NEVER: Final = 2**62
 #: Seconds for which the ledger keeps what processes had acknowledged.
 ACKNOWLEDGED_SECONDS: Final = 86_400
 
@@ -146,6 +162,10 @@ class Recoveries(Database):
         assert row is not None
         return int(row["silent"])
 
+    async def count_living(self) -> int:
+        """How many processes have reported within the last seconds."""
+        return await self.count_silent(_NEVER)
+
     async def highest_acknowledged(self) -> dict[int, int]:
         """The highest sequence number that was acknowledged in the present epoch, per partition."""
         async with self.reading("") as cursor:
@@ -165,10 +185,50 @@ class Recoveries(Database):
             await cursor.execute(QUERIES["forget_acknowledged"], {"seconds": ACKNOWLEDGED_SECONDS})
         return {row["partition"] for row in opened}, losses
 
+    async def chain_hashes(
+        self, ranges: Mapping[int, tuple[int, int]]
+    ) -> dict[tuple[int, int], bytes]:
+        """Hashes by partition and sequence number, from the first to the last of each range."""
+        async with self.reading(EVERY_TENANT) as cursor:
+            found = await fetch_all(
+                cursor,
+                QUERIES["chain_hashes"],
+                partitions=list(ranges),
+                firsts=[first for first, _ in ranges.values()],
+                lasts=[last for _, last in ranges.values()],
+            )
+        return {(row["partition"], row["seq"]): bytes(row["hash"]) for row in found}
+
+    async def last_event_times(self) -> dict[int, int]:
+        """The time of the newest entry of each partition, in milliseconds; 0 for none."""
+        async with self.reading("") as cursor:
+            found = await fetch_all(cursor, QUERIES["last_event_times"])
+        return {row["partition"]: rows.milliseconds(row["last_event_time"]) for row in found}
+
     async def losses(self) -> list[Loss]:
         """Every loss that was ever reported."""
         async with self.reading("") as cursor:
             return [_loss(row) for row in await fetch_all(cursor, QUERIES["losses"])]
+
+
+@asynccontextmanager
+async def recovering(postgres_url: str, partitions: Iterable[int]) -> AsyncIterator[set[int]]:
+    """Those of the partitions that nobody else recovers while the block lasts.
+
+    That keeps coordinators out of each other's way. What keeps them from doing harm is that epochs
+    begin by compare-and-set. Raises LEDGER_UNAVAILABLE.
+    """
+    with translated():
+        url = connection_text(postgres_url, "recovery")
+        connection = await AsyncConnection.connect(url, autocommit=True, row_factory=dict_row)
+    async with connection:
+        with translated():
+            await step_down(connection, CONTROL_ROLE)
+            async with connection.cursor() as cursor:
+                found = await fetch_all(
+                    cursor, QUERIES["lock_recovery"], partitions=list(partitions)
+                )
+        yield {row["partition"] for row in found}
 
 
 async def _report_losses(cursor: Cursor) -> list[Loss]:

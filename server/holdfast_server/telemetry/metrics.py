@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from enum import Enum
+from enum import Enum, StrEnum
 
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -134,6 +134,13 @@ class Metrics(Recorder):
     def checkpointed(self) -> None:
         self._since[names.CHECKPOINT_AGE.name] = time.monotonic()
 
+    def fenced(self, partitions: int) -> None:
+        self._set(names.FENCED_PARTITIONS, partitions)
+
+    def recovered(self, verdict: StrEnum, seconds: float) -> None:
+        self._add(names.RECOVERIES, 1, verdict)
+        self._recovery_duration.record(seconds)
+
     def alert(self, alert: Alert) -> None:
         self._add(names.ALERTS, 1, alert)
 
@@ -153,6 +160,7 @@ class Metrics(Recorder):
             elif metric.kind is Kind.GAUGE:
                 meter.create_observable_gauge(metric.name, callbacks, metric.unit, metric.meaning)
         self._rpc_duration = _histogram(meter, names.RPC_DURATION)
+        self._recovery_duration = _histogram(meter, names.RECOVERY_DURATION)
         self._batch_operations = _histogram(meter, names.BATCH_OPERATIONS)
         self._batch_duration = _histogram(meter, names.BATCH_DURATION)
 

@@ -81,6 +81,7 @@ class Alert(StrEnum):
     """What a person must look at. Each is counted and logged."""
 
     LOSS_REPORT = "loss_report"
+    FENCED = "fenced"
     QUARANTINE = "quarantine"
     DRIFT = "drift"
     CHAIN_BROKEN = "chain_broken"
@@ -214,6 +215,26 @@ CHECKPOINT_AGE = Metric(
     "s",
     "Time since all that the ledger had was vouched for outside of it.",
 )
+FENCED_PARTITIONS = Metric(
+    "holdfast.fenced.partitions",
+    Kind.GAUGE,
+    "{partition}",
+    "Partitions that decide nothing until they are recovered.",
+)
+RECOVERIES = Metric(
+    "holdfast.recoveries",
+    Kind.COUNTER,
+    "{partition}",
+    "Partitions that were recovered, by what became of them.",
+    ("verdict",),
+)
+RECOVERY_DURATION = Metric(
+    "holdfast.recovery.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Time from the look that found a partition fenced until it decided again.",
+    bounds=_SECONDS,
+)
 ALERTS = Metric("holdfast.alerts", Kind.COUNTER, "{alert}", "Alerts, by what happened.", ("alert",))
 
 #: Every metric there is.
@@ -223,6 +244,7 @@ METRICS = (
     *(KILL_SWITCH, POLICIES, CONFIG_VERSION, CONFIG_AGE, SPOOL_RECORDS, SPOOL_BYTES),
     *(REPLAYED, AUDITED, AUDIT_DRIFT, ALERTS, DURABILITY_WAITS, REPLICAS),
     *(CHECKPOINTS, CHECKPOINT_AGE),
+    *(FENCED_PARTITIONS, RECOVERIES, RECOVERY_DURATION),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import Enum, StrEnum
 
 from holdfast_server.telemetry.names import Alert, Audited, Cause, Delivery, Replayed
 
@@ -79,6 +79,12 @@ class Recorder:
 
     def checkpointed(self) -> None:
         """All that the ledger has is vouched for outside of it, just now."""
+
+    def fenced(self, partitions: int) -> None:
+        """So many partitions wait for recovery."""
+
+    def recovered(self, verdict: StrEnum, seconds: float) -> None:
+        """A partition was recovered, and this is what became of it."""
 
     def alert(self, alert: Alert) -> None:
         """Something happened that a person must look at."""

@@ -4,10 +4,10 @@
 -- KEYS: for each partition its 6 keys (lib/partition.lua), then for each tree its 2 keys
 --   (lib/tree.lua), then the 2 keys that CreateAccount of a root names by index (operations/account.lua),
 --   then for each claim shard its 2 keys (lib/claims.lua).
--- ARGV[1], packed: [epoch, how long idempotency records are kept (ms), entries that may wait for the
---   ledger, the time (ms, test build only), numbers of the partitions, how many keys stand before
---   those of the claim shards, since when the claims made before this call are remembered (ms, 0 where
---   this call makes them)].
+-- ARGV[1], packed: [the epoch of each partition, how long idempotency records are kept (ms), entries that
+--   may wait for the ledger, the time (ms, test build only), numbers of the partitions, how many keys
+--   stand before those of the claim shards, since when the claims made before this call are remembered
+--   (ms, 0 where this call makes them)].
 -- ARGV[2], packed: the operations, each a row (lib/layout.lua): [code, partition (1..), tree (1..), tenant, digest of the
 --   idempotency key or "", fingerprint, time within the key (ms, 0 for none), 1 if the ledger was
 --   asked for the key, 1 if the ledger protects the method, context for the entries, account (the root
@@ -26,6 +26,7 @@
 --   6 STALE         nothing; the ledger was read before the account's last refund: read it again
 --   7 COLD          nothing; the tree is not in the store and may be in the ledger: bring it, or learn
 --                   there that it does not exist, and send again
+--   8 FENCED        why this store may not decide for the partition (lib/fence.lua)
 -- Reserve, Burn, Commit, Release and Extend decide: behind the sequence numbers they have outcome, mode,
 --   reason, retry_after_ms, shortfalls, limit use and warnings, and then what their file lists.
 -- A settled line is [credit type, burned, returned, overage, debt, unenforced, held after, available
@@ -36,6 +37,7 @@
 -- made in memory first, and every key that will be written is known to have its type.
 --- @include layout
 --- @include clock
+--- @include fence
 --- @include partition
 --- @include claims
 --- @include tree
@@ -82,7 +84,7 @@ local NAMES = {
 }
 
 local header = unpack_message(ARGV[1])
-local loaded_partitions, loaded_trees = {}, {}
+local loaded_partitions, loaded_fences, loaded_trees = {}, {}, {}
 local unknown_to_ledger = ARGV[4] and unpack_message(ARGV[4]) or NONE
 
 -- The field of an operation's idempotency record.
@@ -92,12 +94,12 @@ end
 
 local function partition_of(op)
   local index = op[O_PARTITION]
-  local partition = loaded_partitions[index]
-  if not partition then
-    partition = partitions.load(header, index)
-    loaded_partitions[index] = partition
+  local partition, why = loaded_partitions[index], loaded_fences[index]
+  if not partition and not why then
+    partition, why = partitions.load(header, index)
+    loaded_partitions[index], loaded_fences[index] = partition, why
   end
-  return partition
+  return partition, why
 end
 
 local function tree_of(op, partition)
@@ -137,7 +139,10 @@ local function record_of(partition, field, digest, shard)
 end
 
 local function decide(op, shard)
-  local partition = partition_of(op)
+  local partition, why = partition_of(op)
+  if why then
+    return FENCED, why
+  end
   local tree = tree_of(op, partition)
   local digest = op[O_DIGEST]
   -- What is past its time never counts: nothing is decided until all of it has ended.

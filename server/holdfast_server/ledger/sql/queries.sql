@@ -371,6 +371,22 @@ SELECT DISTINCT ON (partition, epoch) partition, epoch, first_seq, last_seq, rep
 FROM holdfast.loss_report
 ORDER BY partition, epoch, last_seq DESC;
 
+-- lock_recovery --
+-- Takes partitions for recovery, as many of them as nobody else has. Held until the session ends.
+SELECT partition FROM unnest(%(partitions)s::integer[]) AS wanted (partition)
+WHERE pg_try_advisory_lock(hashtext('holdfast.recovery'), partition);
+
+-- chain_hashes --
+-- The hashes of some entries, of each partition from one sequence number to another.
+SELECT e.partition, e.seq, e.hash
+FROM unnest(%(partitions)s::integer[], %(firsts)s::bigint[], %(lasts)s::bigint[])
+    AS wanted (partition, first, last)
+JOIN holdfast.entry AS e ON e.partition = wanted.partition AND e.seq BETWEEN wanted.first AND wanted.last;
+
+-- last_event_times --
+-- The newest time of each partition.
+SELECT partition, last_event_time FROM holdfast.flush_cursor;
+
 -- open_epochs --
 -- Begins the next epoch of partitions whose cursors are where they are expected: compare-and-set, which
 -- fences every flusher of the epoch before.

@@ -70,6 +70,7 @@ local O_KEY_MS, O_CHECKED, O_PROTECTED, O_CONTEXT, O_ACCOUNT, O_HOLD = 7, 8, 9, 
 
 -- How an answer is to be read (see apply.lua).
 local FRESH, REPLAYED, FAILED, LOOK_UP, REUSED, HOLD_MISSING, STALE, COLD = 0, 1, 2, 3, 4, 5, 6, 7
+local FENCED = 8
 
 -- Kinds of entries, modes, outcomes and hold states, by their numbers in the proto.
 local KIND_ACCOUNT, KIND_GRANT, KIND_HOLD, KIND_COMMIT, KIND_RELEASE, KIND_HOLD_EXPIRED = 1, 2, 3, 4, 5, 6

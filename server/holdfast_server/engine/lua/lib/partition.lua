@@ -1,14 +1,14 @@
 -- Partitions: order, time, idempotency, and everything that is written at the end of a call.
 --
 -- KEYS of a partition, in this order (engine/keys.py): state former out due late lated.
--- Fields of the hash `state`: "m" its numbers, "f" the last sequence number that the ledger has, "c" the
--- cold floor (see below), and
--- the idempotency records and ended holds of this generation; those of the one before are in `former`.
+-- Fields of the hash `state`: "m" its numbers, "f" the last sequence number that the ledger has, "e" the
+-- fence (lib/fence.lua), "c" the cold floor (see below), and the idempotency records and ended holds of
+-- this generation; those of the one before are in `former`.
 -- Nothing is written while operations are decided. They change tables in memory; `write` stores
 -- these at the end, outbox first. An error before that leaves the store untouched.
 
 -- Where the header of a call (ARGV[1]) and the keys of a partition have what they have.
-local EPOCH, GENERATION_MS, BACKLOG_MAX = 1, 2, 3
+local EPOCHS, GENERATION_MS, BACKLOG_MAX = 1, 2, 3
 local KEYS_EACH = 6
 local STATE, FORMER, OUT, DUE, LATE, LATED = 1, 2, 3, 4, 5, 6
 
@@ -16,15 +16,23 @@ local function key_of(partition, name)
   return KEYS[partition.base + name]
 end
 
--- Tables that few calls need are made by those: `late` and `late_changes`.
+-- Tables that few calls need are made by those: `late` and `late_changes`. Answers nothing but why, where
+-- the partition may not be touched here.
 function partitions.load(header, index)
   local base = (index - 1) * KEYS_EACH
-  local found = call("HMGET", KEYS[base + STATE], "m", "f")
+  local found = call("HMGET", KEYS[base + STATE], "m", "f", "e")
+  local epoch = header[EPOCHS][index]
+  local why = fences.why(found[3], epoch)
+  if why then
+    return nil, why
+  end
   local meta = found[1] and { unpack_message(found[1]) } or { 0, 0, 0, 0, 0, 0 }
   local partition = {
     meta = meta,
     flushed = tonumber(found[2] or "0"),
     number = header[5][index],
+    epoch = epoch,
+    fence = found[3],
     now = max(meta[M_LAST_MS], clock_ms(header)),
     header = header,
     base = base,
@@ -144,7 +152,7 @@ function partitions.check(loaded)
 end
 
 function partitions.write_outbox(partition)
-  local entries, out, epoch = partition.entries, key_of(partition, OUT), partition.header[EPOCH]
+  local entries, out, epoch = partition.entries, key_of(partition, OUT), partition.epoch
   local before = partition.meta[M_SEQ] - #entries
   for i = 1, #entries do
     call("XADD", out, format("%.0f-%.0f", epoch, before + i), "e", pack(entries[i]))
@@ -167,9 +175,9 @@ function partitions.write_rest(partition)
     local floor = partitions.cold_floor(partition)
     call("UNLINK", key_of(partition, FORMER))
     call("RENAME", state, key_of(partition, FORMER))
-    set[n + 1], set[n + 2] = "f", partition.flushed
+    set[n + 1], set[n + 2], set[n + 3], set[n + 4] = "f", partition.flushed, "e", partition.fence
     if floor >= 0 then
-      set[n + 3], set[n + 4] = "c", floor
+      set[n + 5], set[n + 6] = "c", floor
     end
   end
   partitions.write_list("HSET", state, set)

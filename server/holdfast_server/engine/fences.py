@@ -1,0 +1,195 @@
+"""Fences in the hot store: reading them, closing them, and opening them for the next epoch.
+
+What a fence says and when it keeps a call away stands in `lua/lib/fence.lua`. Only the coordinator
+of recoveries changes one. In a cluster each call sees one partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from holdfast_server.domain.epoch import Epoch
+from holdfast_server.engine.keys import CLAIM_SHARDS, Keys
+from holdfast_server.engine.rows import pack_row, pack_value, unpack_row
+from holdfast_server.engine.scripts import load
+from holdfast_server.engine.store import Store
+from holdfast_server.errors import HoldfastError, Reason
+
+#: Calls that run side by side where each sees one partition only.
+CALLS_MAX: Final = 16
+#: How a server calls itself that may be written to.
+MASTER: Final = "master"
+
+_NUMBERS_SEQ: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a server says of one partition. `epoch` and `seq` are 0 where it knows nothing of it."""
+
+    partition: int
+    replid: str
+    now_ms: int
+    #: Whether there is any state of the partition at all.
+    exists: bool
+    epoch: int
+    #: The history for which it was armed, and whether it still is.
+    armed_for: str
+    is_armed: bool
+    seq: int
+    #: How far the ledger was, by what its flusher said.
+    flushed: int
+
+    def allows(self, epoch: int) -> bool:
+        """Whether calls of this epoch are decided."""
+        return self.is_armed and self.armed_for == self.replid and self.epoch == epoch
+
+    def why(self, epoch: int) -> str:
+        """Why they are not."""
+        if not self.armed_for:
+            return "unarmed"
+        if not self.is_armed:
+            return "fenced"
+        return "history" if self.armed_for != self.replid else f"epoch {self.epoch}, not {epoch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Arming:
+    """A partition that shall go on: in which epoch, behind which sequence number.
+
+    `last_ms` is None where its state was kept, else the time of its newest entry in the ledger.
+    """
+
+    partition: int
+    epoch: Epoch
+    last_ms: int | None = None
+
+
+class Fences:
+    """The fences of every partition. Every method raises STORE_UNAVAILABLE and the like."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store, self._keys = store, keys
+        self._at_once = 1 if store.is_cluster else keys.partitions
+
+    async def read(self, epochs: Mapping[int, int]) -> dict[int, Seen]:
+        """What the servers say of partitions that should be in these epochs.
+
+        Of a cluster whose nodes do not all answer, only what the others have.
+        """
+        parts, script = self._parts(sorted(epochs)), load("read_fences")
+
+        async def read(part: Sequence[int]) -> list[Seen]:
+            names = [self._keys.state(each, epochs[each]) for each in part]
+            return _seen(part, await self._store.run(script, names, []))
+
+        found = await self._gather([read(part) for part in parts])
+        failed = [each for each in found if isinstance(each, HoldfastError)]
+        if failed and len(failed) == len(found):
+            raise failed[0]
+        answered = [each for each in found if not isinstance(each, HoldfastError)]
+        return {each.partition: each for seen in answered for each in seen}
+
+    async def close(self, epochs: Mapping[int, int]) -> None:
+        """Keeps every call away from partitions until they are armed again."""
+        script = load("fence")
+        names = [
+            [self._keys.state(each, epochs[each]) for each in part]
+            for part in self._parts(sorted(epochs))
+        ]
+        _whole(await self._gather([self._store.run(script, some, []) for some in names]))
+
+    async def arm(self, armings: Sequence[Arming], seen: Mapping[int, Seen]) -> set[int]:
+        """Lets partitions go on where nothing has changed since they were seen; answers which."""
+        for each in armings:
+            self._keys.epochs.begin(each.partition, each.epoch)
+        wanted = {each.partition: each for each in armings}
+        calls = [
+            self._arm_some([wanted[each] for each in part], seen)
+            for part in self._parts(sorted(wanted))
+        ]
+        return set[int]().union(*_whole(await self._gather(calls)))
+
+    async def _arm_some(self, armings: Sequence[Arming], seen: Mapping[int, Seen]) -> set[int]:
+        looked_at = seen[armings[0].partition]
+        names = [self._keys.state(each.partition, each.epoch.number) for each in armings]
+        wanted = [
+            [each.epoch.number, each.epoch.start_seq, _numbers(each, looked_at.now_ms)]
+            for each in armings
+        ]
+        answer = await self._store.run(load("arm"), names, [looked_at.replid, pack_value(wanted)])
+        return {each.partition for each, armed in zip(armings, answer, strict=True) if armed}
+
+    async def forget_claims(self, now_ms: int) -> None:
+        """Idempotency keys that are older than now no longer prove that they are new.
+
+        A shard whose node is away is left out: if that has lost claims, its partitions are fenced.
+        """
+        script, shards = load("forget_claims"), range(CLAIM_SHARDS)
+        await self._gather(
+            [self._store.run(script, self._keys.claim_keys(each), [now_ms]) for each in shards]
+        )
+
+    async def _gather(self, calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+        """Answers, or the errors in place of them."""
+        free = asyncio.Semaphore(CALLS_MAX)
+
+        async def one(call: Coroutine[Any, Any, Any]) -> Any:
+            async with free:
+                try:
+                    return await call
+                except HoldfastError as error:
+                    return error
+
+        return list(await asyncio.gather(*map(one, calls)))
+
+    def _parts(self, partitions: Sequence[int]) -> list[Sequence[int]]:
+        return [
+            partitions[first : first + self._at_once]
+            for first in range(0, len(partitions), self._at_once)
+        ]
+
+
+def _whole(found: list[Any]) -> list[Any]:
+    for each in found:
+        if isinstance(each, HoldfastError):
+            raise each
+    return found
+
+
+def _seen(partitions: Sequence[int], answer: Sequence[Any]) -> list[Seen]:
+    role, replid, now_ms, *rows = answer
+    if role.decode() != MASTER:
+        message = "a replica answers in place of the hot store; nothing was decided, retry"
+        raise HoldfastError(Reason.STORE_UNAVAILABLE, message)
+    return [
+        _seen_one(partition, replid.decode(), now_ms, row)
+        for partition, row in zip(partitions, rows, strict=True)
+    ]
+
+
+def _seen_one(partition: int, replid: str, now_ms: int, row: Sequence[bytes]) -> Seen:
+    fence, numbers, flushed, _ = row
+    epoch, armed_for, state = fence.decode().split() if fence else ("0", "", "")
+    return Seen(
+        partition=partition,
+        replid=replid,
+        now_ms=now_ms,
+        exists=bool(fence or numbers),
+        epoch=int(epoch),
+        armed_for=armed_for,
+        is_armed=state == "ARMED",
+        seq=int(unpack_row(numbers)[_NUMBERS_SEQ]) if numbers else 0,
+        flushed=int(flushed or 0),
+    )
+
+
+def _numbers(arming: Arming, now_ms: int) -> bytes:
+    """The numbers of a partition that begins anew (constants.lua, M_...): nothing is remembered."""
+    if arming.last_ms is None:
+        return b""
+    seq = arming.epoch.start_seq
+    return pack_row([seq, arming.last_ms, now_ms, seq, 0, now_ms])
