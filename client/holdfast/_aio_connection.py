@@ -18,6 +18,7 @@ from holdfast._core import (
     WhenUnreachable,
 )
 from holdfast._lease_aio import AsyncLease
+from holdfast._retry import Attempts
 from holdfast._session import Session
 from holdfast._stream import Unsupported
 from holdfast.errors import HoldfastError, Unreachable
@@ -107,7 +108,7 @@ class AsyncConnection:
         try:
             while True:
                 try:
-                    return await self._once(call, request, attempts.timeout_s())
+                    return await self._once(call, request, attempts)
                 except HoldfastError as error:
                     wait_s = attempts.wait_s(error)
                 await asyncio.sleep(wait_s)
@@ -117,11 +118,12 @@ class AsyncConnection:
         except Unreachable as error:
             return self._core.bypass_after(call, error)
 
-    def _once(self, call: Call[T], request: bytes, timeout_s: float) -> Awaitable[T]:
+    def _once(self, call: Call[T], request: bytes, attempts: Attempts) -> Awaitable[T]:
         """Over the stream that all share, or as a call of its own."""
         if self._session and self._knows_sessions and isinstance(call, Operation):
-            return self._session.ask(call, request, timeout_s, self._core.traceparent())
-        return self._call(call, request, timeout_s)
+            traceparent = self._core.traceparent()
+            return self._session.ask(call, request, attempts.deadline_s(), traceparent)
+        return self._call(call, request, attempts.timeout_s())
 
     async def _call(self, call: Call[T], request: bytes, timeout_s: float) -> T:
         metadata = self._core.metadata()

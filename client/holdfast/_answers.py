@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from holdfast import results
 from holdfast._calls import Kind
 from holdfast._lazy import Readers, reader
@@ -63,7 +65,12 @@ def _grant_balance(message: pb.GrantBalance) -> results.GrantBalance:
     )
 
 
-RESERVE = Kind("Reserve", pb.ReserveResponse, reader(results.ReserveResult, _DECISION, **_HELD))
+RESERVE = Kind(
+    "Reserve",
+    pb.ReserveResponse,
+    # Whoever settles the hold looks at its id.
+    reader(results.ReserveResult, {**_DECISION, "hold_id": attrgetter("hold_id")}, **_HELD),
+)
 COMMIT = Kind(
     "Commit",
     pb.CommitResponse,

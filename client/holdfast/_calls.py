@@ -79,8 +79,8 @@ class Operation(Call[T_co]):
         durability: Durability = Durability.UNSPECIFIED,
     ) -> None:
         """`durability` is what it asks for, or has in any case."""
-        super().__init__(kind.path, build, kind.decode, bypass)
-        self.kind = kind
+        self.path, self.read, self.kind = kind.path, kind.decode, kind
+        self.build, self.bypass, self.timeout_ms = build, bypass, None
         #: Whether it is answered later than others, when it will last.
         self.is_slow = durability > Durability.MEMORY
 

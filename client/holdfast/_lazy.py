@@ -25,26 +25,18 @@ class Lazy:
 
         def __getattr__(self, name: str) -> Any:
             """Reads a field that was not looked at before; it is not looked for again."""
-            readers, message = _source(self)
-            read = readers.get(name)
-            if read is None:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            value = read(message)
+            try:
+                readers, message = _take(self)
+                value = readers[name](message)
+            except (AttributeError, KeyError) as error:
+                about = f"{type(self).__name__!r} object has no attribute {name!r}"
+                raise AttributeError(about) from error
             object.__setattr__(self, name, value)
             return value
 
 
 _unread: Any = Lazy.__dict__["_unread"]
 _give, _take = _unread.__set__, _unread.__get__
-
-
-def _source(result: Lazy) -> tuple[Readers, Any]:
-    """What there is to read. Nothing of a result that was made of its fields."""
-    try:
-        source: tuple[Readers, Any] = _take(result)
-    except AttributeError:
-        return {}, None
-    return source
 
 
 class _LazyDataclass(Protocol):

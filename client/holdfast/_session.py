@@ -13,7 +13,6 @@ again, under the same key, on the next stream. What was not sent yet just goes t
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -53,13 +52,13 @@ class Session:
         self._is_closed = False
 
     async def ask(
-        self, operation: Operation[T], request: bytes, timeout_s: float, traceparent: str | None
+        self, operation: Operation[T], request: bytes, deadline_s: float, traceparent: str | None
     ) -> T:
         """The answer to an operation. Raises its error, HoldfastError where there is no answer, and
         `Unsupported` where the server knows no sessions.
         """
         answer: asyncio.Future[pb.BatchResult] = asyncio.get_running_loop().create_future()
-        asked = self.write(answer, operation, request, timeout_s, traceparent)
+        asked = self.write(answer, operation, request, deadline_s, traceparent)
         self.put(asked)
         try:
             result = await answer
@@ -73,13 +72,13 @@ class Session:
         answer: Answer,
         operation: Operation[T],
         request: bytes,
-        timeout_s: float,
+        deadline_s: float,
         traceparent: str | None,
     ) -> Asked:
-        """An operation as it is sent. In any thread."""
+        """An operation as it is sent. In any thread. `deadline_s` is of the monotone clock."""
         id = next(self._ids)
         item = write_item(operation.kind.item, request, id, traceparent)
-        return Asked(answer, id, item, operation.is_slow, time.monotonic() + timeout_s)
+        return Asked(answer, id, item, operation.is_slow, deadline_s)
 
     def put(self, asked: Asked) -> None:
         """Sends it with the next message. Raises FailedPrecondition where that cannot be."""

@@ -59,7 +59,7 @@ class Asked:
         self.is_slow = is_slow
         self.deadline_s = deadline_s
         #: Where it waits: among those to be sent, or among those that were.
-        self.place: MutableMapping[int, Asked] = {}
+        self.place: MutableMapping[int, Asked] | None = None
         #: What it was sent on.
         self.stream: Stream | None = None
 
@@ -78,7 +78,8 @@ class Asked:
 
     def withdraw(self) -> None:
         """Nobody wants the answer."""
-        self.place.pop(self.id, None)
+        if self.place is not None:
+            self.place.pop(self.id, None)
 
 
 class Stream:

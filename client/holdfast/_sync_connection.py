@@ -19,6 +19,7 @@ from holdfast._core import (
 )
 from holdfast._hold_sync import Extender
 from holdfast._lease_sync import Lease
+from holdfast._retry import Attempts
 from holdfast._session_thread import SessionThread
 from holdfast._stream import Unsupported
 from holdfast.errors import HoldfastError, Unreachable
@@ -107,7 +108,7 @@ class Connection:
         try:
             while True:
                 try:
-                    return self._once(call, request, attempts.timeout_s())
+                    return self._once(call, request, attempts)
                 except HoldfastError as error:
                     wait_s = attempts.wait_s(error)
                 time.sleep(wait_s)
@@ -117,13 +118,13 @@ class Connection:
         except Unreachable as error:
             return self._core.bypass_after(call, error)
 
-    def _once(self, call: Call[T], request: bytes, timeout_s: float) -> T:
+    def _once(self, call: Call[T], request: bytes, attempts: Attempts) -> T:
         """Over the stream that all share, or as a call of its own."""
         if self._session and self._knows_sessions and isinstance(call, Operation):
             traceparent = self._core.traceparent()
-            answer: T = self._session.ask(call, request, timeout_s, traceparent)
+            answer: T = self._session.ask(call, request, attempts.deadline_s(), traceparent)
             return answer
-        return self._call(call, request, timeout_s)
+        return self._call(call, request, attempts.timeout_s())
 
     def _call(self, call: Call[T], request: bytes, timeout_s: float) -> T:
         metadata = self._core.metadata()

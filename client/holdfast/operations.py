@@ -57,16 +57,10 @@ def reserve(
 
     def build(defaults: Defaults) -> pb.ReserveRequest:
         request = pb.ReserveRequest(
-            tenant=defaults.tenant,
-            account=account,
-            feature=feature,
-            ttl_ms=ttl_ms,
-            labels=labels,
-            idempotency_key=key,
-            fit=_fit(minimum),
-            durability=_durability(durability),
+            account=account, feature=feature, ttl_ms=ttl_ms, idempotency_key=key
         )
-        _add_lines(request.lines, amount, minimum, credit_type, defaults)
+        _add_lines(request, amount, minimum, credit_type, defaults)
+        _complete(request, defaults, durability, labels)
         return request
 
     return Operation(_answers.RESERVE, build, _RESERVE_BYPASSED, durability)
@@ -88,18 +82,15 @@ def commit(
     key = key or new_key()
 
     def build(defaults: Defaults) -> pb.CommitRequest:
-        amounts = {} if amount is None else lines_of(amount, credit_type, defaults)
-        return pb.CommitRequest(
-            tenant=defaults.tenant,
-            hold_id=hold_id,
-            lines=[pb.CommitLine(credit_type=name, amount=used) for name, used in amounts.items()],
-            final=final,
-            ttl_ms=ttl_ms,
-            overage=types_pb2.Overage.ValueType(overage),
-            labels=labels,
-            idempotency_key=key,
-            durability=_durability(durability),
-        )
+        request = pb.CommitRequest(hold_id=hold_id, final=final, idempotency_key=key)
+        if amount is not None:
+            _add_lines(request, amount, None, credit_type, defaults)
+        if ttl_ms:
+            request.ttl_ms = ttl_ms
+        if overage:
+            request.overage = types_pb2.Overage.ValueType(overage)
+        _complete(request, defaults, durability, labels)
+        return request
 
     bypass = _without_hold(hold_id, _COMMIT_BYPASSED)
     return Operation(_answers.COMMIT, build, bypass, durability)
@@ -116,13 +107,9 @@ def release(
     key = key or new_key()
 
     def build(defaults: Defaults) -> pb.ReleaseRequest:
-        return pb.ReleaseRequest(
-            tenant=defaults.tenant,
-            hold_id=hold_id,
-            reason=reason,
-            idempotency_key=key,
-            durability=_durability(durability),
-        )
+        request = pb.ReleaseRequest(hold_id=hold_id, reason=reason, idempotency_key=key)
+        _complete(request, defaults, durability)
+        return request
 
     bypass = _without_hold(hold_id, _RELEASE_BYPASSED)
     return Operation(_answers.RELEASE, build, bypass, durability)
@@ -156,16 +143,9 @@ def burn(
     key = key or new_key()
 
     def build(defaults: Defaults) -> pb.BurnRequest:
-        request = pb.BurnRequest(
-            tenant=defaults.tenant,
-            account=account,
-            feature=feature,
-            labels=labels,
-            idempotency_key=key,
-            fit=_fit(minimum),
-            durability=_durability(durability),
-        )
-        _add_lines(request.lines, amount, minimum, credit_type, defaults)
+        request = pb.BurnRequest(account=account, feature=feature, idempotency_key=key)
+        _add_lines(request, amount, minimum, credit_type, defaults)
+        _complete(request, defaults, durability, labels)
         return request
 
     return Operation(_answers.BURN, build, _BURN_BYPASSED, durability)
@@ -185,16 +165,16 @@ def refund(
     key = key or new_key()
 
     def build(defaults: Defaults) -> pb.RefundRequest:
-        amounts = {} if amount is None else lines_of(amount, credit_type, defaults)
-        return pb.RefundRequest(
-            tenant=defaults.tenant,
+        request = pb.RefundRequest(
             transaction_id=transaction_id,
-            lines=[pb.RefundLine(credit_type=name, amount=back) for name, back in amounts.items()],
             reason_code=reason_code,
             goodwill_ttl_ms=goodwill_ttl_ms,
             idempotency_key=key,
-            durability=_durability(durability),
         )
+        if amount is not None:
+            _add_lines(request, amount, None, credit_type, defaults)
+        _complete(request, defaults, durability)
+        return request
 
     return Operation(_answers.REFUND, build, durability=Durability.LEDGER)
 
@@ -214,21 +194,32 @@ def _without_hold(hold_id: str, bypass: Bypass[T]) -> Bypass[T] | None:
 
 
 def _add_lines(
-    lines: Any,
+    request: Any,
     amounts: Amounts,
     minimum: Amounts | None,
     credit_type: str | None,
     defaults: Defaults,
 ) -> None:
-    """Fills the lines of a request, which has been made without: that is the fastest way."""
-    least = {} if minimum is None else lines_of(minimum, credit_type, defaults)
-    for name, asked in lines_of(amounts, credit_type, defaults).items():
-        lines.add(credit_type=name, amount=asked, minimum_amount=least.get(name))
+    for name, amount in lines_of(amounts, credit_type, defaults).items():
+        request.lines.add(credit_type=name, amount=amount)
+    if minimum is not None:
+        request.fit = types_pb2.FIT_UP_TO
+        least = lines_of(minimum, credit_type, defaults)
+        for line in request.lines:
+            if line.credit_type in least:
+                line.minimum_amount = least[line.credit_type]
 
 
-def _fit(minimum: Amounts | None) -> types_pb2.Fit.ValueType:
-    return types_pb2.FIT_UNSPECIFIED if minimum is None else types_pb2.FIT_UP_TO
-
-
-def _durability(durability: Durability) -> types_pb2.Durability.ValueType:
-    return types_pb2.Durability.ValueType(durability)
+def _complete(
+    request: Any,
+    defaults: Defaults,
+    durability: Durability,
+    labels: Mapping[str, str] | None = None,
+) -> None:
+    """Adds what most requests do not say: to name it costs as much as all the rest."""
+    if defaults.tenant:
+        request.tenant = defaults.tenant
+    if durability:
+        request.durability = durability
+    if labels:
+        request.labels.update(labels)
