@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgpack
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg_pool.base import AttemptWithBackoff
 from redis.asyncio import Redis
 
@@ -32,7 +33,7 @@ from holdfast_server.ledger.store import Ledger
 from tests.fixtures.databases import database
 from tests.flusher.stage import KEYS, Heard, Stage, open_store
 from tests.support.entries import Story, holds_and_commits, pack
-from tests.support.ledger import open_ledger, record
+from tests.support.ledger import open_ledger, query, record
 from tests.support.waiting import WAIT_SECONDS, until
 
 pytestmark = pytest.mark.faults
@@ -120,6 +121,64 @@ async def test_a_standby_that_lacks_what_was_trimmed_is_no_place_to_go_on(
             await until(lambda: heard.halts)
         await standby.check(entries[:10])
     assert heard.halts[0].fault in {Fault.GAP, Fault.REGRESSED}
+
+
+@pytest.fixture
+def lost_standby(postgres_server_url: str) -> Iterator[Callable[[bool], None]]:
+    """Says whether commits must wait for a standby that is not there."""
+
+    def must_wait(wanted: bool) -> None:
+        with psycopg.connect(postgres_server_url, autocommit=True) as connection:
+            name = "nobody" if wanted else ""
+            connection.execute(
+                sql.SQL("ALTER SYSTEM SET synchronous_standby_names = {}").format(name)
+            )
+            connection.execute("SELECT pg_reload_conf()")
+
+    yield must_wait
+    must_wait(False)
+
+
+async def test_a_commit_that_stopped_waiting_for_its_standby_is_no_word_of_the_ledger(
+    stage: Stage, lost_standby: Callable[[bool], None]
+) -> None:
+    """F36: "committed locally" is not enough; the next commit waits for this one, too."""
+    entries = story()
+    await stage.add(*entries[:10])
+    async with flushing_to(stage, stage.postgres_url):
+        await stage.until_recorded(p0=10)
+        await until(lambda: _published(stage, 10))
+        lost_standby(True)
+        await stage.add(*entries[10:])
+        await until(lambda: _cancelled(stage.postgres_url))
+        await stage.until_recorded(p0=len(entries))
+        # It now waits for a commit of its own, in another session.
+        await until(lambda: _waiting(stage.postgres_url))
+        assert (await stage.watermarks())[0] == 10
+        lost_standby(False)
+        await until(lambda: _published(stage, len(entries)))
+    await stage.check(entries)
+
+
+async def _published(stage: Stage, seq: int) -> bool:
+    return (await stage.watermarks()).get(0) == seq
+
+
+def _waiting(url: str) -> list[dict[str, Any]]:
+    """Flushers of this database whose commit waits for a standby."""
+    return query(
+        url,
+        "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' "
+        "AND application_name = 'holdfast flusher' AND datname = current_database()",
+    )
+
+
+def _cancelled(url: str) -> bool:
+    """Has such a commit stop waiting; False where there is none yet."""
+    for row in _waiting(url):
+        query(url, "SELECT pg_cancel_backend(%s)", row["pid"])
+        return True
+    return False
 
 
 # --- Lines --------------------------------------------------------------------------------------

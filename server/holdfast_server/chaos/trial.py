@@ -23,6 +23,8 @@ from holdfast_server.workload.checks.audit import Audit, Auditor
 #: Callers, and the connections that they share: the kernel spreads them over the workers.
 CALLERS: Final = 12
 CONNECTIONS: Final = 4
+#: How long a call may take before anything is broken, on a machine that has much to do.
+SET_UP_MS: Final = 60_000
 #: Trees of two levels, half of them with credits for everything and half of them short.
 ROOTS: Final = 12
 PLENTY: Final = 1_000_000
@@ -59,12 +61,15 @@ class Trial:
 
     async def set_up(self) -> None:
         """Makes the accounts and gives them credits. Raises Problem when that is not answered."""
-        for credit_type in (CREDITS, PREMIUM):
-            await self.clients[0].create_credit_type(credit_type)
-        await asyncio.gather(*(self._set_up_root(number) for number in range(ROOTS)))
-        for account in (self.accounts[SHADOW_ROOT], f"{self.accounts[SHADOW_ROOT]}-below"):
-            policy = Policy(Scope(ScopeKind.ACCOUNT, account), Mode.SHADOW)
-            await self.clients[0].set_policy(policy, reason="watched, never denied")
+        async with AsyncClient(
+            self.stack.target, timeout_ms=SET_UP_MS, attempt_timeout_ms=SET_UP_MS
+        ) as client:
+            for credit_type in (CREDITS, PREMIUM):
+                await client.create_credit_type(credit_type)
+            await asyncio.gather(*(self._set_up_root(number) for number in range(ROOTS)))
+            for account in (self.accounts[SHADOW_ROOT], f"{self.accounts[SHADOW_ROOT]}-below"):
+                policy = Policy(Scope(ScopeKind.ACCOUNT, account), Mode.SHADOW)
+                await client.set_policy(policy, reason="watched, never denied")
 
     async def _set_up_root(self, number: int) -> None:
         caller, root = self.callers[number % len(self.callers)], self.accounts[number]

@@ -16,6 +16,7 @@ from psycopg import AsyncConnection, errors, sql
 from psycopg.rows import dict_row
 
 from holdfast_server import failpoint
+from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger import encoding
 from holdfast_server.ledger.database import (
     FLUSHER_ROLE,
@@ -40,6 +41,9 @@ from holdfast_server.ledger.sql import QUERIES
 #: Milliseconds that a session may be silent, in a transaction or not, before Postgres ends it. A
 #: flusher that was stopped or cut off loses the lead then; one that lives speaks more often.
 SILENT_MS_MAX: Final = 15_000
+#: Where in Postgres a commit warns that somebody made it stop waiting for its standby: it is done
+#: here, and nobody knows about there. The warning has no code of its own, and its text a language.
+STANDBY_NOT_REACHED: Final = "SyncRepWaitForLSN"
 #: Months whose tables are made ahead of time. The transaction that needs one makes it if it must.
 MONTHS_AHEAD: Final = 2
 
@@ -69,6 +73,8 @@ class Appender:
     def __init__(self, postgres_url: str) -> None:
         self._url = connection_text(postgres_url, "flusher")
         self._connection: Connection | None = None
+        #: Whether Postgres stopped waiting for the standby that a commit must reach.
+        self._is_in_doubt = False
 
     async def lead(self) -> bool:
         """Whether this is the one appender that may work; it stays so until its connection ends.
@@ -81,9 +87,11 @@ class Appender:
         return bool(row and row["leading"])
 
     async def cursors(self) -> dict[int, PartitionCursor]:
-        """How far the ledger is in every partition."""
+        """How far the ledger is in every partition, on its standby, too, where it must have one."""
         async with self._working() as cursor:
+            await cursor.execute(QUERIES["leave_a_mark"])
             found = await fetch_all(cursor, QUERIES["flush_cursors"])
+        await self._confirm()
         return {row["partition"]: PartitionCursor(**row) for row in found}
 
     async def ensure_partitions(self) -> None:
@@ -97,11 +105,23 @@ class Appender:
             with _refused():
                 await _write(batches, cursor)
         failpoint.hit("flusher.after_commit")
+        await self._confirm()
 
     async def quarantine(self, entry: QuarantinedEntry) -> None:
         """Keeps what could not be recorded, as it was found. The same once more changes nothing."""
         async with self._working() as cursor:
             await cursor.execute(QUERIES["quarantine"], asdict(entry))
+
+    def _notice(self, notice: errors.Diagnostic) -> None:
+        self._is_in_doubt = self._is_in_doubt or notice.source_function == STANDBY_NOT_REACHED
+
+    async def _confirm(self) -> None:
+        """Raises when what was committed is here, but perhaps not on the standby."""
+        if self._is_in_doubt:
+            self._is_in_doubt = False
+            await self.close()
+            message = "the ledger's standby was not waited for; retry later"
+            raise HoldfastError(Reason.LEDGER_UNAVAILABLE, message)
 
     async def close(self) -> None:
         """Ends the connection, and with it the lead."""
@@ -127,6 +147,7 @@ class Appender:
             connection = await AsyncConnection.connect(
                 self._url, autocommit=True, row_factory=dict_row
             )
+            connection.add_notice_handler(self._notice)
             await step_down(connection, FLUSHER_ROLE)
             await connection.execute(QUERIES["limit_silence"], {"limit": str(SILENT_MS_MAX)})
             self._connection = connection

@@ -454,6 +454,11 @@ SELECT
     set_config('idle_session_timeout', %(limit)s, false),
     set_config('idle_in_transaction_session_timeout', %(limit)s, false);
 
+-- leave_a_mark --
+-- Changes nothing, but has something to commit: a commit waits for the standby, where there must be
+-- one, and with it for all that was committed before.
+SELECT pg_logical_emit_message(true, 'holdfast', '');
+
 -- flush_cursors --
 -- Where the flusher continues. The last entry in the outbox is checked against the hashes.
 SELECT
