@@ -16,6 +16,7 @@ from holdfast_server.engine.engine import NeedsLedger
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.engine.stores import open_store
+from holdfast_server.engine.trees import TreeReader
 from holdfast_server.errors import HoldfastError, Reason
 from tests.property.test_oracle import Oracle, run_histories
 from tests.support.both import both_stores
@@ -258,3 +259,17 @@ def test_addresses() -> None:
     for wrong in ("redis+sentinel://one:1", "redis+cluster://", "redis+cluster://one:x"):
         with pytest.raises(ValueError, match=r"node|sentinels"):
             parse(wrong)
+
+
+async def test_trees_are_found_by_chance_on_every_node(cluster: Cluster) -> None:
+    """The auditor asks one node at a time, which chance chooses too."""
+    real = build(cluster.url, partitions=PARTITIONS)
+    names = await make_accounts(real, 40)
+    reader, found = TreeReader(real.store, real.keys), set[str]()
+
+    async def found_all() -> bool:
+        found.update(root for _, root in await reader.sample(20))
+        return found == set(names)
+
+    await until(found_all)
+    await real.store.close()

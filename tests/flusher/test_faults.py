@@ -68,7 +68,7 @@ async def test_an_entry_that_breaks_a_rule_halts_at_that_very_entry(
     """F41: the batch is halved until only the entry at fault is left; what is before it counts."""
     entries = holds_and_commits(Story(), ["ada"], 20)
     place = 30
-    poison = replace(entries[place], delta=Buckets(available=1))
+    poison = replace(entries[place], tenant="")
     heard = Heard()
     await stage.add(*entries[:place], poison, *entries[place + 1 :], *good)
 
@@ -78,8 +78,40 @@ async def test_an_entry_that_breaks_a_rule_halts_at_that_very_entry(
     await stage.check([*entries[:place], *good])
     (halt,) = heard.halts
     assert (halt.partition, halt.seq, halt.fault) == (0, place + 1, Fault.INVALID)
-    assert "entry_zero_sum" in halt.explanation
+    assert "entry_names" in halt.explanation
     assert [row["raw"] for row in stage.quarantine()] == [pack(poison)]
+
+
+async def test_buckets_changed_by_hand_halt_at_the_entry_that_shows_it(
+    stage: Stage, good: list[Entry]
+) -> None:
+    """I2: each row adds up by itself, and Postgres would take it; but it does not go on from the
+    one before."""
+    story, heard = Story(), Heard()
+    grant, hold = story.grant("ada", 100), story.hold("ada", 10)
+    after = Buckets(granted=105, available=95, held=10)
+    await stage.add(grant, replace(hold, after=after), *good)
+
+    async with halting(stage, heard):
+        await stage.until_recorded(p0=1, p1=len(good))
+
+    (halt,) = heard.halts
+    assert (halt.seq, halt.fault) == (2, Fault.INVALID)
+    assert "do not give" in halt.explanation
+    await stage.check([grant, *good])
+
+
+async def test_a_version_that_was_left_out_halts(stage: Stage) -> None:
+    """I10b: per credits there are no gaps either."""
+    story, heard = Story(), Heard()
+    grant, hold = story.grant("ada", 100), story.hold("ada", 10)
+    await stage.add(grant, replace(hold, version=3))
+
+    async with halting(stage, heard):
+        await stage.until_recorded(p0=1)
+
+    assert [(halt.seq, halt.fault) for halt in heard.halts] == [(2, Fault.INVALID)]
+    assert "version 3 follows 1" in heard.halts[0].explanation
 
 
 async def test_an_entry_without_a_row_halts_at_that_very_entry(

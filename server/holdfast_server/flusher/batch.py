@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from holdfast_server.domain.packed import PackedEntry
 from holdfast_server.engine.outbox import OutboxEntry, OutboxRun, unpack_run
+from holdfast_server.flusher.continuity import Continuity
 from holdfast_server.flusher.history import contradiction
 from holdfast_server.flusher.obstacle import Obstacle
 from holdfast_server.ledger.prepare import Fault, PartitionCursor
@@ -30,7 +31,9 @@ def halves(partitions: Sequence[Sequence[PackedEntry]]) -> list[list[Sequence[Pa
     return [[entries[:middle]], [entries[middle:]]]
 
 
-def readable(cursor: PartitionCursor, anchor: bytes | None, found: OutboxRun) -> Readable:
+def readable(
+    cursor: PartitionCursor, anchor: bytes | None, found: OutboxRun, continuity: Continuity
+) -> Readable:
     """What was found of one partition, up to the first that does not follow or cannot be read.
 
     `anchor` holds the bytes of the entry at the cursor, where they are known: new entries only
@@ -43,6 +46,9 @@ def readable(cursor: PartitionCursor, anchor: bytes | None, found: OutboxRun) ->
     if known and found.raws[0] != anchor and (obstacle := contradiction(cursor, found.at(0))):
         return Readable([], obstacle)
     entries, error = unpack_run(found, skipped=known)
+    if broken := continuity.first_flaw(entries):
+        place, flaw = broken
+        return Readable(entries[:place], Obstacle(found.at(known + place), Fault.INVALID, flaw))
     if error:
         return Readable(entries, Obstacle(error.found, Fault.UNREADABLE, error.explanation))
     if found.stray:

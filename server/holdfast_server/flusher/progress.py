@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from holdfast_server.engine.outbox import Positions
+from holdfast_server.flusher.continuity import Continuity
 from holdfast_server.flusher.events import Halt
 from holdfast_server.ledger.prepare import PartitionCursor, Prepared
 
@@ -21,6 +22,7 @@ class Progress:
     #: The bytes of the entry at `ahead`, where they are known.
     anchors: dict[int, bytes] = field(default_factory=dict)
     halted: dict[int, Halt] = field(default_factory=dict)
+    continuity: Continuity = field(default_factory=Continuity)
 
     def load(self, cursors: Mapping[int, PartitionCursor]) -> None:
         """Starts from what the ledger says."""

@@ -53,7 +53,7 @@ async def read_ahead(outbox: Outbox, progress: Progress, count: int, wait_ms: in
     found = await outbox.read(progress.positions(progress.ahead), count, wait_ms)
     for run in found:
         cursor, anchor = progress.ahead[run.partition], progress.anchors.get(run.partition)
-        readied = readable(cursor, anchor, run)
+        readied = readable(cursor, anchor, run, progress.continuity)
         await _add(work, progress, readied)
         unpaused += len(readied.entries)
         if unpaused >= PIECE_ENTRIES:

@@ -1,0 +1,57 @@
+"""What goes on is believed, what is read again too; what jumps or does not add up is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.reply import Buckets
+from holdfast_server.flusher import continuity
+from holdfast_server.flusher.continuity import Continuity
+from tests.support.entries import Story
+from tests.support.ledger import packed
+
+STORY = Story()
+GRANT, HOLD, COMMIT = STORY.grant("ada", 9), STORY.hold("ada", 5), STORY.commit("ada", 5)
+
+
+def flaw(known: Continuity, entry: Entry) -> str:
+    found = known.first_flaw([packed(entry)])
+    return found[1] if found else ""
+
+
+def test_a_story_goes_on() -> None:
+    known = Continuity()
+    told = [GRANT, HOLD, COMMIT, HOLD, COMMIT, STORY.grant("bob", 1, "0c" * 16)]
+
+    assert [flaw(known, entry) for entry in told] == [""] * len(told)
+
+
+def test_it_begins_anywhere() -> None:
+    known = Continuity()
+
+    assert flaw(known, HOLD) == ""
+    assert flaw(known, COMMIT) == ""
+
+
+def test_what_does_not_go_on_stays_wrong() -> None:
+    known = Continuity()
+    flaw(known, GRANT)
+    after = Buckets(granted=9, available=3, held=6)
+
+    for _ in range(2):
+        assert "do not give" in flaw(known, replace(HOLD, after=after))
+        assert "follows 1" in flaw(known, COMMIT)
+    assert flaw(known, HOLD) == ""
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuity, "CREDITS_MAX", 2)
+    known = Continuity()
+    for name in ("ada", "bob", "cleo"):
+        flaw(known, replace(GRANT, account=name))
+
+    assert flaw(known, replace(COMMIT, account="ada")) == ""
+    assert "follows" in flaw(known, replace(COMMIT, account="cleo"))
