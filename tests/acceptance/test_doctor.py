@@ -58,6 +58,7 @@ LEDGER = LedgerFacts(
     pending=(),
     partitions=256,
     quarantined=0,
+    rewritten=0,
 )
 
 
@@ -127,6 +128,7 @@ def test_repaired_versions_are_good(version: str) -> None:
         ({"pending": ("0002_pre_x.sql",)}, "schema", Health.BAD),
         ({"connections_max": 20}, "connections", Health.BAD),
         ({"quarantined": 1}, "quarantine", Health.BAD),
+        ({"rewritten": 2}, "append-only", Health.BAD),
         ({"clock_ahead_ms": 1_001}, "ledger clock", Health.BAD),
     ],
 )

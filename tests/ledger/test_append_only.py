@@ -9,9 +9,11 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
+from holdfast_server.ledger.inspection import inspect_ledger
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import Story
 from tests.support.ledger import query, record, tamper
+from tests.support.waiting import until
 
 APPEND_ONLY = (
     "entry",
@@ -24,6 +26,7 @@ APPEND_ONLY = (
     "credit_type",
     "policy_audit",
     "quarantine",
+    "audit_finding",
 )
 
 ROLES = ("holdfast_reader", "holdfast_flusher", "holdfast_control")
@@ -191,3 +194,14 @@ def _has_rows(postgres_url: str, table: str) -> bool:
     with session(postgres_url) as connection:
         select = sql.SQL("SELECT 1 FROM {} LIMIT 1").format(named(table))
         return connection.execute(select).fetchone() is not None
+
+
+async def test_what_was_changed_all_the_same_is_counted(url: str) -> None:
+    """Whoever switches the triggers off and knows no chain still leaves this trace."""
+    assert (await inspect_ledger(url)).rewritten == 0
+    tamper(url, "UPDATE holdfast.entry SET reason = 'because' WHERE seq = 1")
+
+    async def counted() -> bool:
+        return (await inspect_ledger(url)).rewritten == 1
+
+    await until(counted)

@@ -177,6 +177,9 @@ def check_ledger(facts: LedgerFacts, workers: int, connections_each: int) -> Ite
     if facts.quarantined:
         advice = "entries that could not be recorded: look at holdfast.quarantine"
         yield Check("quarantine", Health.BAD, f"{facts.quarantined} entries", advice)
+    if facts.rewritten:
+        advice = "somebody with all privileges wrote to the ledger: run `holdfast verify --offline`"
+        yield Check("append-only", Health.BAD, f"{facts.rewritten} rows changed or gone", advice)
     yield _clock_check("ledger clock", facts.clock_ahead_ms)
 
 

@@ -27,6 +27,7 @@ class _Row:
     in_recovery: bool
     superuser: bool
     roles: list[str]
+    rewritten: int
     now_ms: int
 
 
@@ -52,6 +53,8 @@ class LedgerFacts:
     #: 0 where no deployment has started yet.
     partitions: int
     quarantined: int
+    #: Rows that never change and were changed or deleted all the same.
+    rewritten: int
 
 
 async def inspect_ledger(postgres_url: str) -> LedgerFacts:
@@ -77,6 +80,7 @@ async def inspect_ledger(postgres_url: str) -> LedgerFacts:
         pending=tuple(missing),
         partitions=partitions,
         quarantined=quarantined,
+        rewritten=row.rewritten,
     )
 
 

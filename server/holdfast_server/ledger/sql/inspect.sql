@@ -14,4 +14,8 @@ SELECT
     ARRAY(SELECT rolname::text FROM pg_roles
           WHERE rolname IN ('holdfast_owner', 'holdfast_flusher', 'holdfast_reader', 'holdfast_control')
           AND pg_has_role(current_user, oid, 'MEMBER')) AS roles,
+    -- Rows of append-only tables that were changed or deleted since statistics began.
+    (SELECT coalesce(sum(n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables
+     WHERE relid IN (SELECT tgrelid FROM pg_trigger WHERE tgname = 'refuse_row_change'))::bigint
+        AS rewritten,
     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
