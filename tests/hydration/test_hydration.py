@@ -16,6 +16,7 @@ from holdfast_server.engine.keys import COLD_FLOOR_FIELD
 from holdfast_server.engine.tree_store import Evicted, TreeStore
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.histories import TreesRead
+from holdfast_server.telemetry.recorder import Recorder
 from tests.support.both import Both
 from tests.support.eviction import evict, lose
 from tests.support.stored import stored
@@ -40,7 +41,7 @@ class Between:
 def hydrator(both: Both, ledger: Between, **limits: int) -> Hydrator:
     """A second process's, so to speak."""
     trees = TreeStore(both.real.store, both.real.keys)
-    return Hydrator(ledger, trees, both.real.keys, HydrationLimits(**limits))
+    return Hydrator(ledger, trees, Recorder(), HydrationLimits(**limits))
 
 
 async def start(both: Both) -> None:

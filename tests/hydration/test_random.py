@@ -13,6 +13,7 @@ from hypothesis.stateful import rule
 from holdfast_server.control.hydration import Hydrator
 from holdfast_server.domain.bounds import AMOUNT_MAX
 from holdfast_server.engine.tree_store import Evicted, TreeStore
+from holdfast_server.telemetry.recorder import Recorder
 from tests.hydration.outbox_ledger import OutboxLedger
 from tests.property.test_oracle import TENANT, TREE, Oracle, run_histories
 from tests.support.eviction import evict, lose
@@ -34,7 +35,7 @@ class Hydration(Oracle):
         self.real = build(
             self.url,
             partitions=3,
-            hydration=lambda store, keys: Hydrator(ledger, TreeStore(store, keys), keys),
+            hydration=lambda store, keys: Hydrator(ledger, TreeStore(store, keys), Recorder()),
         )
         self.pair, self.ledger = Pair(self.real), ledger
         ledger.real = self.real

@@ -81,7 +81,7 @@ class Worker:
         """Goes on with another store, as when a name resolves to another server."""
         self.store = store
         calls = Calls(store, self.keys, load("apply"), Window(), learn_epochs=self.keeper.refresh)
-        hydrator = Hydrator(self.ledger, TreeStore(store, self.keys), self.keys)
+        hydrator = Hydrator(self.ledger, TreeStore(store, self.keys), self.alarms)
         parts = Parts(
             Batcher(calls, Limits(), NoRecorder()),
             Roots(Directory(store, self.keys), hydrator),

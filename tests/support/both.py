@@ -22,6 +22,7 @@ from holdfast_server.flusher.events import FlusherHooks
 from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.store import Ledger
+from holdfast_server.telemetry.recorder import Recorder
 from holdfast_server.telemetry.tracing import Tracing
 from tests.support.pair import CALLER, Real, build
 
@@ -104,7 +105,7 @@ async def both_stores(
         valkey_url,
         partitions=PARTITIONS,
         tracing=tracing,
-        hydration=lambda store, keys: Hydrator(ledger, TreeStore(store, keys), keys),
+        hydration=lambda store, keys: Hydrator(ledger, TreeStore(store, keys), Recorder()),
     )
     await ledger.start_deployment(PARTITIONS)
     hooks = FlusherHooks(span=tracing.flush) if tracing else None

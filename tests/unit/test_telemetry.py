@@ -77,6 +77,8 @@ def report_everything(recorder: Recorder) -> None:
     recorder.config(41)
     recorder.spool(8, 900)
     recorder.replayed(Replayed.BOOKED)
+    recorder.hydrated(3)
+    recorder.evicted(2)
     recorder.audited(Audited.AGREES)
     recorder.drift(2)
     recorder.delivered(Delivery.FAILED)
@@ -105,6 +107,8 @@ def test_every_report_is_on_the_page(metrics: Metrics) -> None:
     assert found["holdfast_batch_operations_sum", ""] == 12
     assert found["holdfast_batch_duration_seconds_bucket", "le=0.001"] == 1
     assert found["holdfast_queue_operations", ""] == 7
+    assert found["holdfast_hydrated_total", ""] == 3
+    assert found["holdfast_evicted_total", ""] == 2
     assert found["holdfast_flush_rows_total", ""] == 111
     assert found["holdfast_flush_lag_seconds", ""] == 0.5
     assert found["holdfast_outbox_entries", ""] == 5

@@ -30,6 +30,7 @@ from holdfast_server.app.stores import count_waiting
 from holdfast_server.control.auditor import Auditor
 from holdfast_server.control.config import ConfigCache
 from holdfast_server.control.durability import Durable, Promises, Wait
+from holdfast_server.control.evictor import EvictionLimits, Evictor
 from holdfast_server.control.gate import Gate
 from holdfast_server.control.hydration import HydrationLimits, Hydrator
 from holdfast_server.control.operations import Operations
@@ -91,17 +92,18 @@ def build_decider(process: Process) -> Decider:
     batcher = Batcher(calls, limits, process.metrics, process.tracing)
     directory = Directory(store, keys)
     accounts = AccountReader(store, keys, signer)
-    hydrator = Hydrator(process.ledger, TreeStore(store, keys), keys, _hydration_limits(settings))
+    hydrator = Hydrator(
+        process.ledger,
+        TreeStore(store, keys),
+        process.metrics,
+        HydrationLimits(names_per_second=settings.hydrate_accounts_per_second),
+    )
     roots = Roots(directory, hydrator)
     parts = Parts(
         batcher, roots, accounts, keys, signer, process.config, process.epochs.acknowledged
     )
     engine = Engine(parts)
     return Decider(engine, batcher, directory, signer)
-
-
-def _hydration_limits(settings: Settings) -> HydrationLimits:
-    return HydrationLimits(names_per_second=settings.hydrate_accounts_per_second)
 
 
 def build_operations(process: Process, decider: Decider) -> Operations:
@@ -121,6 +123,18 @@ def build_auditor(process: Process) -> Auditor:
     reconciler, reader = build_reconciler(process.store, process.keys, process.ledger)
     trees = process.settings.audit_trees_per_second
     return Auditor(reconciler, reader, process.ledger, process.metrics, trees)
+
+
+def build_evictor(process: Process) -> Evictor:
+    """What makes room in the hot store."""
+    store, keys, settings = process.store, process.keys, process.settings
+    return Evictor(
+        TreeStore(store, keys),
+        TreeReader(store, keys),
+        Watermarks(store, keys),
+        EvictionLimits(settings.evict_idle_ms, settings.evict_memory_percent),
+        process.metrics,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class Reconciliation:
     #: The ledger did not reach them in time, or they are too large to be read in one step.
     behind: int = 0
     too_large: int = 0
+    #: The ledger alone has them, until somebody uses them.
+    cold: int = 0
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -51,6 +53,8 @@ class Reconciliation:
                 self.behind += 1
             case Audited.TOO_LARGE:
                 self.too_large += 1
+            case Audited.COLD:
+                self.cold += 1
         room = DIFFERENCES_MAX - len(self.findings)
         self.findings += comparison.findings[:room]
 

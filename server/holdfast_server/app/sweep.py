@@ -1,5 +1,5 @@
-"""The sweeper process: ends holds and grants whose time has come without anybody asking, and
-compares the hot store with the ledger."""
+"""The sweeper process: ends holds and grants whose time has come without anybody asking, compares
+the hot store with the ledger, and removes from it what nobody uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from holdfast_server.app.compose import build_auditor, build_decider
+from holdfast_server.app.compose import build_auditor, build_decider, build_evictor
 from holdfast_server.app.process import Parent, Process, background, run_process
 from holdfast_server.control.sweeper import Sweeper
 from holdfast_server.engine.due import DueIndex
@@ -29,6 +29,8 @@ async def _sweep(
     async with AsyncExitStack() as stack:
         if process.settings.audit_trees_per_second:
             await stack.enter_async_context(background(build_auditor(process).run()))
+        if process.settings.evict_idle_ms:
+            await stack.enter_async_context(background(build_evictor(process).run()))
         running = asyncio.create_task(sweeper.run())
         await ready()
         stop = asyncio.create_task(stopping.wait())

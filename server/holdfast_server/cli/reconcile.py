@@ -109,6 +109,7 @@ def _counts(found: Reconciliation) -> dict[str, int]:
         "drift": found.drift,
         "behind": found.behind,
         "too_large": found.too_large,
+        "cold": found.cold,
     }
 
 

@@ -79,7 +79,7 @@ class Auditor:
         for tree in await self._chosen(positions):
             comparison = await self._reconciler.compare(tree, ENTRIES_MAX)
             self._recorder.audited(comparison.result)
-            if comparison.result in (Audited.AGREES, Audited.DRIFTS):
+            if comparison.result in (Audited.AGREES, Audited.DRIFTS, Audited.COLD):
                 await self._judge(comparison)
         return idle
 

@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -25,10 +25,10 @@ from holdfast_server.engine import failures
 from holdfast_server.engine.cold import Absent, Brought, Name, Outcome
 from holdfast_server.engine.failures import ledger_behind
 from holdfast_server.engine.image import draw_image
-from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.tree_store import Installed, NewTree, TreeStore
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.histories import TreesRead
+from holdfast_server.telemetry.recorder import Recorder
 
 #: Names in one read of the ledger.
 NAMES_MAX: Final = 200
@@ -69,16 +69,15 @@ class _Budget:
     """So many names per second, and no more than a second's worth at once."""
 
     per_second: int
-    clock: Callable[[], float]
     left: float = field(init=False)
     at: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.left, self.at = float(self.per_second), self.clock()
+        self.left, self.at = float(self.per_second), time.monotonic()
 
     def take(self, names: int) -> float:
         """Takes them, and answers how many seconds to wait before they are read."""
-        now = self.clock()
+        now = time.monotonic()
         self.left = min(self.per_second, self.left + (now - self.at) * self.per_second)
         self.at, self.left = now, self.left - names
         return max(0.0, -self.left / self.per_second)
@@ -91,13 +90,13 @@ class Hydrator:
         self,
         ledger: TreeLedger,
         trees: TreeStore,
-        keys: Keys,
+        recorder: Recorder,
         limits: HydrationLimits | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ledger, self._trees, self._keys = ledger, trees, keys
-        self._limits, self._clock = limits or HydrationLimits(), clock
-        self._budget = _Budget(self._limits.names_per_second, clock)
+        self._ledger, self._trees, self._keys = ledger, trees, trees.keys
+        self._recorder = recorder
+        self._limits = limits or HydrationLimits()
+        self._budget = _Budget(self._limits.names_per_second)
         self._asked: dict[Name, asyncio.Future[Outcome]] = {}
         self._waiting: deque[Name] = deque()
         self._absent: OrderedDict[Name, tuple[Absent, float]] = OrderedDict()
@@ -220,7 +219,9 @@ class Hydrator:
                 # Reading a tree takes a while: others get their turn.
                 await asyncio.sleep(0)
         failpoint.hit("hydrate.before_install")
-        return dict.fromkeys(names, Installed.STALE) | await self._trees.install(new)
+        installed = await self._trees.install(new)
+        self._recorder.hydrated(sum(each is Installed.INSTALLED for each in installed.values()))
+        return dict.fromkeys(names, Installed.STALE) | installed
 
     def _read_to(self, read: TreesRead, name: Name) -> int | None:
         """Up to where the ledger was read; None where it is in another epoch."""
@@ -242,7 +243,7 @@ class Hydrator:
         return outcomes
 
     def _remember_absent(self, name: Name, absent: Absent) -> Absent:
-        self._absent[name] = absent, self._clock() + ABSENT_S
+        self._absent[name] = absent, time.monotonic() + ABSENT_S
         self._absent.move_to_end(name)
         if len(self._absent) > ABSENT_MAX:
             self._absent.popitem(last=False)
@@ -254,7 +255,7 @@ class Hydrator:
         It may exist since: then it is in the store, where it is looked for first.
         """
         absent, until = self._absent.get(name, (None, 0.0))
-        return absent if until > self._clock() else None
+        return absent if until > time.monotonic() else None
 
 
 def _removed(name: Name) -> HoldfastError:

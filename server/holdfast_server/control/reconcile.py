@@ -82,8 +82,8 @@ class Reconciler:
     async def _look(self, tree: Tree, entries_max: int | None) -> Comparison:
         hot = await self._reader.read(*tree)
         place = (*tree, hot.partition, hot.epoch, hot.seq)
-        if hot.figures is None:
-            return Comparison(*place, Audited.TOO_LARGE)
+        if hot.figures is None or hot.is_cold:
+            return Comparison(*place, Audited.COLD if hot.is_cold else Audited.TOO_LARGE)
         shallow = entries_max is not None and _entries(hot.figures) > entries_max
         if hot.seq:
             await self._watermarks.wait(hot.partition, hot.epoch, hot.seq, LEDGER_WAIT_SECONDS)

@@ -94,6 +94,11 @@ class TreeStore:
     def __init__(self, store: Store, keys: Keys) -> None:
         self._store, self._keys = store, keys
 
+    @property
+    def keys(self) -> Keys:
+        """What it calls them by."""
+        return self._keys
+
     async def look(self, names: Sequence[Name]) -> dict[Name, Whereabouts]:
         """What the store knows of these names."""
         commands: list[tuple[str | int, ...]] = []
@@ -112,6 +117,25 @@ class TreeStore:
             name: Whereabouts(None if floor is None else int(floor), bool(stored), bool(hot))
             for name, (floor, stored, hot) in zip(names, rows, strict=True)
         }
+
+    async def idle_ms(self, names: Sequence[Name]) -> dict[Name, int]:
+        """For how long nobody used these trees; those that are not there are left out.
+
+        The store counts in seconds, and not while it saves: an estimate, good to choose by.
+        """
+        commands = []
+        for name in names:
+            partition, epoch = self._place(name)
+            tree, _ = self._keys.tree_keys(partition, epoch, *name)
+            commands.append(("OBJECT", "IDLETIME", tree))
+        answers = await self._store.read_all(commands) if commands else []
+        pairs = zip(names, answers, strict=True)
+        return {name: int(seconds) * 1_000 for name, seconds in pairs if seconds is not None}
+
+    async def memory_percent(self) -> int:
+        """How much of its `maxmemory` the fullest server uses; 0 where it may use all there is."""
+        servers = await self._store.information("memory")
+        return max((_percent(each) for each in servers), default=0)
 
     async def note_roots(self, roots: Mapping[Name, str]) -> None:
         """Writes down the roots of accounts that are no roots themselves, where nobody has yet."""
@@ -212,6 +236,11 @@ class TreeStore:
     def _place(self, name: Name) -> tuple[int, int]:
         partition = self._keys.partition(*name)
         return partition, self._keys.epoch(partition)
+
+
+def _percent(server: Mapping[str, Any]) -> int:
+    limit = int(server["maxmemory"])
+    return 100 * int(server["used_memory"]) // limit if limit else 0
 
 
 def _row(tree: NewTree, partition: int, number: int) -> list[Any]:

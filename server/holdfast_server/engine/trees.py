@@ -40,6 +40,8 @@ class HotTree:
     epoch: int
     seq: int
     figures: Figures | None
+    #: It is not there and need not be: the ledger alone has it.
+    is_cold: bool = False
 
 
 class TreeReader:
@@ -53,14 +55,17 @@ class TreeReader:
         """The tree; one that is not there has no figures. Raises STORE_UNAVAILABLE and the like."""
         partition = self._keys.partition(tenant, root)
         epoch = self._keys.epoch(partition)
+        hot, number = self._keys.hot(partition, epoch, tenant, root)
         keys = [
             self._keys.state(partition, epoch),
             self._keys.tree_keys(partition, epoch, tenant, root)[0],
+            hot,
         ]
-        numbers, _, count, fields = await self._store.run(self._script, keys, [TREE_FIELDS_MAX])
+        answer = await self._store.run(self._script, keys, [TREE_FIELDS_MAX, number])
+        numbers, _, count, fields, cold = answer
         seq = int(unpack_row(numbers)[0]) if numbers else 0
         figures = _figures(fields) if count <= TREE_FIELDS_MAX else None
-        return HotTree(partition, epoch, seq, figures)
+        return HotTree(partition, epoch, seq, figures, bool(cold))
 
     async def seqs(self, partitions: Sequence[int]) -> dict[int, int]:
         """The sequence number of each partition's newest entry."""

@@ -149,6 +149,15 @@ class Settings:
         "accounts/s",
         "Most accounts that one process reads from the ledger into the hot store, in a second.",
     )
+    evict_idle_ms: int = integer(
+        3_600_000,
+        (0, 31_622_400_000),
+        "ms",
+        "Trees that nobody used for so long may leave the hot store. 0: none ever does.",
+    )
+    evict_memory_percent: int = integer(
+        50, (0, 100), "percent", "They leave while it uses more than this of its maxmemory."
+    )
 
     audit_trees_per_second: int = integer(
         4,

@@ -122,6 +122,12 @@ class Metrics(Recorder):
     def replayed(self, result: Replayed) -> None:
         self._add(names.REPLAYED, 1, result)
 
+    def hydrated(self, trees: int) -> None:
+        self._add(names.HYDRATED, trees)
+
+    def evicted(self, trees: int) -> None:
+        self._add(names.EVICTED, trees)
+
     def audited(self, result: Audited) -> None:
         self._add(names.AUDITED, 1, result)
 

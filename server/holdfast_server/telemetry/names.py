@@ -66,6 +66,8 @@ class Audited(StrEnum):
     BEHIND = "behind"
     #: The tree is too large to be read in one step.
     TOO_LARGE = "too_large"
+    #: The tree is in the ledger alone, until somebody uses it.
+    COLD = "cold"
 
 
 class Delivery(StrEnum):
@@ -189,6 +191,18 @@ REPLAYED = Metric(
     "Records that left the spool, by what became of them.",
     ("result",),
 )
+HYDRATED = Metric(
+    "holdfast.hydrated",
+    Kind.COUNTER,
+    "{tree}",
+    "Trees that were brought from the ledger into the hot store.",
+)
+EVICTED = Metric(
+    "holdfast.evicted",
+    Kind.COUNTER,
+    "{tree}",
+    "Trees that nobody used and that were removed from the hot store.",
+)
 AUDITED = Metric(
     "holdfast.audit.trees",
     Kind.COUNTER,
@@ -242,6 +256,7 @@ METRICS = (
     *(DECISIONS, REFUSALS, BYPASSED, RPC_DURATION, BATCH_OPERATIONS, BATCH_DURATION),
     *(SESSIONS, QUEUE_OPERATIONS, FLUSH_ROWS, FLUSH_LAG, OUTBOX_ENTRIES, OUTBOX_LAG, HOLDS_OPEN),
     *(KILL_SWITCH, POLICIES, CONFIG_VERSION, CONFIG_AGE, SPOOL_RECORDS, SPOOL_BYTES),
+    *(HYDRATED, EVICTED),
     *(REPLAYED, AUDITED, AUDIT_DRIFT, ALERTS, DURABILITY_WAITS, REPLICAS),
     *(CHECKPOINTS, CHECKPOINT_AGE),
     *(FENCED_PARTITIONS, RECOVERIES, RECOVERY_DURATION),

@@ -53,6 +53,12 @@ class Recorder:
     def holds_open(self, holds: int) -> None:
         """So many holds are open."""
 
+    def hydrated(self, trees: int) -> None:
+        """So many trees were brought from the ledger into the hot store."""
+
+    def evicted(self, trees: int) -> None:
+        """So many trees that nobody used were removed from the hot store."""
+
     def killed(self, on: bool) -> None:
         """The kill switch is on or off."""
 

@@ -1,0 +1,98 @@
+"""Trees that nobody uses leave the hot store by themselves, and nobody notices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from holdfast_server.control.evictor import EvictionLimits, Evictor
+from holdfast_server.control.reconcile import Reconciler
+from holdfast_server.domain import operation as op
+from holdfast_server.engine.tree_store import TreeStore
+from holdfast_server.engine.trees import TreeReader
+from holdfast_server.telemetry.names import Audited
+from holdfast_server.telemetry.recorder import Recorder
+from tests.support.both import Both
+from tests.support.waiting import until
+
+NAMES = [("t", f"a{number}") for number in range(30)]
+HOUR_S = 3_600
+
+
+def evictor(both: Both, idle_ms: int, memory_percent: int = 0) -> Evictor:
+    store, keys = both.real.store, both.real.keys
+    limits = EvictionLimits(idle_ms, memory_percent)
+    watermarks = both.operations.watermarks
+    reader = TreeReader(store, keys)
+    return Evictor(TreeStore(store, keys), reader, watermarks, limits, Recorder())
+
+
+async def start(both: Both) -> None:
+    for _, name in NAMES:
+        await both.account(name)
+    await both.grant("a0", 10)
+    await both.flushed()
+
+
+async def rest(both: Both, seconds: int) -> None:
+    """Leaves all trees as if nobody had used them for so long."""
+    client: Any = both.real.store.client
+    for key in [each async for each in client.scan_iter(match="*:t:*")]:
+        dumped = await client.dump(key)
+        await client.restore(key, 0, dumped, replace=True, idletime=seconds)
+
+
+async def hot(both: Both) -> int:
+    """How many trees are in the store."""
+    client: Any = both.real.store.client
+    return len([each async for each in client.scan_iter(match="*:t:*")])
+
+
+async def test_only_what_rests_goes(both: Both) -> None:
+    await start(both)
+    evicting = evictor(both, idle_ms=HOUR_S * 1_000)
+    assert await evicting.look() == 0
+    await rest(both, HOUR_S + 10)
+
+    async def all_gone() -> bool:
+        await evicting.look()
+        return not await hot(both)
+
+    await until(all_gone)
+    assert (await both.buckets("a0")).available == 10
+    assert await hot(both) == 1
+
+
+async def test_what_is_held_stays(both: Both) -> None:
+    await start(both)
+    assert (await both.reserve("a0", 1)).hold
+    await both.flushed()
+    assert await evictor(both, idle_ms=0).evict(NAMES) == len(NAMES) - 1
+
+
+async def test_a_second_process_finds_nothing_left(both: Both) -> None:
+    await start(both)
+    assert await evictor(both, idle_ms=0).evict(NAMES) == len(NAMES)
+    assert await evictor(both, idle_ms=0).evict(NAMES) == 0
+
+
+async def test_memory_is_known(both: Both) -> None:
+    trees, client = TreeStore(both.real.store, both.real.keys), both.real.store.client
+    assert await trees.memory_percent() == 0
+    used = int((await both.real.store.information("memory"))[0]["used_memory"])
+    await client.config_set("maxmemory", 2 * used)
+    try:
+        assert 40 <= await trees.memory_percent() <= 60
+    finally:
+        await client.config_set("maxmemory", 0)
+
+
+async def test_the_audit_tells_cold_from_lost(both: Both) -> None:
+    await start(both)
+    reader = TreeReader(both.real.store, both.real.keys)
+    reconciler = Reconciler(reader, both.ledger, both.operations.watermarks)
+    await evictor(both, idle_ms=0).evict(NAMES[:1])
+    assert (await reconciler.compare(("t", "a0"))).result is Audited.COLD
+    partition = both.real.keys.partition("t", "a1")
+    await both.real.store.client.delete(both.real.keys.tree_keys(partition, 1, "t", "a1")[0])
+    assert (await reconciler.compare(("t", "a1"))).result is Audited.DRIFTS
+    assert (await both.do(op.GetBalance("t", "a0"))).open_holds == 0
