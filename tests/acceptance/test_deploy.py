@@ -160,6 +160,8 @@ def _report_all(metrics: Metrics) -> None:
     metrics.drift(1)
     metrics.delivered(Delivery.DELIVERED)
     metrics.checkpointed()
+    metrics.fenced(1)
+    metrics.recovered(kind, 0.1)
     metrics.killed(False)
     metrics.policies({kind: 1})
     metrics.config(1)

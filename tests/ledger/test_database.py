@@ -51,6 +51,9 @@ CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
         [Finding(0, 1, 1, "t", Difference(Figure("a", "c", "", "held"), 1, 2))]
     ),
     "tree_figures": lambda ledger: ledger.tree_figures(("t", "r"), 0, 0, []),
+    "read_trees": lambda ledger: ledger.read_trees([("t", "a")]),
+    "chain_hashes": lambda ledger: ledger.chain_hashes({0: (1, 2)}),
+    "last_event_times": lambda ledger: ledger.last_event_times(),
     "count_living": lambda ledger: ledger.count_living(),
     "count_silent": lambda ledger: ledger.count_silent(1),
     "epochs": lambda ledger: ledger.epochs(),

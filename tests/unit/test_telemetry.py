@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from holdfast_server.domain.operation import Durability, Mode
 from holdfast_server.domain.reply import Outcome
 from holdfast_server.errors import Reason
+from holdfast_server.recovery.verdict import Verdict
 from holdfast_server.telemetry import logs, names
 from holdfast_server.telemetry.logs import current_place
 from holdfast_server.telemetry.metrics import Metrics
@@ -83,6 +84,8 @@ def report_everything(recorder: Recorder) -> None:
     recorder.drift(2)
     recorder.delivered(Delivery.FAILED)
     recorder.checkpointed()
+    recorder.fenced(3)
+    recorder.recovered(Verdict.REBUILT, 0.4)
     recorder.alert(Alert.FAIL_OPEN)
 
 
