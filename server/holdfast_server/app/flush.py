@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -19,6 +20,9 @@ from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
 from holdfast_server.recovery.coordinator import Coordinator, Stores
 from holdfast_server.settings import Settings
+
+#: Objects between two searches for cycles. A batch makes thousands, and none is in a cycle.
+COLLECT_AFTER = 50_000
 
 #: Pause between two looks at how much waits.
 WATCH_PAUSE_SECONDS = 1.0

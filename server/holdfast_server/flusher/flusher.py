@@ -32,9 +32,9 @@ BATCH_ENTRIES_MAX: Final = 2_000
 READ_WAIT_MS: Final = 250
 #: How long the flusher rests after a round, in multiples of the time for which it kept a processor
 #: busy, and in seconds at least and at most. Under load many entries come together in one
-#: transaction, at a fraction of the price; after a pause none waits. A full round is followed by no
-#: rest: the flusher is behind.
-REST_RATIO: Final = 4.0
+#: transaction, at a fraction of the price: a round costs a few milliseconds whatever it brings.
+#: After a pause none waits. A full round is followed by no rest: the flusher is behind.
+REST_RATIO: Final = 10.0
 REST_SECONDS_MIN: Final = 0.03
 REST_SECONDS_MAX: Final = 0.25
 #: Seconds between two looks whether the place of a flusher has become free.

@@ -141,8 +141,9 @@ CREATE TABLE holdfast.entry (
 ) PARTITION BY RANGE (recorded_at);
 
 -- Event time never falls as the version rises, so this one order serves pages and instants alike.
--- Entries of one millisecond are few: they are sorted by version when they are read.
-CREATE INDEX entry_account ON holdfast.entry (tenant, account, credit_type, event_time DESC);
+-- Entries of one millisecond are few: they are sorted by version when they are read. The account first,
+-- which tells most rows apart.
+CREATE INDEX entry_account ON holdfast.entry (account, tenant, credit_type, event_time DESC);
 -- A hold id is 128 random bits: the tenant need not be in the index. The one entry that ends a hold
 -- is found through `operation.hold_ended`.
 CREATE INDEX entry_hold ON holdfast.entry (hold) WHERE ends_hold = 0 AND hold IS NOT NULL;
