@@ -50,6 +50,9 @@ async def _flush(
         ),
         batch_entries_max=process.settings.flush_batch_entries_max,
     )
+    # What is there by now stays for good: the collector need not look at it again and again.
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background(_watch(outbox, backlog)))
         checkpointer = build_checkpointer(process)
