@@ -78,7 +78,7 @@ def bench(name: str, batch: int | None, profile: bool, as_json: bool, **flags: A
     batch     batches through the whole service; the floor is a bare script
     lease     decisions in one process; the floor is the session
     engine    CPU of the store for one Reserve; the floor is a bare script
-    flush     rows a second into the ledger; the floor is a plain COPY
+    flush     rows a second into the ledger, and its lag; the floor is a plain COPY
     memory    bytes of an idle account with one grant; the floor is what it may take
     growth    a Reserve among many accounts; the floor is one among few
     """
