@@ -1,7 +1,8 @@
 """A flusher in a process of its own, which says what it has recorded and how long that waited.
 
 Run as `python -m holdfast_server.bench.flushing REDIS_URL POSTGRES_URL PARTITIONS`; ends with its
-input. For each batch it prints the number of entries and the age of the oldest in milliseconds.
+input. It prints zeros when it leads, and for each batch the number of entries and the age of the
+oldest in milliseconds.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ from holdfast_server.ledger.append import Appender
 async def serve(redis_url: str, postgres_url: str, partitions: int) -> None:
     """Flushes until standard input ends."""
     client = Redis.from_url(redis_url)
-    hooks = FlusherHooks(on_batch=_say)
+    leads = asyncio.Event()
+    hooks = FlusherHooks(on_flushed=lambda *place: leads.set(), on_batch=_say)
     flusher = Flusher(Outbox(client, Keys(partitions)), Appender(postgres_url), hooks=hooks)
     running = asyncio.create_task(flusher.run())
+    # It says how far the ledger is in each partition as soon as it may work.
+    await leads.wait()
+    _say(FlushedBatch(0, 0, 0, 0.0))
     await asyncio.to_thread(sys.stdin.read)
     flusher.stop()
     await running

@@ -15,7 +15,7 @@ from holdfast_server.bench.rounds import Done, Round, timed
 from holdfast_server.bench.stage import Options, Stage
 from holdfast_server.bench.traffic import Traffic
 
-#: Seconds that a flusher may take to record the last entry after the traffic has ended.
+#: Seconds that a flusher may take to begin, and to record the last entry after the traffic.
 SETTLE_SECONDS: Final = 60.0
 #: The part of the callers' maximum at which the lag counts.
 HALF: Final = 0.5
@@ -37,6 +37,11 @@ class Flushing:
             self.entries += int(entries)
             self.lags_ms.append(int(lag_ms))
             self._moved.set()
+
+    async def leads(self) -> None:
+        """Waits until it works. Raises TimeoutError."""
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await self._moved.wait()
 
     async def reached(self, entries: int) -> None:
         """Waits until so many are recorded. Raises TimeoutError."""
@@ -100,6 +105,7 @@ async def _flushing(stage: Stage, meter: Meter) -> AsyncIterator[Flushing]:
     meter.name(process.pid, "flusher")
     flushing = Flushing()
     async with background(flushing.listen(process.stdout)):
+        await flushing.leads()
         yield flushing
         process.stdin.close()
         await process.wait()
