@@ -200,10 +200,12 @@ async def test_nothing_is_signed_over_a_ledger_that_was_cut_off(stage: Stage) ->
         "(SELECT hash FROM holdfast.entry WHERE partition = 0 AND seq = 1) WHERE partition = 0",
     )
     assert (await stage.ledger.verify()).ok
+    before = stage.heard.up_to_date
 
     await checkpointer.look()
 
-    assert Alert.CHAIN_BROKEN in stage.heard.alerts
+    assert stage.heard.alerts == [Alert.CHAIN_BROKEN]
+    assert stage.heard.up_to_date == before
     assert len(place.lines) == 1
     report = await stage.ledger.verify(anchors=stage.judged(place.lines).tips)
     assert [(each.check, each.partition) for each in report.violations] == [("checkpoint", 0)]

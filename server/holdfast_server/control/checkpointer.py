@@ -34,6 +34,10 @@ FINISH_SECONDS_MAX: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
+class LedgerChanged(Exception):
+    """The ledger is not what was signed before: nothing more is signed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Who signs what, and where it goes."""
@@ -74,6 +78,9 @@ class Checkpointer:
         """
         try:
             await self._look(again=again)
+        except LedgerChanged as error:
+            _log.error("no checkpoint: %s", error)
+            self._recorder.alert(Alert.CHAIN_BROKEN)
         except (HoldfastError, RequestFailed, AddressForbidden, KeyFileError) as error:
             _log.error("no checkpoint: %s", error)
             self._recorder.delivered(Delivery.FAILED)
@@ -92,8 +99,7 @@ class Checkpointer:
     async def _make(self, head: CheckpointHead) -> Checkpoint | None:
         """The next checkpoint; None where nothing has moved or another process is making it."""
         tips = await self._ledger.tips()
-        if not await self._still_there(tips):
-            return None
+        await self._check(tips)
         moved = tips if self._evidence.place.keeps_newest_only else self._moved(tips)
         if not self._moved(tips):
             return None
@@ -117,16 +123,15 @@ class Checkpointer:
     def _moved(self, tips: Mapping[int, Tip]) -> dict[int, Tip]:
         return {p: tip for p, tip in tips.items() if tip.seq and tip != self._known.get(p)}
 
-    async def _still_there(self, tips: Mapping[int, Tip]) -> bool:
-        """Whether the ledger has what was signed before, and the entries that it ends with."""
+    async def _check(self, tips: Mapping[int, Tip]) -> None:
+        """The ledger must have what was signed before, and the entries that it ends with."""
         wanted = {tip for tip in (*self._known.values(), *tips.values()) if tip.seq}
-        gone = wanted - await self._ledger.entries_at(wanted)
-        for tip in sorted(gone):
+        gone = sorted(wanted - await self._ledger.entries_at(wanted))
+        for tip in gone:
             facts = {"partition": tip.partition, "seq": tip.seq, "hash": tip.hash.hex()}
-            _log.error("the ledger is not what was signed", extra={"facts": facts})
+            _log.error("an entry is not what was signed", extra={"facts": facts})
         if gone:
-            self._recorder.alert(Alert.CHAIN_BROKEN)
-        return not gone
+            raise LedgerChanged(f"the ledger has changed in {len(gone)} partitions")
 
     async def _deliver(self, checkpoint: Checkpoint) -> None:
         for attempt in range(ATTEMPTS_MAX):
