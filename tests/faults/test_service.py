@@ -9,15 +9,26 @@ from __future__ import annotations
 import asyncio
 import random
 import resource
+import shutil
 import signal
 import socket
 import time
 from contextlib import ExitStack
 from functools import partial
 
+import psycopg
 import pytest
+import redis.asyncio as redis
 
-from holdfast import AsyncClient, Durability, GrantSource, HoldfastError, Outcome, new_key
+from holdfast import (
+    AsyncClient,
+    BurnResult,
+    Durability,
+    GrantSource,
+    HoldfastError,
+    Outcome,
+    new_key,
+)
 from holdfast_server.chaos.inject import Injector
 from holdfast_server.chaos.plan import Kind
 from holdfast_server.chaos.proxy import LOOPBACK
@@ -33,6 +44,8 @@ LASTS_S = 1.0
 CREDITS = "faults"
 GRANTED = 1_000
 BURNS = 12
+#: How long a caller waits for a store that is recovered meanwhile.
+RECOVERY_MS = 60_000
 #: Descriptors that a starved worker may have, and connections that then knock.
 DESCRIPTORS_MAX = 64
 KNOCKS = 200
@@ -68,6 +81,19 @@ async def burned(client: AsyncClient, account: str) -> int:
 
 def gone(process: int) -> bool:
     return not alive(process)
+
+
+def recorded(stack: Stack, receipt: BurnResult) -> bool:
+    """Whether the ledger has it."""
+    asked = "SELECT 1 FROM holdfast.entry WHERE partition = %s AND epoch = %s AND seq = %s"
+    with psycopg.connect(stack.ledger.url) as connection:
+        where = receipt.applied.partition, *place(receipt)
+        return connection.execute(asked, where).fetchone() is not None
+
+
+def place(receipt: BurnResult) -> tuple[int, int]:
+    """Where it stands in its partition."""
+    return receipt.applied.epoch, receipt.applied.seq
 
 
 async def go_on(one: Trial, answers: int = 20) -> None:
@@ -167,8 +193,6 @@ async def test_one_thing_goes_wrong_under_load(stack: Stack, kind: Kind) -> None
 
 async def test_the_store_forks_again_and_again(stack: Stack) -> None:
     """F28: rewriting the append-only file costs time, and no answer."""
-    import redis.asyncio as redis  # noqa: PLC0415
-
     async with redis.Redis.from_url(stack.store.url) as store, under_load(stack) as one:
         before = (await store.info("persistence"))["rdb_last_save_time"]
         for _ in range(3):
@@ -200,6 +224,8 @@ async def test_the_ledger_is_away(stack: Stack) -> None:
     """F30: holds go on, the ledger's word is not claimed without it, and it catches up."""
     async with new_client(stack) as client:
         account = await funded(client)
+        # Now this worker knows the credit type.
+        await client.burn(account, 1)
         await stack.kill_ledger()
         try:
             receipts = [await client.burn(account, 1) for _ in range(BURNS)]
@@ -212,7 +238,7 @@ async def test_the_ledger_is_away(stack: Stack) -> None:
         assert given.applied.durability is not Durability.LEDGER
         sure = await client.burn(account, 1, durability=Durability.LEDGER)
         assert sure.applied.seq
-        assert await burned(client, account) == BURNS + 1
+        assert await burned(client, account) == BURNS + 2
 
 
 # --- Callers ------------------------------------------------------------------------------------
@@ -250,3 +276,48 @@ async def test_callers_that_do_not_wait(stack: Stack) -> None:
         for key in keys:
             assert (await patient.burn(account, 1, key=key)).applied.seq
         assert await burned(patient, account) == BURNS
+
+
+# --- Losses -------------------------------------------------------------------------------------
+# The last tests of this file: where a partition was rebuilt, the ledger is asked about every new
+# key for some minutes, and must not be away.
+
+
+async def test_the_store_is_restored_from_an_old_copy(stack: Stack) -> None:
+    """F9, F65: the ledger's word counts; the service notices and rebuilds by itself."""
+    async with new_client(stack, timeout_ms=RECOVERY_MS) as client:
+        account = await funded(client)
+        before = await client.burn(account, 1)
+        await until(lambda: recorded(stack, before))
+        await stack.stop_store()
+        copy = stack.folder / "copy"
+        shutil.copytree(stack.folder / "valkey", copy)
+        await stack.start_store()
+        key = new_key()
+        after = await client.burn(account, 2, key=key)
+        await until(lambda: recorded(stack, after))
+        await stack.kill_store()
+        shutil.rmtree(stack.folder / "valkey")
+        copy.rename(stack.folder / "valkey")
+        await stack.start_store()
+        again = await client.burn(account, 2, key=key)
+        later = await client.burn(account, 4)
+        assert again.applied.replayed
+        assert again.applied.transaction_id == after.applied.transaction_id
+        assert place(before) < place(after) < place(later)
+        assert await burned(client, account) == 7
+
+
+async def test_somebody_deletes_everything(stack: Stack) -> None:
+    """F11: what the ledger has comes back, and nothing is granted before it has."""
+    async with new_client(stack, timeout_ms=RECOVERY_MS) as client:
+        account = await funded(client)
+        spent = await client.burn(account, GRANTED - 1)
+        await until(lambda: recorded(stack, spent))
+        async with redis.Redis.from_url(stack.store.url) as store:
+            await store.flushall()
+        denied = await client.burn(account, GRANTED - 1)
+        granted = await client.burn(account, 1)
+        assert denied.decision.outcome is Outcome.DENIED
+        assert granted.decision.outcome is Outcome.GRANTED
+        assert await burned(client, account) == GRANTED

@@ -6,8 +6,13 @@ import re
 
 from tests.support.fault_table import TESTS, named_tests, read_rows
 
+ROWS = [f"F{number}" for number in range(1, 63)] + ["F63", "F65"]
 #: At least so many rows have a test that runs.
 RUNNING_MIN = 50
+
+
+def test_every_row_is_there_once_and_in_order() -> None:
+    assert [name for name, _ in read_rows()] == ROWS
 
 
 def test_every_row_names_a_test_or_says_why_not() -> None:

@@ -32,7 +32,7 @@ SHORT: Final = 3_000
 #: The tree that is in shadow mode: one that is short of credits.
 SHADOW_ROOT: Final = 1
 #: So long after everything was healed every call that was under way has ended.
-LIVENESS_S: Final = 30.0
+LIVENESS_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
