@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 from google.protobuf.message import DecodeError, Message
 
 from holdfast import results
+from holdfast._frames import read_batch
 from holdfast._wire import read_hold, read_item_error
 from holdfast.errors import HoldfastError, InternalError, InvalidRequest
 from holdfast.kinds import Durability
@@ -18,6 +19,7 @@ from holdfast.v1 import types_pb2
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 M = TypeVar("M", bound=Message)
+P = TypeVar("P")
 
 #: One amount of the client's credit type, or an amount per credit type.
 Amounts = int | Mapping[str, int]
@@ -104,10 +106,13 @@ class Page(Generic[T_co]):
 
 def decoder(message: type[M], read: Callable[[M], T]) -> Callable[[bytes], T]:
     """Reads an answer's bytes as `message`, and that as a result."""
+    return _decoded(message.FromString, read)
 
+
+def _decoded(parse: Callable[[bytes], P], read: Callable[[P], T]) -> Callable[[bytes], T]:
     def decode(data: bytes) -> T:
         try:
-            return read(message.FromString(data))
+            return read(parse(data))
         except DecodeError as error:
             raise InternalError("the server's answer is no valid message") from error
 
@@ -169,12 +174,12 @@ def batch(operations: Sequence[Operation[Any]]) -> Call[list[Any]]:
         items = [{operation.kind.item: operation.build(defaults)} for operation in operations]
         return pb.BatchRequest(items=[pb.BatchItem(**cast(dict[str, Any], item)) for item in items])
 
-    def read(message: pb.BatchResponse) -> list[Any]:
-        if len(message.results) != len(operations):
+    def read(results: list[pb.BatchResult]) -> list[Any]:
+        if len(results) != len(operations):
             raise InternalError("the server answered another number of operations than were sent")
-        return [_read_item(*pair) for pair in zip(operations, message.results, strict=True)]
+        return [_read_item(*pair) for pair in zip(operations, results, strict=True)]
 
-    return Call(BALANCE + "Batch", build, decoder(pb.BatchResponse, read))
+    return Call(BALANCE + "Batch", build, _decoded(read_batch, read))
 
 
 def _read_item(operation: Operation[T], item: pb.BatchResult) -> T | HoldfastError:

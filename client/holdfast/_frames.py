@@ -1,4 +1,4 @@
-"""The bytes of a Session's messages, written and read without their inner messages.
+"""The bytes of messages with many operations, written and read without their inner messages.
 
 On the wire an inner message is bytes behind their length. Read as just that, each operation is
 written once, when it is asked for, and messages are put together of them; each answer is read by
@@ -31,7 +31,9 @@ def _outer(message: type[Message]) -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(described.name))
 
 
-_Item, _Request, _Response = map(_outer, (pb.BatchItem, pb.SessionRequest, pb.SessionResponse))
+_Item, _Request, _Response, _Batch = map(
+    _outer, (pb.BatchItem, pb.SessionRequest, pb.SessionResponse, pb.BatchResponse)
+)
 
 
 def write_item(kind: str, request: bytes, id: int, traceparent: str | None) -> bytes:
@@ -55,3 +57,8 @@ def read_message(data: bytes) -> tuple[list[pb.BatchResult], bool]:
     """The answers in a `SessionResponse`, and whether it says `closing`. Raises DecodeError."""
     response = _Response.FromString(data)
     return list(map(pb.BatchResult.FromString, response.results)), response.closing
+
+
+def read_batch(data: bytes) -> list[pb.BatchResult]:
+    """The answers in a `BatchResponse`. Raises DecodeError."""
+    return list(map(pb.BatchResult.FromString, _Batch.FromString(data).results))

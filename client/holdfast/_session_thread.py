@@ -17,7 +17,7 @@ from holdfast._calls import Operation, T
 from holdfast._channel import Endpoint, Metadata
 from holdfast._session import Session, closed, unusable
 from holdfast._stream import Asked
-from holdfast.errors import HoldfastError, InternalError
+from holdfast.errors import HoldfastError
 from holdfast.v1 import balance_service_pb2 as pb
 
 
@@ -53,8 +53,9 @@ class Waiting:
 
     def result(self) -> pb.BatchResult:
         """The answer. Raises the error that was given in its place."""
-        if self._result is None:
-            raise self._error or InternalError("an answer was looked at before it was given")
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
         return self._result
 
 

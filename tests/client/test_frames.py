@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from google.protobuf.message import DecodeError
 
-from holdfast._frames import read_message, write_item, write_message
+from holdfast._frames import read_batch, read_message, write_item, write_message
 from holdfast.v1 import balance_service_pb2 as pb
 from holdfast.v1 import types_pb2
 
@@ -44,6 +46,11 @@ def test_answers_are_read_one_by_one() -> None:
     assert read_message(b"") == ([], False)
 
 
+def test_answers_of_a_batch_are_read_one_by_one() -> None:
+    results = [pb.BatchResult(id=n, balance=pb.BalanceResponse(account="a")) for n in range(3)]
+    assert read_batch(pb.BatchResponse(results=results).SerializeToString()) == results
+
+
 def test_fields_of_a_newer_server_are_passed_over() -> None:
     unknown = b"\xfa\x01\x03new"
     response = pb.SessionResponse(results=[pb.BatchResult(id=1)]).SerializeToString()
@@ -52,6 +59,7 @@ def test_fields_of_a_newer_server_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x0a", b"\x0a\x05abc", b"\x0a\x02\x08"])
-def test_what_is_no_message_is_an_error(data: bytes) -> None:
+@pytest.mark.parametrize("read", [read_message, read_batch])
+def test_what_is_no_message_is_an_error(data: bytes, read: Callable[[bytes], object]) -> None:
     with pytest.raises(DecodeError):
-        read_message(data)
+        read(data)
