@@ -12,6 +12,7 @@ from tests.support.server import call, call_json, environment, serving
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_an_export_that_was_cut_off_is_noticed(tmp_path: Path) -> None:
     """From a key to a verdict. The last checkpoint is made when the service ends."""
     key, evidence = tmp_path / "key.pem", tmp_path / "checkpoints.jsonl"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from holdfast_server.control import auditor as auditor_module
 from holdfast_server.control import reconcile
 from holdfast_server.control.auditor import Auditor
 from holdfast_server.control.reconcile import Comparison, Reconciler
@@ -23,6 +25,7 @@ from holdfast_server.telemetry.recorder import Recorder
 from tests.support.both import Both, both_stores
 from tests.support.ledger import query, tamper
 from tests.support.pair import START_MS
+from tests.support.waiting import until
 
 TREE = ("t", "shop")
 
@@ -183,6 +186,14 @@ async def test_an_account_that_is_gone_is_drift(shop: Both) -> None:
     assert differing["till granted"][0] == 0 < differing["till granted"][1]
 
 
+@pytest.mark.parametrize("row", [b"", b"\xc1", b"\x01", b"\x93\x01"])
+async def test_a_row_that_cannot_be_read_is_drift(shop: Both, row: bytes) -> None:
+    key = shop.real.keys.tree_keys(shop.real.keys.partition(*TREE), 1, *TREE)[0]
+    await shop.real.store.read("HSET", key, "atill", row)
+
+    assert found(await compared(shop))[" tree unreadable"] == (1, 0)
+
+
 async def test_a_missing_row_of_the_ledger_is_drift(shop: Both, migrated_postgres_url: str) -> None:
     tamper(migrated_postgres_url, "DELETE FROM holdfast.entry WHERE kind = 8")
 
@@ -285,6 +296,21 @@ async def test_a_tree_that_was_deleted_is_found_by_what_happened_last(shop: Both
             break
 
     assert heard.alerts == [Alert.DRIFT]
+
+
+async def test_the_auditor_survives_what_it_finds(
+    shop: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditor_module, "LOOK_SECONDS", 0.0)
+    heard = Heard()
+    auditor = auditor_of(shop, heard)
+    key = shop.real.keys.state(shop.real.keys.partition(*TREE), 1)
+    await shop.real.store.read("HSET", key, "m", b"\xc1")
+    running = asyncio.create_task(auditor.run())
+    await until(lambda: len(heard.alerts) >= 2)
+    running.cancel()
+    await asyncio.wait([running])
+    assert set(heard.alerts) == {Alert.DRIFT}
 
 
 async def test_where_nothing_happens_it_says_so(shop: Both) -> None:

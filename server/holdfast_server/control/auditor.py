@@ -1,4 +1,4 @@
-"""Compares some trees with the ledger every second, for ever: what drifts is known before a
+"""Compares some trees with the ledger every few seconds, for ever: what drifts is known before a
 customer asks.
 
 Looked at are the trees in which something has just happened, others by chance, and those known to
@@ -21,9 +21,9 @@ from holdfast_server.ledger.store import Ledger
 from holdfast_server.telemetry.names import Alert, Audited
 from holdfast_server.telemetry.recorder import Recorder
 
-#: Pause between two looks, and while nothing happens.
-LOOK_SECONDS: Final = 1.0
-IDLE_SECONDS: Final = 10.0
+#: Pause between two looks, and while nothing happens. Each also asks for all positions.
+LOOK_SECONDS: Final = 5.0
+IDLE_SECONDS: Final = 30.0
 #: Entries of a tree that are added up; of larger ones the newest entry of each credit is looked at.
 ENTRIES_MAX: Final = 5_000
 #: Trees that are known to drift: more would say nothing new.
@@ -46,11 +46,12 @@ class Auditor:
         reader: TreeReader,
         ledger: Ledger,
         recorder: Recorder,
-        trees: int,
+        trees_per_second: int,
     ) -> None:
-        """`trees` is how many one look compares."""
+        """`trees_per_second` is how many are compared while something happens."""
         self._reconciler, self._reader, self._ledger = reconciler, reader, ledger
-        self._recorder, self._trees = recorder, trees
+        self._recorder = recorder
+        self._trees = round(trees_per_second * LOOK_SECONDS)
         #: How many figures of each tree differ; a partition has no names.
         self._drifting: dict[tuple[int, Tree], int] = {}
         self._positions: Mapping[int, tuple[int, int]] = {}
@@ -65,6 +66,10 @@ class Auditor:
                 idle = await self.look()
             except HoldfastError as error:
                 _log.warning("audit: %s", error.reason.name)
+            except Exception:
+                # Whoever audits must not end in silence, least of all by what it finds.
+                _log.exception("an audit failed")
+                self._recorder.alert(Alert.DRIFT)
             await asyncio.sleep(
                 (IDLE_SECONDS if idle else LOOK_SECONDS) * _CHANCE.uniform(0.8, 1.2)
             )

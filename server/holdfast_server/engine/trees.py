@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgpack
+
 from holdfast_server.domain.figures import (
     BUCKETS,
     HELD,
@@ -18,6 +20,7 @@ from holdfast_server.domain.figures import (
     grant_part,
     hold_part,
 )
+from holdfast_server.domain.packed import MALFORMED
 from holdfast_server.engine.keys import NUMBERS_FIELD, Keys, TreeName, parse_tree_key
 from holdfast_server.engine.rows import unpack_row
 from holdfast_server.engine.scripts import constants, load
@@ -25,6 +28,9 @@ from holdfast_server.engine.store import Store
 
 #: Fields of a tree that is read: the store does nothing else for about 20 ms.
 TREE_FIELDS_MAX: Final = 20_000
+
+#: Says that a row of the tree is none.
+UNREADABLE: Final = Figure("", "", "tree", "unreadable")
 
 #: Values of one draw of a hold: account, source, amount.
 _DRAW_VALUES: Final = 3
@@ -64,7 +70,7 @@ class TreeReader:
         answer = await self._store.run(self._script, keys, [TREE_FIELDS_MAX, number])
         numbers, _, count, fields, cold = answer
         seq = int(unpack_row(numbers)[0]) if numbers else 0
-        figures = _figures(fields) if count <= TREE_FIELDS_MAX else None
+        figures = _readable(fields) if count <= TREE_FIELDS_MAX else None
         return HotTree(partition, epoch, seq, figures, bool(cold))
 
     async def seqs(self, partitions: Sequence[int]) -> dict[int, int]:
@@ -86,6 +92,14 @@ class TreeReader:
         """Whether it is no tree of a hot state that was given up."""
         epoch = self._keys.epoch(tree.partition)
         return tree.home == self._keys.epochs.home(tree.partition, epoch)
+
+
+def _readable(fields: Sequence[bytes]) -> Figures:
+    """The figures; of what cannot be read, that it cannot, which no ledger agrees with."""
+    try:
+        return _figures(fields)
+    except (*MALFORMED, msgpack.UnpackException):
+        return {UNREADABLE: 1}
 
 
 def _figures(fields: Sequence[bytes]) -> Figures:

@@ -160,7 +160,7 @@ class Settings:
     )
 
     audit_trees_per_second: int = integer(
-        4,
+        2,
         (0, 1_000),
         "trees/s",
         "Trees that the sweeper compares with the ledger, in a second. 0: none.",
