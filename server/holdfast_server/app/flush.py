@@ -49,6 +49,7 @@ async def _flush(
             Coordinator(_stores(process), process.metrics),
         ),
         batch_entries_max=process.settings.flush_batch_entries_max,
+        retain_ms=process.settings.outbox_retention_ms,
     )
     # What is there by now stays for good: the collector need not look at it again and again.
     gc.freeze()

@@ -181,6 +181,12 @@ class Settings:
     flush_batch_entries_max: int = integer(
         2_000, (1, 50_000), "entries", "Most entries of one ledger transaction and partition."
     )
+    outbox_retention_ms: int = integer(
+        0,
+        (0, 86_400_000),
+        "ms",
+        "How long the hot store keeps entries that the ledger has: what its fail-over may lose.",
+    )
     outbox_entries_soft: int = integer(
         500_000, (1_000, 100_000_000), "entries", "Entries waiting for the ledger that alert."
     )
