@@ -59,7 +59,7 @@ class Submission:
 
     def _count(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
         """Reports what was decided; what many operations have in common, once for all of them."""
-        decided = Counter[tuple[str, Outcome, Reason, Mode]]()
+        decided: Counter[tuple[str, Outcome, Reason, Mode]] = Counter()
         for operation, answer in zip(operations, answers, strict=True):
             method = type(operation).__name__
             if isinstance(answer, HoldfastError):

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from holdfast_server.domain import bounds
 from holdfast_server.domain.operation import Mode
+from holdfast_server.domain.value import value
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Fixes the bucket of every tree. Changing it would move all trees at once, so it never changes.
@@ -94,7 +95,7 @@ class Policy:
         return 0 < self.expires_at_ms <= now_ms
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Subject:
     """Whom a request is about. `root` is the top of the account's tree, or the account itself."""
 
