@@ -8,6 +8,7 @@ nobody knows (RESULT_UNKNOWN), and the caller retries with the same key.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -227,8 +228,19 @@ async def execute(
 ) -> Any:
     """Runs a script on one connection, loading it where the server forgot it.
 
-    `asking`: the slot of its keys is on its way to this server.
+    `asking`: the slot of its keys is on its way to this server. The connection is of no use any
+    more when this raises anything but an answer of the server.
     """
+    # The driver makes a task for whatever it sends within a time of its own.
+    within, connection.socket_timeout = connection.socket_timeout, None
+    try:
+        async with asyncio.timeout(within):
+            return await _loaded(connection, script, call, asking=asking)
+    finally:
+        connection.socket_timeout = within
+
+
+async def _loaded(connection: Connection, script: Script, call: bytes, *, asking: bool) -> Any:
     try:
         return await _execute(connection, call, asking=asking)
     except NoScriptError:

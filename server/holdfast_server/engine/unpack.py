@@ -91,6 +91,8 @@ def limit_use(fields: list[Any]) -> rp.LimitUse:
 
 
 def _warnings(rows: list[Any]) -> tuple[rp.Warning, ...]:
+    if not rows:
+        return ()
     return tuple(
         rp.Warning(
             rp.WarningKind(kind), account.decode(), limit_id.decode(), credit_type.decode(), percent
@@ -104,13 +106,13 @@ def _share(grant: bytes, account: bytes, *figures: int) -> rp.GrantShare:
 
 
 def _settled(rows: list[Any]) -> tuple[rp.SettledLine, ...]:
-    return tuple(_settled_line(*row) for row in rows)
+    return tuple([_settled_line(*row) for row in rows])
 
 
 def _settled_line(credit_type: bytes, *rest: Any) -> rp.SettledLine:
     first = _SETTLED_VALUES - 1
     places = range(first, len(rest), _SHARE_VALUES)
-    shares = tuple(_share(*rest[place : place + _SHARE_VALUES]) for place in places)
+    shares = tuple([_share(*rest[place : place + _SHARE_VALUES]) for place in places])
     fields = (credit_type.decode(), *rest[:first], shares)
     return rp.SettledLine(*fields)
 
@@ -118,8 +120,10 @@ def _settled_line(credit_type: bytes, *rest: Any) -> rp.SettledLine:
 def _held_lines(flat: list[Any]) -> tuple[rp.HeldLine, ...]:
     places = range(0, len(flat), _HELD_VALUES)
     return tuple(
-        rp.HeldLine(flat[place].decode(), *flat[place + 1 : place + _HELD_VALUES])
-        for place in places
+        [
+            rp.HeldLine(flat[place].decode(), *flat[place + 1 : place + _HELD_VALUES])
+            for place in places
+        ]
     )
 
 

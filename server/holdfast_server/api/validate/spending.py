@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from holdfast.v1 import balance_service_pb2 as balance
 from holdfast.v1 import types_pb2 as types
@@ -25,6 +25,8 @@ from holdfast_server.domain.operation import (
     Reserve,
 )
 from holdfast_server.errors import Reason
+
+Asked = TypeVar("Asked", types.Line, balance.CommitLine, balance.RefundLine)
 
 #: The fields of each line, as a refusal names them.
 _CREDIT_TYPES: Final = [f"lines[{index}].credit_type" for index in range(bounds.LINES_MAX)]
@@ -159,7 +161,7 @@ def _asked(form: Form, lines: Sequence[types.Line]) -> tuple[Line, ...]:
     if not lines:
         _refuse_lines(form, f"lines must have 1 to {bounds.LINES_MAX} entries.")
     _check_distinct(form, lines)
-    return tuple(_asked_line(form, i, line) for i, line in enumerate(lines[: bounds.LINES_MAX]))
+    return tuple([_asked_line(form, i, line) for i, line in enumerate(_first(lines))])
 
 
 def _asked_line(form: Form, index: int, line: types.Line) -> Line:
@@ -175,7 +177,7 @@ def _asked_line(form: Form, index: int, line: types.Line) -> Line:
 
 def _actual(form: Form, lines: Sequence[balance.CommitLine]) -> tuple[CommitLine, ...]:
     _check_distinct(form, lines)
-    return tuple(_actual_line(form, i, line) for i, line in enumerate(lines[: bounds.LINES_MAX]))
+    return tuple([_actual_line(form, i, line) for i, line in enumerate(_first(lines))])
 
 
 def _actual_line(form: Form, index: int, line: balance.CommitLine) -> CommitLine:
@@ -192,8 +194,13 @@ def _given_back(form: Form, lines: Sequence[balance.RefundLine]) -> tuple[Refund
             form.credit_type(line.credit_type, _CREDIT_TYPES[index]),
             form.amount(line.amount, _AMOUNTS[index]),
         )
-        for index, line in enumerate(lines[: bounds.LINES_MAX])
+        for index, line in enumerate(_first(lines))
     )
+
+
+def _first(lines: Sequence[Asked]) -> Sequence[Asked]:
+    """As many lines as are looked at; there are seldom more."""
+    return lines if len(lines) <= bounds.LINES_MAX else lines[: bounds.LINES_MAX]
 
 
 def _check_distinct(
