@@ -198,3 +198,4 @@ class EntryKind(_Kind):
     REVOKE = 13
     GRANT_EFFECTIVE = 14
     UNENFORCED = 15
+    RECOVERED_COMMIT = 16

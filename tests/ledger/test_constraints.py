@@ -120,7 +120,13 @@ async def test_debt_and_unenforced_rise_only_in_their_kinds(
         for bucket in ("debt", "unenforced")
     }
 
-    debt = {EntryKind.HOLD, EntryKind.BURN, EntryKind.OVERAGE, EntryKind.LATE_COMMIT}
+    debt = {
+        EntryKind.HOLD,
+        EntryKind.BURN,
+        EntryKind.OVERAGE,
+        EntryKind.LATE_COMMIT,
+        EntryKind.RECOVERED_COMMIT,
+    }
     assert allowed == {"debt": debt, "unenforced": debt | {EntryKind.UNENFORCED}}
 
 

@@ -273,7 +273,9 @@ class CommitResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
     late: _builtins.bool
-    """True when the hold had expired: the usage was booked from what is available, then as debt."""
+    """True when the hold had expired, or was lost with the hot store: the usage was booked from what is
+    available, then as debt.
+    """
     state: _types_pb2.HoldState.ValueType
     """The hold afterwards."""
     @_builtins.property

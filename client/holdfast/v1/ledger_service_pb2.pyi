@@ -59,6 +59,10 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     """A grant became effective."""
     ENTRY_KIND_UNENFORCED: _EntryKind.ValueType  # 15
     """Use that passed while enforcement was bypassed."""
+    ENTRY_KIND_RECOVERED_COMMIT: _EntryKind.ValueType  # 16
+    """A hold that was lost with the hot store was committed, by what its id says: taken from what was
+    available, then booked as debt. At most one for each hold.
+    """
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
     """What kind of state change an entry is."""
@@ -95,6 +99,10 @@ ENTRY_KIND_GRANT_EFFECTIVE: EntryKind.ValueType  # 14
 """A grant became effective."""
 ENTRY_KIND_UNENFORCED: EntryKind.ValueType  # 15
 """Use that passed while enforcement was bypassed."""
+ENTRY_KIND_RECOVERED_COMMIT: EntryKind.ValueType  # 16
+"""A hold that was lost with the hot store was committed, by what its id says: taken from what was
+available, then booked as debt. At most one for each hold.
+"""
 Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
 
 @_typing.final

@@ -210,7 +210,7 @@ class Operations:
     ) -> Answer | NeedsLedger:
         if needs.flag is Flag.HOLD_MISSING:
             assert needs.token is not None
-            return await self._missing_hold(operation, needs.token)
+            return await self._missing_hold(caller, operation, needs.token)
         if needs.flag is Flag.LOOK_UP and (recorded := await self._recorded(operation)):
             return recorded
         request = await self._request(operation)
@@ -232,13 +232,17 @@ class Operations:
         place = Place(found.partition, found.epoch, root, replayed=True)
         return self.engine.recorded_reply(operation, found.answer, place)
 
-    async def _missing_hold(self, operation: Operation, token: HoldToken) -> HoldfastError:
-        """Why a hold that the hot store does not know cannot be settled."""
+    async def _missing_hold(
+        self, caller: Caller, operation: Operation, token: HoldToken
+    ) -> Answer | NeedsLedger:
+        """Why a hold that the hot store does not know cannot be settled; if it was lost, it can."""
         hold = token.hold.hex()
         found = await self.ledger.find_hold(operation.tenant, hold)
         if found is None or found.state is rp.HoldState.OPEN:
             await self._catch_up(self.engine.partition_of(operation.tenant, token.root))
             found = await self.ledger.find_hold(operation.tenant, hold)
+        if found is None and isinstance(operation, op.Commit):
+            return await self._lost_hold(caller, operation, token)
         if found is None:
             return failures.failed(Reason.HOLD_NOT_FOUND, {})
         if found.state is rp.HoldState.OPEN:
@@ -248,6 +252,17 @@ class Operations:
         if isinstance(operation, op.Commit) and error.reason is Reason.HOLD_EXPIRED:
             await self.ledger.note_late_use(found, operation)
         return error
+
+    async def _lost_hold(
+        self, caller: Caller, operation: op.Commit, token: HoldToken
+    ) -> Answer | NeedsLedger:
+        """A Commit of a hold that was lost with the hot store is booked by what its token says."""
+        if not self.engine.was_lost(operation.tenant, token):
+            return failures.failed(Reason.HOLD_NOT_FOUND, {})
+        if recorded := await self._recorded(operation):
+            return recorded
+        request = Request(operation, checked=True, is_lost=True)
+        return (await self._decide(caller, [request]))[0]
 
     async def _catch_up(self, partition: int) -> None:
         """Waits until the ledger has what the hot store has now."""

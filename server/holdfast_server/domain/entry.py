@@ -51,6 +51,7 @@ class EntryKind(IntEnum):
     REVOKE = 13
     GRANT_EFFECTIVE = 14
     UNENFORCED = 15
+    RECOVERED_COMMIT = 16
 
 
 #: What time does by itself. Such an entry has the time when it was due: it is booked when somebody

@@ -4,6 +4,9 @@ A token names the hold's tree and account, so that a settlement finds its partit
 look-up, and is signed (keyed BLAKE2b, 128 bits) over the tenant and all it says. A forged token and
 another tenant's token fail the same check and get the same answer: HOLD_NOT_FOUND.
 
+The token of a hold also says how it was placed: a Commit can then be booked even where the hot
+store was lost with the hold, and the ledger never heard of it.
+
 A token of kind BYPASSED stands for work that was let through without a hold (mode OFF, kill switch,
 store away). It carries its lines, since no store knows them.
 """
@@ -19,7 +22,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
-from holdfast_server.domain.operation import Line
+from holdfast_server.domain.operation import Line, Mode
 from holdfast_server.domain.value import value
 
 #: Bytes of the signature: 128 bits cannot be guessed.
@@ -54,12 +57,32 @@ class TokenKind(IntEnum):
     OFF = 3
 
 
+#: Of a line: its amount. Of a hold: mode, epoch, sequence number, and when it expires.
+_AMOUNT: Final = struct.Struct(">Q")
+_PLACED: Final = struct.Struct(">BIQQ")
+_NOT_PLACED: Final = bytes(_PLACED.size)
+
 _KINDS: Final = {kind.value: kind for kind in TokenKind}
 
 
 @value(frozen=True, slots=True)
+class Placed:
+    """How a hold was placed: what its Commit needs, beside its lines, if the hot store lost it."""
+
+    mode: Mode
+    #: Where its last entry is in the partition of its tree.
+    epoch: int
+    seq: int
+    expires_ms: int
+
+
+@value(frozen=True, slots=True)
 class HoldToken:
-    """What a token says. `lines` and `feature` are empty for `TokenKind.HELD`."""
+    """What a token says.
+
+    `placed`, `feature` and `lines` of `TokenKind.HELD` are those of the Reserve; a token that was
+    made for a list of holds has none of them, and `placed` is None.
+    """
 
     kind: TokenKind
     root: str
@@ -67,6 +90,7 @@ class HoldToken:
     hold: bytes
     feature: str = ""
     lines: tuple[Line, ...] = ()
+    placed: Placed | None = None
 
 
 def looks_held(text: str) -> bool:
@@ -140,11 +164,18 @@ def _text(text: str) -> bytes:
 
 def _pack(token: HoldToken) -> bytes:
     account = "" if token.account == token.root else token.account
-    names = _text(token.root) + _text(account) + _text(token.feature)
-    if not token.lines:
-        return token.hold + names
-    lines = (_text(line.credit_type) + struct.pack(">Q", line.amount) for line in token.lines)
-    return token.hold + names + b"".join(lines)
+    packed = token.hold + _text(token.root) + _text(account) + _text(token.feature)
+    if token.kind is TokenKind.HELD:
+        packed += _pack_placed(token.placed)
+    for line in token.lines:
+        packed += _text(line.credit_type) + _AMOUNT.pack(line.amount)
+    return packed
+
+
+def _pack_placed(placed: Placed | None) -> bytes:
+    if placed is None:
+        return _NOT_PLACED
+    return _PLACED.pack(placed.mode, placed.epoch, placed.seq, placed.expires_ms)
 
 
 def _unpack(body: bytes) -> HoldToken:
@@ -153,13 +184,18 @@ def _unpack(body: bytes) -> HoldToken:
     root, place = _take(body, names)
     account, place = _take(body, place)
     feature, place = _take(body, place)
+    kind, placed = _KINDS[body[0]], None
+    if kind is TokenKind.HELD:
+        mode, *rest = _PLACED.unpack_from(body, place)
+        placed = Placed(Mode(mode), *rest) if mode else None
+        place += _PLACED.size
     lines = []
     while place < len(body):
         credit_type, place = _take(body, place)
-        lines.append(Line(credit_type, struct.unpack_from(">Q", body, place)[0]))
-        place += 8
+        lines.append(Line(credit_type, _AMOUNT.unpack_from(body, place)[0]))
+        place += _AMOUNT.size
     hold = body[2:names]
-    return HoldToken(_KINDS[body[0]], root, account or root, hold, feature, tuple(lines))
+    return HoldToken(kind, root, account or root, hold, feature, tuple(lines), placed)
 
 
 def _take(raw: bytes, place: int) -> tuple[str, int]:

@@ -75,6 +75,8 @@ class Request:
     refund: RefundPlan | None = None
     #: Up to where the ledger was read that does not know the tree; -1 where it was not asked.
     absent_to: int = -1
+    #: The hold of a Commit was lost with the hot store, as the ledger proves.
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,13 @@ class Engine:
         token = self._parts.signer.read(operation.tenant, operation.hold)
         if token is None or token.kind is not TokenKind.HELD:
             return failures.failed(Reason.HOLD_NOT_FOUND, {})
-        facts = Facts(caller, token=token, checked=request.checked, absent_to=request.absent_to)
+        facts = Facts(
+            caller,
+            token=token,
+            checked=request.checked,
+            absent_to=request.absent_to,
+            is_lost=request.is_lost,
+        )
         return self._place(operation, facts, token.root)
 
     def _spending(
@@ -387,6 +395,14 @@ class Engine:
     def current_epoch(self, partition: int) -> int:
         """The epoch that a partition is in."""
         return self._parts.keys.epoch(partition)
+
+    def was_lost(self, tenant: str, token: HoldToken) -> bool:
+        """Whether a hold was placed in an epoch that ended before it: then nobody has its entry."""
+        if token.placed is None:
+            return False
+        partition = self.partition_of(tenant, token.root)
+        ended = self._parts.keys.epochs.end(partition, token.placed.epoch)
+        return ended is not None and token.placed.seq > ended
 
     async def current_seq(self, partition: int) -> int:
         """The sequence number of the newest entry of a partition."""

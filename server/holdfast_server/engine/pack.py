@@ -39,6 +39,9 @@ CODES: Mapping[type[Operation], int] = {
     op.ExpireDue: 13,
 }
 
+#: The same of a Commit of a hold that was lost with the hot store.
+RECOVER_CODE = 14
+
 #: Methods whose keys the ledger remembers for ever. A late replay of Reserve makes a new hold,
 #: which expires.
 PROTECTED = frozenset(CODES) - {op.Reserve, op.GetBalance, op.ExpireDue}
@@ -71,6 +74,8 @@ class Facts:
     checked: bool = False
     #: Up to where the ledger was read that does not know the tree; -1 where it was not asked.
     absent_to: int = -1
+    #: True when the hold of a Commit was lost with the hot store, as the ledger proves.
+    is_lost: bool = False
 
 
 def method_of(operation: Operation) -> str:
@@ -94,7 +99,7 @@ def pack_operation(
     print_of = fingerprint(operation) if digest else b""
     own = _PACKERS[kind](operation, facts)
     row = [
-        CODES[kind],
+        RECOVER_CODE if facts.is_lost else CODES[kind],
         places.partition,
         places.tree,
         operation.tenant,
@@ -168,7 +173,8 @@ def _hold_detail(operation: op.Reserve, facts: Facts, own: list[Any]) -> dict[st
 
 
 def _capture_detail(operation: op.Commit, facts: Facts, own: list[Any]) -> dict[str, Any]:
-    return {} if operation.final else {"final": False, "ttl_ms": operation.ttl_ms}
+    detail = {} if operation.final else {"final": False, "ttl_ms": operation.ttl_ms}
+    return {**detail, "lost": own[-1]} if facts.is_lost else detail
 
 
 def _extend_detail(operation: op.Extend, facts: Facts, own: list[Any]) -> dict[str, Any]:
@@ -275,7 +281,20 @@ def _commit(operation: op.Commit, facts: Facts) -> list[Any]:
     own = [*_hold(facts), int(operation.final), operation.ttl_ms, operation.overage]
     for line in operation.lines:
         own += (line.credit_type, -1 if line.amount is None else line.amount)
+    if facts.is_lost:
+        own.append(_lost(facts))
     return own
+
+
+def _lost(facts: Facts) -> list[Any]:
+    """What the token says of a hold that nobody else knows."""
+    token = facts.token
+    assert token is not None
+    assert token.placed is not None
+    said: list[Any] = [token.placed.mode, token.feature, token.placed.expires_ms]
+    for line in token.lines:
+        said += (line.credit_type, line.amount)
+    return said
 
 
 def _release(operation: op.Release, facts: Facts) -> list[Any]:

@@ -13,8 +13,8 @@ import msgpack
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import transaction_id
-from holdfast_server.domain.operation import Mode, Operation
-from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
+from holdfast_server.domain.operation import Line, Mode, Operation
+from holdfast_server.domain.token import HoldToken, Placed, TokenKind, TokenSigner
 from holdfast_server.domain.value import value
 from holdfast_server.errors import Reason
 
@@ -134,15 +134,23 @@ def _buckets(figures: list[int]) -> rp.Buckets:
 def _reserve(
     operation: op.Reserve, fields: list[Any], applied: rp.Applied, place: Place, signer: TokenSigner
 ) -> rp.Reply:
-    hold, expires_ms, *lines = fields[OWN:]
-    token = ""
+    hold, expires_ms, *flat = fields[OWN:]
+    decision, lines, token = _decision(fields), _held_lines(flat), ""
     if hold:
-        what = HoldToken(TokenKind.HELD, place.root, operation.account, hold)
+        placed = Placed(decision.mode, applied.epoch, applied.seq, expires_ms)
+        held = tuple([Line(line.credit_type, line.held) for line in lines])
+        what = HoldToken(
+            TokenKind.HELD,
+            place.root,
+            operation.account,
+            hold,
+            operation.feature,
+            held,
+            placed,
+        )
         token = signer.issue(operation.tenant, what)
     warnings = _warnings(fields[WARNINGS])
-    return rp.ReserveReply(
-        _decision(fields), applied, token, _held_lines(lines), expires_ms, warnings
-    )
+    return rp.ReserveReply(decision, applied, token, lines, expires_ms, warnings)
 
 
 def _commit(

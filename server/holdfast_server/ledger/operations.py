@@ -24,8 +24,16 @@ from holdfast_server.ledger.sql import QUERIES
 
 #: The kinds that consume credits.
 BURNING_KINDS: Final = frozenset(
-    {EntryKind.COMMIT, EntryKind.BURN, EntryKind.OVERAGE, EntryKind.LATE_COMMIT}
+    {
+        EntryKind.COMMIT,
+        EntryKind.BURN,
+        EntryKind.OVERAGE,
+        EntryKind.LATE_COMMIT,
+        EntryKind.RECOVERED_COMMIT,
+    }
 )
+#: The kinds that burn for a hold that is no longer open.
+LATE_KINDS: Final = frozenset({EntryKind.LATE_COMMIT, EntryKind.RECOVERED_COMMIT})
 #: The fault of what is kept of a Commit that came too late.
 LATE_USE: Final = "late_use"
 #: REFUND entries of one transaction that are read.
@@ -145,7 +153,7 @@ def _hold(found: Sequence[RecordedEntry]) -> RecordedHold:
         account=entries[0].actor,
         state=(end.ends_hold if end else None) or HoldState.OPEN,
         ended_by=end.transaction_id if end else "",
-        late=any(entry.kind is EntryKind.LATE_COMMIT for entry in entries),
+        late=any(entry.kind in LATE_KINDS for entry in entries),
         burned=_burned_per_credit_type(entries),
         entries=tuple(found),
     )

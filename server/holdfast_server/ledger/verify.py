@@ -32,7 +32,13 @@ OnProgress = Callable[[int, int], None]
 Anchors = Mapping[int, tuple[bytes, int]]
 
 _DEBT_KINDS: Final = frozenset(
-    {EntryKind.HOLD, EntryKind.BURN, EntryKind.OVERAGE, EntryKind.LATE_COMMIT}
+    {
+        EntryKind.HOLD,
+        EntryKind.BURN,
+        EntryKind.OVERAGE,
+        EntryKind.LATE_COMMIT,
+        EntryKind.RECOVERED_COMMIT,
+    }
 )
 _UNENFORCED_KINDS: Final = _DEBT_KINDS | {EntryKind.UNENFORCED}
 

@@ -79,7 +79,25 @@ def _count_settlement(
     return warnings
 
 
-def _commit_late(memory: Memory, tree: Tree, operation: op.Commit, facts: Facts) -> rp.Reply:
+def recover(
+    memory: Memory, tree: Tree, operation: op.Commit, lost: LateHold, facts: Facts
+) -> rp.Reply:
+    """Commits a hold that was lost with the store: as if it had expired, by what its token says."""
+    name = tree.tenant, operation.hold
+    if operation.hold in tree.holds or name in memory.late or name in memory.ended:
+        return commit(memory, tree, operation, facts)
+    memory.known(tree, lost.account)
+    memory.late[name], memory.hold_account[name] = lost, lost.account
+    return _commit_late(memory, tree, operation, facts, EntryKind.RECOVERED_COMMIT)
+
+
+def _commit_late(
+    memory: Memory,
+    tree: Tree,
+    operation: op.Commit,
+    facts: Facts,
+    kind: EntryKind = EntryKind.LATE_COMMIT,
+) -> rp.Reply:
     late = memory.late.get((tree.tenant, operation.hold))
     if late is None or late.until_ms <= facts.now_ms:
         raise _gone(memory, tree, operation.hold, facts.now_ms, committing=True)
@@ -99,15 +117,13 @@ def _commit_late(memory: Memory, tree: Tree, operation: op.Commit, facts: Facts)
     for line, amount, overflow in zip(late.lines, amounts, overflows, strict=True):
         plan = settle.LinePlan(HoldLine(line.credit_type, 0, []), [], [], [], overflow)
         over = max(0, amount - line.requested)
-        receipt = settle.settle_line(
-            journal, tree, late.account, plan, EntryKind.LATE_COMMIT, facts.now_ms
-        )
+        receipt = settle.settle_line(journal, tree, late.account, plan, kind, facts.now_ms)
         settled.append(_late_receipt(receipt, over))
         line.requested = max(0, line.requested - amount)
         line.captured += amount
     warnings = _count_late(memory, tree, late, settled, facts.now_ms)
     if not journal.postings:
-        journal.posting(EntryKind.LATE_COMMIT, late.account, late.lines[0].credit_type)
+        journal.posting(kind, late.account, late.lines[0].credit_type)
     applied = memory.write(tree, journal)
     state = rp.HoldState.EXPIRED
     if operation.final:

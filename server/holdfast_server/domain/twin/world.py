@@ -10,7 +10,7 @@ from holdfast_server.domain.entry import EntryKind
 from holdfast_server.domain.twin import accounts, due, ending, grants, limits, settle
 from holdfast_server.domain.twin.draw import available, check_room, spendable
 from holdfast_server.domain.twin.journal import Journal
-from holdfast_server.domain.twin.memory import Facts, Memory, Record
+from holdfast_server.domain.twin.memory import Facts, LateHold, Memory, Record
 from holdfast_server.domain.twin.reserve import Placed, place
 from holdfast_server.domain.twin.state import AccountState, Draw, HoldLine, HoldRecord, Tree
 from holdfast_server.errors import HoldfastError, Reason
@@ -112,6 +112,12 @@ class World(Memory):
             for credit_type, r in done.items()
         )
         return rp.RefundReply(applied, tuple(lines))
+
+    def recover(self, operation: op.Commit, lost: LateHold, facts: Facts) -> rp.Reply:
+        """A Commit of a hold that was lost with the store; see `ending.recover`."""
+        tree = self.trees[operation.tenant, self.root_of[operation.tenant, lost.account]]
+        self.pass_time(tree, facts.now_ms)
+        return ending.recover(self, tree, operation, lost, facts)
 
     def create_account(self, tree: Tree, operation: op.CreateAccount, facts: Facts) -> rp.Reply:
         """See `op.CreateAccount`."""

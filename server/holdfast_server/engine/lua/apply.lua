@@ -76,11 +76,12 @@ end)
 -- The module and the function of each operation, by its code.
 local MODULES = {
   spending, committing, holding, holding, spending, granting, keeping,
-  describing, describing, granting, granting, keeping, keeping,
+  describing, describing, granting, granting, keeping, keeping, committing,
 }
 local NAMES = {
   "reserve", "commit", "release", "extend", "burn", "refund", "balance",
   "create_account", "update_account", "grant", "revoke", "book_unenforced", "expire_due",
+  "recover",
 }
 
 local header = unpack_message(ARGV[1])

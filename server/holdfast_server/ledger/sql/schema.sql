@@ -110,7 +110,7 @@ CREATE TABLE holdfast.entry (
         partition >= 0 AND epoch >= 1 AND first_seq >= 1 AND seq >= first_seq AND version >= 1
     ),
     CONSTRAINT entry_codes CHECK (
-        kind BETWEEN 1 AND 15 AND mode BETWEEN 0 AND 3 AND ends_hold IN (0, 2, 3, 4)
+        kind BETWEEN 1 AND 16 AND mode BETWEEN 0 AND 3 AND ends_hold IN (0, 2, 3, 4)
     ),
     CONSTRAINT entry_names CHECK (tenant <> '' AND account <> '' AND octet_length(hash) = 32),
     CONSTRAINT entry_event_time CHECK (
@@ -129,10 +129,10 @@ CREATE TABLE holdfast.entry (
         (granted | debt | unenforced | available | held | burned | expired | revoked)
         BETWEEN 0 AND 9007199254740991
     ),
-    -- HOLD (overdraft), BURN, OVERAGE, LATE_COMMIT.
-    CONSTRAINT entry_debt_kinds CHECK (delta_debt <= 0 OR kind IN (3, 8, 9, 10)),
+    -- HOLD (overdraft), BURN, OVERAGE, LATE_COMMIT, RECOVERED_COMMIT.
+    CONSTRAINT entry_debt_kinds CHECK (delta_debt <= 0 OR kind IN (3, 8, 9, 10, 16)),
     -- The same in shadow, CAP's excess, and UNENFORCED.
-    CONSTRAINT entry_unenforced_kinds CHECK (delta_unenforced <= 0 OR kind IN (3, 8, 9, 10, 15)),
+    CONSTRAINT entry_unenforced_kinds CHECK (delta_unenforced <= 0 OR kind IN (3, 8, 9, 10, 15, 16)),
     CONSTRAINT entry_without_credit_type_moves_nothing CHECK (
         credit_type <> ''
         OR (delta_granted = 0 AND delta_debt = 0 AND delta_unenforced = 0 AND delta_available = 0

@@ -1,7 +1,9 @@
--- Commit: burn what was used of a hold, open or expired (twin: World.commit).
+-- Commit: burn what was used of a hold, open, expired, or lost (twin: World.commit, World.recover).
 --
 -- Operation: account, hold id, final (1 or 0), ttl_ms, overage, and for each line: credit type, amount
 --   or -1.
+-- Recover, which is a Commit of a hold that was lost with the store, has one more field at the end:
+--   [mode, feature, expires_ms, credit type, held, credit type, held, ...], as its token says.
 -- Answers hold state, late (1 or 0), expires_ms, and settled lines.
 local FINAL, TTL_MS, OVERAGE, FIRST_LINE = 13, 14, 15, 16
 
@@ -140,7 +142,7 @@ local function count_late_request(tree, limited, late, lines, warnings)
 end
 
 -- What the hold held went back when it expired, so all of it is drawn anew.
-local function commit_late(op, tree, late)
+local function commit_late(op, tree, late, kind)
   local now, mode, account = tree.partition.now, late[T_MODE], late[T_ACCOUNT]
   local names, held = {}, {}
   for i, line in ipairs(late[T_LINES]) do
@@ -163,7 +165,7 @@ local function commit_late(op, tree, late)
   local limited = limits.settle(tree, trees.path(tree, account), now)
   for i, line in ipairs(late[T_LINES]) do
     local plan = { burned = NONE, returned = NONE, kept = NONE, overflow = overflows[i] }
-    local receipt = settle.line(journal, account, { line[1], 0, 0, NONE }, plan, KIND_LATE_COMMIT, now)
+    local receipt = settle.line(journal, account, { line[1], 0, 0, NONE }, plan, kind, now)
     receipt[4] = max(0, amounts[i] - line[2])
     lines[i] = receipt
     line[2], line[3] = max(0, line[2] - amounts[i]), line[3] + amounts[i]
@@ -175,17 +177,18 @@ local function commit_late(op, tree, late)
     end
   end
   if #journal.postings == 0 then
-    journals.posting(journal, KIND_LATE_COMMIT, account, names[1])
+    journals.posting(journal, kind, account, names[1])
   end
+  local state = op[FINAL] == 1 and COMMITTED or EXPIRED
   local first_seq, last_seq, entry = journals.write(journal, {
     hold = op[O_HOLD],
     actor = account,
     mode = mode,
+    -- Nothing else of a lost hold is in the ledger, which lets a hold end once.
+    ends_hold = kind == KIND_RECOVERED_COMMIT and state or 0,
     context = op[O_CONTEXT],
   })
-  local state = EXPIRED
   if op[FINAL] == 1 then
-    state = COMMITTED
     partitions.set_late(tree.partition, op[O_HOLD], false)
     local ended = {}
     for i, line in ipairs(late[T_LINES]) do
@@ -205,7 +208,29 @@ function committing.commit(op, tree)
   end
   local late = partitions.late_hold(tree.partition, op[O_HOLD])
   if late then
-    return commit_late(op, tree, late)
+    return commit_late(op, tree, late, KIND_LATE_COMMIT)
   end
   return settle.gone(tree.partition, op[O_HOLD], true)
+end
+
+-- What a token says of a hold, as if it had expired.
+local function late_of_token(account, token, now)
+  local lines = {}
+  for place = 4, #token, 2 do
+    insert(lines, { token[place], token[place + 1], 0 })
+  end
+  return { account, token[2], token[1], lines, max(token[3], now) + LATE_COMMIT_WINDOW_MS, 0 }
+end
+
+-- The ledger does not know the hold, and says that its epoch ended before it was placed: it was lost, and
+-- with it everything that it did. Whatever is known of it now came after that.
+function committing.recover(op, tree)
+  local token, partition, account = remove(op), tree.partition, op[O_ACCOUNT]
+  local answered = committing.commit(op, tree)
+  if answered.special ~= HOLD_MISSING then
+    return answered
+  elseif not trees.account(tree, account) then
+    return failure(R_ACCOUNT_NOT_FOUND, "account", account)
+  end
+  return commit_late(op, tree, late_of_token(account, token, partition.now), KIND_RECOVERED_COMMIT)
 end
