@@ -12,7 +12,7 @@ from holdfast_server.domain import reply as rp
 from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
 from holdfast_server.domain.entry import EntryKind
 from holdfast_server.domain.operation import Mode
-from holdfast_server.domain.token import HoldToken, Placed, TokenKind
+from holdfast_server.domain.token import HoldToken, TokenKind, pack_placed
 from holdfast_server.domain.twin.memory import Facts, LateHold
 from holdfast_server.domain.twin.state import HoldLine
 from holdfast_server.engine.engine import Request
@@ -32,9 +32,8 @@ class Lost:
 
     def __init__(self, pair: Pair, mode: Mode, lines: dict[str, int]) -> None:
         self._pair, self._mode, self._lines = pair, mode, lines
-        placed = Placed(mode, 1, 5, EXPIRES_MS)
-        held = tuple(op.Line(name, amount) for name, amount in lines.items())
-        what = HoldToken(TokenKind.HELD, "org", "org.user", HOLD, "chat", held, placed)
+        packed = pack_placed(mode, 1, 5, EXPIRES_MS, lines.items())
+        what = HoldToken(TokenKind.HELD, "org", "org.user", HOLD, "chat", packed=packed)
         self.token = SIGNER.issue("t", what)
 
     async def commit(self, key: str, lines: dict[str, int], **changes: Any) -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hmac
 import struct
 from binascii import Error, a2b_base64, b2a_base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from hashlib import blake2b
@@ -60,28 +60,36 @@ class TokenKind(IntEnum):
 #: Of a line: its amount. Of a hold: mode, epoch, sequence number, and when it expires.
 _AMOUNT: Final = struct.Struct(">Q")
 _PLACED: Final = struct.Struct(">BIQQ")
-_NOT_PLACED: Final = bytes(_PLACED.size)
 
 _KINDS: Final = {kind.value: kind for kind in TokenKind}
 
 
 @value(frozen=True, slots=True)
 class Placed:
-    """How a hold was placed: what its Commit needs, beside its lines, if the hot store lost it."""
+    """How a hold was placed: what its Commit needs if the hot store has lost it."""
 
     mode: Mode
     #: Where its last entry is in the partition of its tree.
     epoch: int
     seq: int
     expires_ms: int
+    #: What was held.
+    lines: Sequence[Line]
+
+
+def pack_placed(
+    mode: int, epoch: int, seq: int, expires_ms: int, held: Iterable[tuple[str, int]]
+) -> bytes:
+    """How a hold was placed, as its token carries it; `held` by credit type."""
+    return _PLACED.pack(mode, epoch, seq, expires_ms) + _pack_lines(held)
 
 
 @value(frozen=True, slots=True)
 class HoldToken:
     """What a token says.
 
-    `placed`, `feature` and `lines` of `TokenKind.HELD` are those of the Reserve; a token that was
-    made for a list of holds has none of them, and `placed` is None.
+    `feature` and `packed` of `TokenKind.HELD` are those of the Reserve; a token that was made for a
+    list of holds has neither. The other kinds have `lines` instead of `packed`.
     """
 
     kind: TokenKind
@@ -90,7 +98,17 @@ class HoldToken:
     hold: bytes
     feature: str = ""
     lines: tuple[Line, ...] = ()
-    placed: Placed | None = None
+    #: See `pack_placed`. Hardly any settlement looks at it.
+    packed: bytes = b""
+
+    @property
+    def placed(self) -> Placed | None:
+        """How a hold was placed, where the token says it."""
+        if not self.packed:
+            return None
+        mode, epoch, seq, expires_ms = _PLACED.unpack_from(self.packed)
+        lines = _unpack_lines(self.packed, _PLACED.size)
+        return Placed(Mode(mode), epoch, seq, expires_ms, lines)
 
 
 def looks_held(text: str) -> bool:
@@ -164,18 +182,10 @@ def _text(text: str) -> bytes:
 
 def _pack(token: HoldToken) -> bytes:
     account = "" if token.account == token.root else token.account
-    packed = token.hold + _text(token.root) + _text(account) + _text(token.feature)
+    names = _text(token.root) + _text(account) + _text(token.feature)
     if token.kind is TokenKind.HELD:
-        packed += _pack_placed(token.placed)
-    for line in token.lines:
-        packed += _text(line.credit_type) + _AMOUNT.pack(line.amount)
-    return packed
-
-
-def _pack_placed(placed: Placed | None) -> bytes:
-    if placed is None:
-        return _NOT_PLACED
-    return _PLACED.pack(placed.mode, placed.epoch, placed.seq, placed.expires_ms)
+        return token.hold + names + token.packed
+    return token.hold + names + _pack_lines((each.credit_type, each.amount) for each in token.lines)
 
 
 def _unpack(body: bytes) -> HoldToken:
@@ -184,18 +194,27 @@ def _unpack(body: bytes) -> HoldToken:
     root, place = _take(body, names)
     account, place = _take(body, place)
     feature, place = _take(body, place)
-    kind, placed = _KINDS[body[0]], None
+    kind, hold = _KINDS[body[0]], body[2:names]
     if kind is TokenKind.HELD:
-        mode, *rest = _PLACED.unpack_from(body, place)
-        placed = Placed(Mode(mode), *rest) if mode else None
-        place += _PLACED.size
+        return HoldToken(kind, root, account or root, hold, feature, packed=body[place:])
+    lines = tuple(_unpack_lines(body, place))
+    return HoldToken(kind, root, account or root, hold, feature, lines)
+
+
+def _pack_lines(lines: Iterable[tuple[str, int]]) -> bytes:
+    packed = b""
+    for credit_type, amount in lines:
+        packed += _text(credit_type) + _AMOUNT.pack(amount)
+    return packed
+
+
+def _unpack_lines(raw: bytes, place: int) -> list[Line]:
     lines = []
-    while place < len(body):
-        credit_type, place = _take(body, place)
-        lines.append(Line(credit_type, _AMOUNT.unpack_from(body, place)[0]))
+    while place < len(raw):
+        credit_type, place = _take(raw, place)
+        lines.append(Line(credit_type, _AMOUNT.unpack_from(raw, place)[0]))
         place += _AMOUNT.size
-    hold = body[2:names]
-    return HoldToken(kind, root, account or root, hold, feature, tuple(lines), placed)
+    return lines
 
 
 def _take(raw: bytes, place: int) -> tuple[str, int]:

@@ -398,11 +398,11 @@ class Engine:
 
     def was_lost(self, tenant: str, token: HoldToken) -> bool:
         """Whether a hold was placed in an epoch that ended before it: then nobody has its entry."""
-        if token.placed is None:
+        placed = token.placed
+        if placed is None:
             return False
-        partition = self.partition_of(tenant, token.root)
-        ended = self._parts.keys.epochs.end(partition, token.placed.epoch)
-        return ended is not None and token.placed.seq > ended
+        ended = self._parts.keys.epochs.end(self.partition_of(tenant, token.root), placed.epoch)
+        return ended is not None and placed.seq > ended
 
     async def current_seq(self, partition: int) -> int:
         """The sequence number of the newest entry of a partition."""

@@ -290,9 +290,10 @@ def _lost(facts: Facts) -> list[Any]:
     """What the token says of a hold that nobody else knows."""
     token = facts.token
     assert token is not None
-    assert token.placed is not None
-    said: list[Any] = [token.placed.mode, token.feature, token.placed.expires_ms]
-    for line in token.lines:
+    placed = token.placed
+    assert placed is not None
+    said: list[Any] = [placed.mode, token.feature, placed.expires_ms]
+    for line in placed.lines:
         said += (line.credit_type, line.amount)
     return said
 

@@ -13,8 +13,8 @@ import msgpack
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import transaction_id
-from holdfast_server.domain.operation import Line, Mode, Operation
-from holdfast_server.domain.token import HoldToken, Placed, TokenKind, TokenSigner
+from holdfast_server.domain.operation import Mode, Operation
+from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner, pack_placed
 from holdfast_server.domain.value import value
 from holdfast_server.errors import Reason
 
@@ -137,16 +137,15 @@ def _reserve(
     hold, expires_ms, *flat = fields[OWN:]
     decision, lines, token = _decision(fields), _held_lines(flat), ""
     if hold:
-        placed = Placed(decision.mode, applied.epoch, applied.seq, expires_ms)
-        held = tuple([Line(line.credit_type, line.held) for line in lines])
+        held = [(line.credit_type, line.held) for line in lines]
+        packed = pack_placed(decision.mode, applied.epoch, applied.seq, expires_ms, held)
         what = HoldToken(
             TokenKind.HELD,
             place.root,
             operation.account,
             hold,
             operation.feature,
-            held,
-            placed,
+            packed=packed,
         )
         token = signer.issue(operation.tenant, what)
     warnings = _warnings(fields[WARNINGS])
