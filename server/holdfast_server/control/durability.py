@@ -147,8 +147,10 @@ class Durable:
             if applied:
                 place = level, _life(applied)
                 last[place] = max(last[place], applied.seq)
-        waits = (self._wait(*place, seq) for place, seq in last.items())
-        reached = dict(zip(last, await asyncio.gather(*waits), strict=True))
+        waits = [self._wait(*place, seq) for place, seq in last.items()]
+        # One is waited for here: a task for it would cost more than the wait.
+        found = [await waits[0]] if len(waits) == 1 else await asyncio.gather(*waits)
+        reached = dict(zip(last, found, strict=True))
         return [
             _at(answer, reached[level, _life(applied)]) if applied else answer
             for answer, (level, applied) in zip(answers, pairs, strict=True)

@@ -1,9 +1,10 @@
 """Waits until entries are on the hot store's disk or replicas: FSYNCED and REPLICATED.
 
-Each primary has one connection for each level. While somebody waits, it leaves a mark in every
-partition that is waited for (lua/barrier.lua) and then asks, on the same connection, until how many
-disks or replicas have all that it wrote. A store's history is one stream, so what has the mark has
-everything before it. While one such round runs, the next gathers: there is no timer.
+Each primary has one connection for each level. While somebody waits, it leaves a mark and reads
+how far the partitions are that are waited for (lua/barrier.lua), and then waits, on the same
+connection, until enough disks or replicas have the mark. A store's history is one stream, so what
+has the mark has everything before it. While one such round runs, the next gathers: there is no
+timer.
 
 The connection of a request is of no use for that. WAIT answers at once where its own connection has
 written nothing: after a reconnect, and after a repeated request, which only reads.
@@ -94,10 +95,9 @@ class _Line:
 
     async def wait(self, partition: int, epoch: int, seq: int, timeout_s: float) -> bool:
         """See `Barrier.wait`."""
-        reached = self._waiters.add(partition, epoch, seq)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
-        return await self._waiters.wait(partition, reached, timeout_s)
+        return await self._waiters.wait(partition, epoch, seq, timeout_s)
 
     async def close(self) -> None:
         """See `Barrier.close`."""
@@ -121,23 +121,25 @@ class _Line:
                 await self._hang_up(partitions)
 
     async def _round(self, connection: Connection, partitions: Sequence[int]) -> None:
-        """A mark in each partition, and one wait for all of them."""
-        epochs = [self._keys.epoch(each) for each in partitions]
-        marks = map(self._command, partitions, epochs)
-        commands: Any = [*marks, self._mark.command]
+        """A mark behind all partitions, and one wait for it."""
+        lives = [(partition, self._keys.epoch(partition)) for partition in partitions]
+        # In a cluster a call sees one partition.
+        calls = [[life] for life in lives] if self._store.is_cluster else [lives]
+        commands: Any = [*map(self._command, calls), self._mark.command]
         await connection.send_packed_command(connection.pack_commands(commands))
-        newest = [await connection.read_response() for _ in partitions]
+        newest = [seq for _ in calls for seq in await connection.read_response()]
         if not self._mark.reached(await connection.read_response()):
             return
-        for partition, epoch, seq in zip(partitions, epochs, newest, strict=True):
-            if seq < 0:
-                self._waiters.tell(partition, _unknown)
-            else:
-                self._waiters.tell(partition, self._keys.epochs.judge(partition, epoch, seq))
+        for life, seq in zip(lives, newest, strict=True):
+            judge = _unknown if seq < 0 else self._keys.epochs.judge(*life, seq)
+            self._waiters.tell(life[0], judge)
 
-    def _command(self, partition: int, epoch: int) -> Sequence[Argument]:
-        keys = self._keys.state(partition, epoch), self._keys.barrier(partition, epoch)
-        return ("EVALSHA", self._script.sha, 2, *keys, epoch)
+    def _command(self, lives: Sequence[tuple[int, int]]) -> Sequence[Argument]:
+        """One call of the script, for partitions and their epochs."""
+        states = [self._keys.state(*life) for life in lives]
+        epochs = [epoch for _, epoch in lives]
+        keys = self._keys.barrier(*lives[0]), *states
+        return ("EVALSHA", self._script.sha, len(keys), *keys, *epochs)
 
     async def _connected(self, *, fresh: bool) -> Connection:
         """The connection; another one where the server hung up while nobody waited."""

@@ -16,7 +16,7 @@ they get here, so `/` separates tenant from account without ambiguity.
 | `t:TENANT/ROOT` | hash | one tree: its accounts and open holds, packed |
 | `d:TENANT/ROOT` | sorted set | the tree's holds and grants by the time they are due, if many |
 | `hot:N` | set | the trees that are in the store, as numbers drawn from their names |
-| `barrier` | string | how often somebody marked what must reach disk or replicas |
+| `barrier` | string | a mark: what is written to wait for all that was written before it |
 | `w:TENANT/ACCOUNT` | string | the root of an account that is not a root itself |
 
 `state` has a field `m` (sequence number, clock, generations), a field `f` (the last sequence number

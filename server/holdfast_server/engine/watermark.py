@@ -36,10 +36,9 @@ class Watermarks:
         ended = self._keys.epochs.end(partition, epoch)
         if ended is not None:
             return seq <= ended
-        reached = self._waiters.add(partition, epoch, seq)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll())
-        return await self._waiters.wait(partition, reached, timeout_s)
+        return await self._waiters.wait(partition, epoch, seq, timeout_s)
 
     async def _poll(self) -> None:
         while partitions := self._waiters.partitions:

@@ -1,25 +1,28 @@
 #!lua flags=allow-oom
--- Leaves a mark in a partition. Whoever then waits, on the same connection, until the mark is on disk or
--- on replicas, knows it of everything that the partition held before. WAIT and WAITAOF alone say nothing
--- of a connection that has not written: they would answer at once.
+-- Leaves a mark, and says how far partitions are. Whoever then waits, on the same connection, until the
+-- mark is on disk or on replicas, knows it of everything that they held before. WAIT and WAITAOF alone
+-- say nothing of a connection that has not written: they would answer at once.
 --
--- KEYS[1]  `state` of one partition
--- KEYS[2]  `barrier` of the same
--- ARGV[1]  the epoch that is waited for
+-- KEYS[1]      `barrier` of one of the partitions
+-- KEYS[n + 1]  `state` of a partition
+-- ARGV[n]      the epoch that is waited for in it
 --
--- Returns the partition's last sequence number; -1, and leaves no mark, where this store is not the one
--- that the epoch was armed for, or has nothing of it: what is waited for is not here.
-local found = redis.call('HMGET', KEYS[1], 'm', 'e')
-local numbers, fence = found[1], found[2]
-if not numbers then
-  return -1
+-- Returns the last sequence number of each partition; -1 where this store is not the one that the epoch
+-- was armed for, or has nothing of it: what is waited for is not here.
+local history
+local function is_armed(fence, epoch)
+  history = history or string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+  return fence == epoch .. ' ' .. history .. ' ARMED'
 end
-if fence then
-  local history = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
-  if fence ~= ARGV[1] .. ' ' .. history .. ' ARMED' then
-    return -1
+
+local found = {}
+for n = 1, #ARGV do
+  local state = redis.call('HMGET', KEYS[n + 1], 'm', 'e')
+  local numbers, fence = state[1], state[2]
+  found[n] = -1
+  if numbers and (not fence or is_armed(fence, ARGV[n])) then
+    found[n] = cmsgpack.unpack(numbers)
   end
 end
-redis.call('INCR', KEYS[2])
-local seq = cmsgpack.unpack(numbers)
-return seq
+redis.call('INCR', KEYS[1])
+return found
