@@ -20,8 +20,10 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.recovery import Opening
 from holdfast_server.ledger.store import Ledger
+from tests.hydration.test_rebuild import rebuilt
 from tests.support.both import PARTITIONS, both_stores
 from tests.support.pair import CALLER, SIGNER, START_MS, Pair, Real, build, comparable
+from tests.support.stored import stored
 
 HOLD = bytes(range(16))
 EXPIRES_MS = START_MS + 60_000
@@ -45,7 +47,15 @@ class Lost:
         assert comparable(answer) == comparable(self._twin(replace(commit, hold=HOLD.hex())))
         await self._pair.check_balances()
         await self._pair.check_entries()
+        await self._check_rebuilt()
         return answer
+
+    async def _check_rebuilt(self) -> None:
+        """What the entries say of the tree is what the store has of it."""
+        real = self._pair.real
+        mine = rebuilt(await real.entries(), "t", "org", real)
+        found = await stored(real, "t", "org")
+        assert (mine, mine["late"].keys()) == (found, found["late"].keys())
 
     def _twin(self, commit: op.Commit) -> rp.Reply | HoldfastError:
         now_ms = self._pair.real.clock.now_ms

@@ -29,6 +29,7 @@ _FOLDS: Mapping[EntryKind, Fold] = {
     EntryKind.RELEASE: settlements.settle,
     EntryKind.HOLD_EXPIRED: settlements.expire,
     EntryKind.LATE_COMMIT: settlements.commit_late,
+    EntryKind.RECOVERED_COMMIT: settlements.commit_lost,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
 from holdfast_server.domain.entry import Entry, EntryKind
+from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.rebuild.holds import burned_of, extended, pledge
 from holdfast_server.domain.rebuild.state import Rebuilt, detail_of, post
 from holdfast_server.domain.twin import limits
@@ -73,6 +74,16 @@ def commit_late(rebuilt: Rebuilt, transaction: Sequence[Entry]) -> None:
             limits.count_use(path, late.feature, credit_type, amount, first.event_ms)
     if detail_of(transaction).get("final", True):
         del rebuilt.late[first.hold]
+
+
+def commit_lost(rebuilt: Rebuilt, transaction: Sequence[Entry]) -> None:
+    """Commit of a hold that was lost with the store: as if it had expired, by its token."""
+    first = transaction[0]
+    mode, feature, expires_ms, *held = detail_of(transaction)["lost"]
+    lines = [HoldLine(name, amount, []) for name, amount in zip(held[::2], held[1::2], strict=True)]
+    until_ms = max(expires_ms, first.event_ms) + LATE_COMMIT_WINDOW_MS
+    rebuilt.late[first.hold] = LateHold(first.actor, feature, Mode(mode), lines, until_ms, False)
+    commit_late(rebuilt, transaction)
 
 
 def _post_all(rebuilt: Rebuilt, transaction: Sequence[Entry]) -> None:
