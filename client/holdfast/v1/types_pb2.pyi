@@ -632,7 +632,9 @@ class Hold(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
-    """The id that Commit, Release and Extend take."""
+    """An id that Commit, Release and Extend take. It names the hold, and may be spelled otherwise than
+    in the answer to Reserve, which says more of how the hold was placed.
+    """
     account: _builtins.str
     """The account that placed it."""
     feature: _builtins.str
