@@ -7,22 +7,19 @@
 -- KEYS[n + 1]  `state` of a partition
 -- ARGV[n]      the epoch that is waited for in it
 --
--- Returns the last sequence number of each partition; -1 where this store is not the one that the epoch
--- was armed for, or has nothing of it: what is waited for is not here.
-local history
-local function is_armed(fence, epoch)
-  history = history or string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
-  return fence == epoch .. ' ' .. history .. ' ARMED'
-end
+-- Returns the last sequence number of each partition; -1 where this store may not decide in that epoch,
+-- or has nothing of it: what is waited for is not here.
+--- @include layout
+--- @include fence
 
 local found = {}
 for n = 1, #ARGV do
-  local state = redis.call('HMGET', KEYS[n + 1], 'm', 'e')
+  local state = call("HMGET", KEYS[n + 1], "m", "e")
   local numbers, fence = state[1], state[2]
   found[n] = -1
-  if numbers and (not fence or is_armed(fence, ARGV[n])) then
-    found[n] = cmsgpack.unpack(numbers)
+  if numbers and not fences.why(fence, tonumber(ARGV[n])) then
+    found[n] = unpack_message(numbers)
   end
 end
-redis.call('INCR', KEYS[1])
+call("INCR", KEYS[1])
 return found
