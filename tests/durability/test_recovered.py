@@ -16,12 +16,13 @@ from holdfast_server.domain.token import HoldToken, TokenKind, pack_placed
 from holdfast_server.domain.twin.memory import Facts, LateHold
 from holdfast_server.domain.twin.state import HoldLine
 from holdfast_server.engine.engine import Request
+from holdfast_server.engine.keys import FENCE_FIELD
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.recovery import Opening
 from holdfast_server.ledger.store import Ledger
 from tests.hydration.test_rebuild import rebuilt
-from tests.support.both import PARTITIONS, both_stores
+from tests.support.both import PARTITIONS, Both, both_stores
 from tests.support.pair import CALLER, SIGNER, START_MS, Pair, Real, build, comparable
 from tests.support.stored import stored
 
@@ -166,6 +167,14 @@ async def open_epoch(postgres_url: str, partition: int) -> None:
     await ledger.close()
 
 
+async def arm_second_epoch(both: Both, partition: int) -> None:
+    """Lets the store decide in it, under the keys that it has."""
+    both.real.keys.epochs.learn(await both.ledger.epochs())
+    client = both.real.store.client
+    history = (await client.info("replication"))["master_replid"]
+    await client.hset(both.real.keys.state(partition, 2), FENCE_FIELD, f"2 {history} ARMED")
+
+
 async def test_the_ledger_decides_whether_a_hold_was_lost(
     valkey_url: str, migrated_postgres_url: str
 ) -> None:
@@ -187,7 +196,7 @@ async def test_the_ledger_decides_whether_a_hold_was_lost(
     await open_epoch(migrated_postgres_url, partition)
     async with both_stores(valkey_url, migrated_postgres_url) as both:
         both.keys = 200
-        both.real.keys.epochs.learn(await both.ledger.epochs())
+        await arm_second_epoch(both, partition)
         committed = await both.commit(lost_hold.hold, 50)
         assert committed.lines[0].burned == 50
         assert committed.applied.epoch == 2
