@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from holdfast_server.domain import operation as op
 from holdfast_server.engine.keys import COLD_FLOOR_FIELD, FENCE_FIELD, FLUSHED_FIELD
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.recovery import Loss
@@ -263,6 +264,50 @@ async def test_there_and_back_again(stage: Stage) -> None:
     place = late.applied
     assert lost(await stage.ledger.losses()) == [(partition, 3, place.seq, place.seq)]
     await check_ledger(stage)
+
+
+async def test_a_store_that_may_not_answer_is_not_read_either(stage: Stage) -> None:
+    """What an account was in a history that does not go on is nobody's business."""
+    worker = stage.worker()
+    await worker.fund("ada")
+    await stage.follow("a", "b")
+    await worker.keeper.refresh()
+    assert (await worker.engine.get_account("t", "ada")).account == "ada"
+    stage.promote("b")
+    worker.connect(stage.store("b"))
+
+    with pytest.raises(HoldfastError) as caught:
+        await worker.engine.get_account("t", "ada")
+
+    assert caught.value.reason is Reason.FENCED
+    assert is_fenced(await worker.do(op.GetBalance("t", "ada")))
+
+
+async def test_a_ledger_that_lost_what_it_had_keeps_the_partition_fenced(stage: Stage) -> None:
+    """F35, F65: neither store can go on without a loss, so somebody has to look."""
+    worker = stage.worker()
+    await worker.fund("ada")
+    await stage.flush()
+    partition = worker.keys.partition("t", "ada")
+    name = worker.keys.state(partition, worker.keys.epoch(partition))
+    with stage.client() as client:
+        # What it has now is what a standby had that lacked one entry.
+        client.hset(name, FLUSHED_FIELD, "3")
+    stage.servers["a"].stop()
+    stage.start("a")
+
+    done = await stage.recover()
+    assert done[partition].verdict is Verdict.HELD
+    assert not done[partition].armed
+    assert Alert.FENCED in stage.alarms.heard
+    assert [each.partition for each in await stage.ledger.standings() if each.fencing] == [
+        partition
+    ]
+
+    done = await stage.recover(rebuild=[partition])
+    assert done[partition].verdict is Verdict.REBUILT
+    worker.connect(stage.store())
+    assert await worker.available("ada") == 100
 
 
 async def test_an_older_epoch_is_refused_and_the_newer_one_learned(stage: Stage) -> None:

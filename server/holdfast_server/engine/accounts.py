@@ -11,12 +11,13 @@ from holdfast_server.domain import reply as rp
 from holdfast_server.domain.bounds import TREE_LEVELS_MAX
 from holdfast_server.domain.operation import CreateAccount, Mode
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
-from holdfast_server.engine.failures import failed
+from holdfast_server.engine.failures import failed, fenced
 from holdfast_server.engine.keys import DUE_FIELD, NUMBERS_FIELD, Keys
 from holdfast_server.engine.rows import unpack_row
-from holdfast_server.engine.store import Store
+from holdfast_server.engine.scripts import load
+from holdfast_server.engine.store import Argument, Store, failure
 from holdfast_server.engine.unpack import unpack_terms
-from holdfast_server.errors import Reason
+from holdfast_server.errors import HoldfastError, Reason
 
 #: Rows of a tree's index looked at in one step while the holds of one account are searched.
 SCAN_ROWS = 500
@@ -44,20 +45,20 @@ class AccountReader:
 
     def __init__(self, store: Store, keys: Keys, signer: TokenSigner) -> None:
         self._store, self._keys, self._signer = store, keys, signer
+        self._script = load("read_fenced")
 
     async def get(self, tenant: str, account: str, root: str) -> rp.Account:
         """The account as it is. Raises ACCOUNT_NOT_FOUND and STORE_UNAVAILABLE."""
-        key = self._tree_keys(tenant, root)[0]
-        state, unread = await self._store.read("HMGET", key, f"a{account}", f"n{account}")
+        state, unread = await self._read(tenant, root, "HMGET", f"a{account}", f"n{account}")
         if state is None:
             raise failed(Reason.ACCOUNT_NOT_FOUND, {"account": account})
         return _account(account, root, unpack_row(state), _unpacked(unread) if unread else None)
 
     async def check_parent(self, operation: CreateAccount, root: str) -> None:
         """Raises ACCOUNT_TREE_INVALID unless the parent exists and has room below it."""
-        key, above, levels = self._tree_keys(operation.tenant, root)[0], operation.terms.parent, 1
+        above, levels = operation.terms.parent, 1
         while above:
-            state = await self._store.read("HGET", key, f"a{above}")
+            state = await self._read(operation.tenant, root, "HGET", f"a{above}")
             if state is None:
                 metadata = {"account": operation.account, "rule": "parent"}
                 raise failed(Reason.ACCOUNT_TREE_INVALID, metadata)
@@ -69,7 +70,7 @@ class AccountReader:
     async def current_seq(self, partition: int) -> int:
         """The sequence number of a partition's newest entry; 0 when it has none."""
         key = self._keys.state(partition, self._keys.epoch(partition))
-        numbers = await self._store.read("HGET", key, NUMBERS_FIELD)
+        numbers = await self._read_key(partition, key, "HGET", NUMBERS_FIELD)
         return int(unpack_row(numbers)[0]) if numbers else 0
 
     async def holds(
@@ -97,12 +98,12 @@ class AccountReader:
         """What is due in the tree from an instant on: holds and grants share the index, which is a
         list in the tree while it is small (`lua/lib/due_index.lua`).
         """
-        tree, index = self._tree_keys(tenant, root)
-        small = await self._store.read("HGET", tree, DUE_FIELD)
+        small = await self._read(tenant, root, "HGET", DUE_FIELD)
         if small is not None:
             return _listed(unpack_row(small), start_ms)[offset : offset + SCAN_ROWS]
         span = (start_ms, "+inf", "BYSCORE", "LIMIT", offset, SCAN_ROWS, "WITHSCORES")
-        return _scored(await self._store.read("ZRANGE", index, *span))
+        partition, index = self._keys.partition(tenant, root), self._tree_keys(tenant, root)[1]
+        return _scored(await self._read_key(partition, index, "ZRANGE", *span))
 
     async def _is_wanted(
         self, tenant: str, root: str, owner: str, account: str, page: HoldPage
@@ -116,15 +117,14 @@ class AccountReader:
     ) -> list[tuple[bytes, list[Any]]]:
         if not members:
             return []
-        key = self._tree_keys(tenant, root)[0]
-        values = await self._store.read("HMGET", key, *[b"h" + member.hold for member in members])
+        fields = [b"h" + member.hold for member in members]
+        values = await self._read(tenant, root, "HMGET", *fields)
         pairs = zip(members, values, strict=True)
         return [(member.hold, unpack_row(value)) for member, value in pairs if value is not None]
 
     async def _is_below(self, tenant: str, root: str, account: str, above: str) -> bool:
-        key = self._tree_keys(tenant, root)[0]
         for _ in range(TREE_LEVELS_MAX):
-            state = await self._store.read("HGET", key, f"a{account}")
+            state = await self._read(tenant, root, "HGET", f"a{account}")
             if state is None:
                 return False
             account = unpack_row(state)[1].decode()
@@ -140,6 +140,25 @@ class AccountReader:
         return rp.OpenHold(
             text, account.decode(), feature.decode(), placed_ms, expires_ms, Mode(mode), shown
         )
+
+    async def _read(self, tenant: str, root: str, command: str, *arguments: Argument) -> Any:
+        """What a command says of the hash of a tree."""
+        partition, tree = self._keys.partition(tenant, root), self._tree_keys(tenant, root)[0]
+        return await self._read_key(partition, tree, command, *arguments)
+
+    async def _read_key(self, partition: int, key: str, command: str, *arguments: Argument) -> Any:
+        """The same of any key of a partition. Raises FENCED where the store may not answer."""
+        epoch = self._keys.epoch(partition)
+        names = [self._keys.state(partition, epoch), key]
+        try:
+            why, found = await self._store.run(self._script, names, [epoch, command, *arguments])
+        except HoldfastError as error:
+            # Nothing was asked that could be in doubt.
+            is_lost = error.reason is Reason.RESULT_UNKNOWN
+            raise failure(Reason.STORE_UNAVAILABLE, error) if is_lost else error from error
+        if why:
+            raise fenced()
+        return found
 
     def _tree_keys(self, tenant: str, root: str) -> list[str]:
         partition = self._keys.partition(tenant, root)

@@ -38,6 +38,8 @@ from holdfast_server.recovery.verdict import Evidence, Verdict, judge
 from holdfast_server.telemetry.names import Alert
 from holdfast_server.telemetry.recorder import Recorder
 
+#: How the first epoch of a partition begins, which nobody has armed.
+DEPLOYMENT: Final = "deployment"
 #: Seconds for which processes may say what they had acknowledged. Who comes later says it later.
 VOTE_SECONDS_MAX: Final = 2.0
 #: Seconds after which a partition that waits for a person is looked at again.
@@ -185,10 +187,10 @@ class Coordinator:
             why = {seen[each.partition].why(each.epoch) for each in unfenced}
             partitions = [each.partition for each in unfenced]
             fencing = await self._stores.ledger.fence(partitions, ", ".join(sorted(why)))
-            _log.error(
-                "partitions are fenced",
-                extra={"facts": {"partitions": len(partitions), "why": sorted(why)}},
-            )
+            is_first = all(each.reason == DEPLOYMENT for each in unfenced)
+            facts = {"partitions": len(partitions), "why": sorted(why)}
+            level = logging.INFO if is_first else logging.ERROR
+            _log.log(level, "partitions are fenced", extra={"facts": facts})
         failpoint.hit("coordinator.after_fence_ledger")
         await self._fences.close({each.partition: each.epoch for each in standings})
         failpoint.hit("coordinator.after_fence")
@@ -281,7 +283,7 @@ class Coordinator:
                 facts = {"partition": each.partition, "verdict": each.verdict, "epoch": each.epoch}
                 _log.error("a partition was recovered", extra={"facts": facts})
         kept = sum(each.verdict is Verdict.KEPT for each in done)
-        _log.warning("nothing was lost", extra={"facts": {"partitions": kept}})
+        _log.info("nothing was lost", extra={"facts": {"partitions": kept}})
         return done
 
 
