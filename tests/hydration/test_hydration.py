@@ -13,7 +13,7 @@ from holdfast_server.domain import reply as rp
 from holdfast_server.domain.operation import Mode
 from holdfast_server.engine.cold import Absent, Brought, Name
 from holdfast_server.engine.keys import COLD_FLOOR_FIELD
-from holdfast_server.engine.tree_store import Evicted, TreeStore
+from holdfast_server.engine.tree_store import Evicted, Installed, TreeStore
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.histories import TreesRead
 from holdfast_server.telemetry.recorder import Recorder
@@ -235,6 +235,22 @@ async def test_a_tree_that_somebody_deletes_is_fenced(both: Both) -> None:
         both.real.keys.state(both.real.keys.partition("t", "root"), 1), COLD_FLOOR_FIELD, "1"
     )
     assert (await both.reserve("child", 1)).reason is Reason.FENCED
+
+
+async def test_what_was_deleted_is_brought_back_when_somebody_asks(both: Both) -> None:
+    await start(both)
+    hold = await both.reserve("child", 7)
+    before = await stored(both.real, "t", "root")
+    partition = both.real.keys.partition("t", "root")
+    await both.real.store.client.delete(both.real.keys.tree_keys(partition, 1, "t", "root")[0])
+    seq = await both.real.engine.current_seq(partition)
+    bringing = hydrator(both, Between(both))
+    assert await bringing.restore(("t", "root"), seq + 1) is Installed.STALE
+    await both.flushed()
+    assert await bringing.restore(("t", "root"), seq) is Installed.INSTALLED
+    assert await stored(both.real, "t", "root") == before
+    assert await bringing.restore(("t", "root"), seq) is Installed.PRESENT
+    assert (await both.commit(hold.hold)).applied.seq
 
 
 async def test_while_the_ledger_is_away_only_cold_trees_are(both: Both) -> None:

@@ -12,7 +12,8 @@ from holdfast_server import failpoint
 from holdfast_server.app.recovery import recovering
 from holdfast_server.app.stores import open_ledger
 from holdfast_server.cli.options import json_option, read_settings
-from holdfast_server.cli.output import Column, print_rows, show_time
+from holdfast_server.cli.output import Column, console, print_json, print_rows, show_time
+from holdfast_server.cli.reconcile import TENANT_DEFAULT
 from holdfast_server.ledger.recovery import Loss, Standing
 from holdfast_server.recovery.coordinator import Recovered
 from holdfast_server.settings import Settings
@@ -98,6 +99,22 @@ def run(rebuild: Sequence[int], as_json: bool, **flags: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
+@recovery.command()
+@click.argument("account")
+@click.option("--tenant", envvar="HOLDFAST_TENANT", default=TENANT_DEFAULT, show_default=True)
+@_url_options
+def account(account: str, tenant: str, as_json: bool, **flags: Any) -> None:
+    """Bring back an account that somebody removed from the hot store by hand.
+
+    All accounts of its tree come back, as the ledger has them.
+    """
+    root = asyncio.run(_bring_back(read_settings(flags), tenant, account))
+    if as_json:
+        print_json({"tenant": tenant, "root": root})
+    else:
+        console().print(f"The tree of {root} is back in the hot store.")
+
+
 async def _standings(settings: Settings) -> list[Standing]:
     async with open_ledger(settings) as ledger:
         return await ledger.standings()
@@ -106,6 +123,11 @@ async def _standings(settings: Settings) -> list[Standing]:
 async def _losses(settings: Settings) -> list[Loss]:
     async with open_ledger(settings) as ledger:
         return await ledger.losses()
+
+
+async def _bring_back(settings: Settings, tenant: str, account: str) -> str:
+    async with recovering(settings) as stores:
+        return await stores.bring_back(tenant, account)
 
 
 async def _run(settings: Settings, rebuild: Sequence[int]) -> list[Recovered]:

@@ -114,10 +114,16 @@ class Hydrator:
             outcomes[name] = await asyncio.shield(future)
         return outcomes
 
-    async def close(self) -> None:
-        """Waits until nothing is being read."""
-        while self._running:
-            await asyncio.gather(*self._running)
+    async def restore(self, name: Name, least_seq: int) -> Installed:
+        """Brings back the tree of a root that somebody removed by hand.
+
+        The ledger must have `least_seq`: the newest entry of the partition when the tree was gone
+        already, so that it has all of the tree's.
+        """
+        read = await self._ledger.read_trees([name])
+        if name not in read.entries or (self._read_to(read, name) or 0) < least_seq:
+            return Installed.STALE
+        return (await self._install(read, [name], was_removed=True))[name]
 
     async def _look(self, names: Sequence[Name]) -> dict[Name, Outcome]:
         """What the store alone can say."""
