@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from holdfast_server.domain.bounds import AMOUNT_MAX
-from holdfast_server.domain.entry import Entry, EntryKind
+from holdfast_server.domain.columns import TEXT_BYTES_MAX
+from holdfast_server.domain.entry import Entry, EntryKind, GrantPosting
 from holdfast_server.domain.reply import Buckets, HoldState
 from holdfast_server.ledger.prepare import EntriesRefused, Fault
 from holdfast_server.ledger.store import Ledger
@@ -160,6 +161,8 @@ async def test_what_has_no_row_is_refused_before_the_database(
         with_fields(first_seq=1.5),
         with_fields(event_ms="soon"),
         with_fields(hold="0c" * 15),
+        with_fields(grants=(GrantPosting("0c" * 17, remaining=100),)),
+        with_fields(actor="a" * (TEXT_BYTES_MAX + 1)),
         with_fields(refund_of=7),
         with_delta(available=2**64 - 1),
         with_fields(context=replace(Story().grant("ada", 1).context, detail={"deep": DEEP})),

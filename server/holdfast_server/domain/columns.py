@@ -21,10 +21,19 @@ from holdfast_server.domain.entry import (
     canonical_json,
 )
 from holdfast_server.domain.packed import (
+    ACTOR,
     DELTA,
+    ENDS_HOLD,
+    EVENT_MS,
     FIRST_GRANT,
     FIRST_SEQ,
     GRANT_VALUES,
+    HOLD,
+    KIND,
+    MODE,
+    REFUND_OF,
+    TENANT,
+    VERSION,
     PackedEntry,
     text,
 )
@@ -52,35 +61,14 @@ def chain_hash(previous: bytes, columns_: bytes) -> bytes:
 def columns(packed: PackedEntry) -> bytes:
     """The canonical bytes of an entry behind the layout. Raises one of MALFORMED."""
     fields = packed.fields
-    _, kind, tenant, account, credit_type, version, event_ms = fields[:DELTA]
-    first_seq, mode, hold, actor, ends_hold, _, _, refund_of = fields[FIRST_SEQ:FIRST_GRANT]
+    tenant, account, credit_type = fields[TENANT:VERSION]
+    hold, actor, refund_of = fields[HOLD], fields[ACTOR], fields[REFUND_OF]
     method, key, fingerprint, feature, labels, caller, trace, span, reason, detail = packed.context
-    figures = _FIGURES[(len(fields) - FIRST_GRANT) // GRANT_VALUES]
-    values = figures.values.copy()
-    values[_NUMBERS] = (
-        packed.partition,
-        packed.epoch,
-        packed.seq,
-        first_seq,
-        kind,
-        version,
-        (event_ms - TIME_ZERO_MS) * 1000,
-        mode,
-        ends_hold,
-        *fields[DELTA:FIRST_SEQ],
-    )
-    if figures.changes:
-        changes = fields[FIRST_GRANT:]
-        values[figures.ids_at] = ids = changes[::GRANT_VALUES]
-        for id_ in ids:
-            _check_id(id_)
-        del changes[::GRANT_VALUES]
-        values[figures.changes_at] = changes
     if hold:
         _check_id(hold)
     # fmt: off
     return b"".join((
-        figures.pack(*values),
+        _figures(packed),
         _TEXT[len(tenant)], tenant,
         _TEXT[len(account)], account,
         _TEXT[len(credit_type)], credit_type,
@@ -109,6 +97,33 @@ def column(value: bytes) -> bytes:
 def texts(*values: bytes) -> bytes:
     """Texts as columns, also where they are empty."""
     return b"".join([part for value in values for part in (_TEXT[len(value)], value)])
+
+
+def _figures(packed: PackedEntry) -> bytes:
+    """The columns that are numbers, and those about grants."""
+    fields = packed.fields
+    figures = _FIGURES[(len(fields) - FIRST_GRANT) // GRANT_VALUES]
+    values = figures.values.copy()
+    values[_NUMBERS] = (
+        packed.partition,
+        packed.epoch,
+        packed.seq,
+        fields[FIRST_SEQ],
+        fields[KIND],
+        fields[VERSION],
+        (fields[EVENT_MS] - TIME_ZERO_MS) * 1000,
+        fields[MODE],
+        fields[ENDS_HOLD],
+        *fields[DELTA:FIRST_SEQ],
+    )
+    if figures.changes:
+        changes = fields[FIRST_GRANT:]
+        values[figures.ids_at] = ids = changes[::GRANT_VALUES]
+        for id_ in ids:
+            _check_id(id_)
+        del changes[::GRANT_VALUES]
+        values[figures.changes_at] = changes
+    return figures.pack(*values)
 
 
 def _check_id(id_: bytes) -> None:
