@@ -66,6 +66,7 @@ class Worker:
     name: str
     ledger: Ledger
     store: Store
+    state_dir: Path
     keys: Keys = field(default_factory=lambda: Keys(PARTITIONS))
     acknowledged: Acknowledged = field(default_factory=Acknowledged)
     alarms: Alarms = field(default_factory=Alarms)
@@ -73,7 +74,13 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.keeper = EpochKeeper(
-            self.ledger, self.keys.epochs, self.acknowledged, self.name, "worker", self.alarms
+            self.ledger,
+            self.keys.epochs,
+            self.acknowledged,
+            self.name,
+            "worker",
+            self.alarms,
+            self.state_dir,
         )
         self.connect(self.store)
 
@@ -183,7 +190,7 @@ class Stage:
 
     def worker(self, name: str = "w", on: str = "a") -> Worker:
         """A process on a server."""
-        return Worker(name, self.ledger, self.store(on))
+        return Worker(name, self.ledger, self.store(on), self.folder / "state")
 
     def coordinator(self, on: str = "a") -> Coordinator:
         """A coordinator for a server."""

@@ -86,7 +86,7 @@ async def run_process(
         stack.push_async_callback(admin.close)
         heartbeat = Heartbeat(process.ledger, report, process.kill, lambda: process.config.version)
         await process.config.refresh()
-        await process.epochs.refresh()
+        await process.epochs.start()
         tasks = (process.config.run(settings.config_poll_ms), heartbeat.run(), process.epochs.run())
         for task in tasks:
             await stack.enter_async_context(background(task))
@@ -137,7 +137,9 @@ async def _open_process(settings: Settings, role: str) -> AsyncIterator[Process]
         stack.push_async_callback(store.close)
         config = ConfigCache(ledger, settings.state_dir, metrics)
         keys = Keys(facts.partitions)
-        epochs = EpochKeeper(ledger, keys.epochs, Acknowledged(), name(), role, metrics)
+        epochs = EpochKeeper(
+            ledger, keys.epochs, Acknowledged(), name(), role, metrics, settings.state_dir
+        )
         yield Process(
             settings,
             metrics,

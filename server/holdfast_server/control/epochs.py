@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from holdfast_server import failpoint
+from holdfast_server.control.epoch_copy import EPOCHS_KEPT, read_copy, write_copy
 from holdfast_server.domain.epoch import Acknowledged, Epochs
 from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.recovery import Lifeline, Loss
@@ -37,8 +39,16 @@ class EpochKeeper:
     process: str
     role: str
     recorder: Recorder
+    #: Where a copy is kept for starts while the ledger is away.
+    state_dir: Path
     _known: Lifeline = field(default=Lifeline(-1, 0), init=False)
     _asking: asyncio.Task[None] | None = field(default=None, init=False)
+
+    async def start(self) -> None:
+        """Asks for the first time; a ledger that is away is replaced by this host's last copy."""
+        await self.refresh()
+        if self._known.epochs < 0:
+            self.epochs.learn(read_copy(self.state_dir))
 
     async def run(self) -> None:
         """Asks for ever; end it by cancelling. A ledger that is away is no trouble."""
@@ -57,6 +67,7 @@ class EpochKeeper:
             found = await self.ledger.lifeline()
             if found.epochs != self._known.epochs:
                 self.epochs.learn(await self.ledger.epochs())
+                write_copy(self.state_dir, self.epochs.newest(EPOCHS_KEPT))
             if found.fencing > self._known.fencing or self._late():
                 await self._vote(found.fencing)
             self._known = found

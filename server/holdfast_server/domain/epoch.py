@@ -78,6 +78,10 @@ class Epochs:
         if not known or known[-1].number < epoch.number:
             self._known[partition] = [*known, epoch]
 
+    def newest(self, count: int) -> dict[int, Sequence[Epoch]]:
+        """The newest epochs of each partition, oldest first."""
+        return {partition: known[-count:] for partition, known in self._known.items()}
+
     def learn(self, epochs: Mapping[int, Sequence[Epoch]]) -> None:
         """Takes what the ledger says, of each partition the oldest first."""
         self._known.update(epochs)
