@@ -37,7 +37,12 @@ from holdfast_server.chaos.trial import Trial
 from tests.faults.conftest import under_load
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.asyncio(loop_scope="module"),
+    # The first test also starts a whole service.
+    pytest.mark.timeout(300),
+]
 
 #: How long a fault lasts; long beside a call, short for a test.
 LASTS_S = 1.0
