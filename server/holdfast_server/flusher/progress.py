@@ -25,8 +25,9 @@ class Progress:
     continuity: Continuity = field(default_factory=Continuity)
 
     def load(self, cursors: Mapping[int, PartitionCursor]) -> None:
-        """Starts from what the ledger says."""
+        """Starts from what the ledger says. Somebody else may have written to it meanwhile."""
         self.recorded = dict(cursors)
+        self.continuity = Continuity()
         self.halted = {}
         self.retreat()
 
