@@ -68,7 +68,7 @@ BROKEN: list[tuple[str, Change]] = [
     ("entry_names", with_fields(tenant="")),
     ("entry_end_names_hold", with_fields(ends_hold=HoldState.RELEASED)),
     ("entry_codes", with_fields(ends_hold=HoldState.OPEN, hold="0c" * 16)),
-    ("entry_codes", with_fields(kind=16)),
+    ("entry_codes", with_fields(kind=17)),
     ("entry_codes", with_fields(kind=0)),
     ("entry_codes", with_fields(mode=4)),
     ("entry_event_time", with_fields(event_ms=-1)),
