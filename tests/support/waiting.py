@@ -12,9 +12,9 @@ WAIT_SECONDS = 30.0
 LOOK_SECONDS = 0.01
 
 
-async def until(condition: Callable[[], Any]) -> None:
+async def until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> None:
     """Waits until a condition holds; it may be a coroutine function."""
-    async with asyncio.timeout(WAIT_SECONDS):
+    async with asyncio.timeout(seconds):
         while True:
             holds = condition()
             if await holds if asyncio.iscoroutine(holds) else holds:
