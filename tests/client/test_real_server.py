@@ -37,6 +37,7 @@ from holdfast import (
     operations,
 )
 from tests.support.server import PATIENCE_S, RunningService
+from tests.support.waiting import until
 
 
 class Awaited:
@@ -176,11 +177,20 @@ async def test_every_mutation_is_applied_once_whatever_happened_since(
     assert after.credits == before.credits
 
 
+async def recorded(client: Any, result: Any) -> None:
+    """Waits until the ledger has an operation, however busy the machine is."""
+    applied = result.applied
+
+    async def is_recorded() -> bool:
+        reached = await client.await_durable(applied.transaction_id, seq=applied.seq)
+        return bool(reached is Durability.LEDGER)
+
+    await until(is_recorded)
+
+
 async def test_refund(client: Any, acct: str) -> None:
     burned = await client.burn(acct, 400, durability=Durability.LEDGER)
-    assert burned.applied.durability is Durability.LEDGER
-    reached = await client.await_durable(burned.applied.transaction_id, seq=burned.applied.seq)
-    assert reached is Durability.LEDGER
+    await recorded(client, burned)
     refund = await client.refund(burned.applied.transaction_id, 150, reason_code="quality")
     assert (refund.lines[0].refunded, refund.lines[0].available_after) == (150, 750)
     rest = await client.refund(burned.applied.transaction_id)
@@ -276,6 +286,7 @@ async def test_the_fleet(client: Any) -> None:
 async def test_the_ledger(client: Any, acct: str) -> None:
     before_ms = (await client.balance(acct)).as_of_ms
     burned = await client.burn(acct, 100, feature="chat", durability=Durability.LEDGER)
+    await recorded(client, burned)
     entries = [entry async for entry in client.list_entries(acct, credit_type="credits")]
     assert [entry.kind for entry in entries] == [EntryKind.BURN, EntryKind.GRANT]
     assert (entries[0].delta.burned, entries[0].after.available) == (100, 900)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,9 @@ from tests.support.cluster import Followed
 from tests.support.pair import CALLER
 
 MEMORY, FSYNCED, REPLICATED, LEDGER = Durability
+
+#: Long enough for a busy machine, and short where nothing will come.
+PATIENT_S, BRIEF_S = 20.0, 0.5
 
 
 @dataclass
@@ -65,7 +68,10 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    redis_url: str, postgres_url: str, least: Mapping[type[Operation], Durability] | None = None
+    redis_url: str,
+    postgres_url: str,
+    least: Mapping[type[Operation], Durability] | None = None,
+    wait_s: float = PATIENT_S,
 ) -> AsyncIterator[Stage]:
     async with both_stores(redis_url, postgres_url) as both:
         real = both.real
@@ -81,6 +87,7 @@ async def stage(
             real.engine,
             real.keys.epochs,
             Recorder(),
+            wait_s,
         )
         await levels.look()
         await both.account("a")
@@ -151,15 +158,16 @@ async def test_a_caller_cannot_ask_for_less_than_is_demanded(
 async def test_what_was_applied_is_answered_even_when_the_wait_takes_too_long(
     followed_store: Followed, migrated_postgres_url: str
 ) -> None:
-    async with stage(followed_store.url, migrated_postgres_url) as one:
+    async with stage(followed_store.url, migrated_postgres_url, wait_s=BRIEF_S) as one:
         with frozen(followed_store):
             burned = await one.burn(REPLICATED)
             assert burned.applied.durability is MEMORY
             assert await one.used() == 1
         name, seq = burned.applied.transaction_id, burned.applied.seq
-        assert await one.durable.await_durable(name, seq, REPLICATED) is REPLICATED
-        assert await one.durable.await_durable(name, 0, LEDGER) is LEDGER
-        assert await one.durable.await_durable(name, 0, MEMORY) is MEMORY
+        patient = replace(one.durable, wait_s=PATIENT_S)
+        assert await patient.await_durable(name, seq, REPLICATED) is REPLICATED
+        assert await patient.await_durable(name, 0, LEDGER) is LEDGER
+        assert await patient.await_durable(name, 0, MEMORY) is MEMORY
 
 
 async def test_a_commit_does_not_wait_for_a_replica_that_is_silent(

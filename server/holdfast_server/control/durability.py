@@ -103,6 +103,7 @@ class Durable:
     newest: Newest
     epochs: Epochs
     recorder: Recorder
+    wait_s: float = WAIT_S
 
     async def submit(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer]:
         """See `Submitter.submit`."""
@@ -159,7 +160,7 @@ class Durable:
     async def _wait(self, level: Durability, life: Life, seq: int) -> Durability:
         is_reached = level is Durability.MEMORY
         if not is_reached:
-            is_reached = await self.waits[level].wait(*life, seq, WAIT_S)
+            is_reached = await self.waits[level].wait(*life, seq, self.wait_s)
             self.recorder.waited(level, is_reached=is_reached)
         return level if is_reached else Durability.MEMORY
 
