@@ -67,12 +67,15 @@ def test_what_is_no_content_makes_no_difference() -> None:
     names=st.tuples(*[st.text("ab-", min_size=1, max_size=128)] * 3),
     hold=st.binary(min_size=16, max_size=16),
     amounts=st.lists(st.integers(1, 2**53 - 1), max_size=8),
+    placed=st.binary(max_size=64),
 )
 def test_a_token_says_what_it_was_given_to_its_own_tenant_alone(
-    kind: TokenKind, names: tuple[str, str, str], hold: bytes, amounts: list[int]
+    kind: TokenKind, names: tuple[str, str, str], hold: bytes, amounts: list[int], placed: bytes
 ) -> None:
     lines = tuple(op.Line(f"c{index}", amount) for index, amount in enumerate(amounts))
     said = HoldToken(kind, names[0], names[1], hold, names[2], lines)
+    if kind is TokenKind.HELD:
+        said = dataclasses.replace(said, lines=(), packed=placed)
     text = SIGNER.issue("t", said)
     assert SIGNER.read("t", text) == said
     assert SIGNER.read("u", text) is None
