@@ -19,6 +19,7 @@ from holdfast_server.engine.stores import open_store
 from holdfast_server.engine.trees import TreeReader
 from holdfast_server.errors import HoldfastError, Reason
 from tests.property.test_oracle import Oracle, run_histories
+from tests.support.arming import arm
 from tests.support.both import both_stores
 from tests.support.cluster import Cluster, ask
 from tests.support.forgotten import ask_unchecked, time_ordered_key, use_and_forget
@@ -27,6 +28,8 @@ from tests.support.server import call_json, environment, free_port, serving
 from tests.support.waiting import until
 
 PARTITIONS = 12
+#: What a call is told while its partition is on its way, or on a master that is not armed yet.
+UNDECIDED = {Reason.STORE_UNAVAILABLE, Reason.FENCED}
 #: Random histories on the cluster: what decides is the same script.
 HISTORIES = 15
 
@@ -115,7 +118,7 @@ async def test_a_slot_moves_while_it_is_used(cluster: Cluster) -> None:
             key = f"{name}-{number}"
             (answer,) = await real.decide([burn(name, key)])
             if isinstance(answer, HoldfastError):
-                assert answer.reason in {Reason.STORE_UNAVAILABLE, Reason.RESULT_UNKNOWN}
+                assert answer.reason in UNDECIDED | {Reason.RESULT_UNKNOWN}
                 continue
             done[key], number = answer, number + 1
 
@@ -127,6 +130,7 @@ async def test_a_slot_moves_while_it_is_used(cluster: Cluster) -> None:
             while await asyncio.to_thread(cluster.move_keys, slot, source, target, 1):
                 moved[slot] += 1
             cluster.end_move(slot, source, target)
+            await asyncio.to_thread(arm, cluster.url, real.keys)
         moving.set()
 
     await asyncio.gather(move(), *(spend(name) for name in names))
@@ -164,10 +168,11 @@ async def test_reads_leave_calls_alone_while_slots_move(cluster: Cluster) -> Non
             while await asyncio.to_thread(cluster.move_keys, slot, source, target, 1_000):
                 pass
             cluster.end_move(slot, source, target)
+            await asyncio.to_thread(arm, cluster.url, real.keys)
         moved.set()
 
     await asyncio.gather(move(), read(), read(), *map(spend, names))
-    assert reasons <= {Reason.STORE_UNAVAILABLE}
+    assert reasons <= UNDECIDED
     await real.store.close()
 
 

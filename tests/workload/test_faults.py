@@ -16,8 +16,9 @@ from holdfast_server.workload.trace import generate_trace
 from tests.support.server import RunningService, environment, serving
 
 REQUESTS = 1_500
-#: The processes die one after the other, while requests are under way.
-BETWEEN_DEATHS_S = 1.0
+#: The processes die one after the other, while requests are under way. A worker is back before the
+#: next one dies: grants that live for a few seconds are given meanwhile.
+BETWEEN_DEATHS_S = 2.5
 
 
 async def _kill_one_after_another(service: RunningService) -> None:
