@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from importlib import resources
@@ -37,11 +37,12 @@ class Script:
 
     name: str
     text: str
+    #: What EVALSHA calls it by. Worked out once: every call names it.
+    sha: str = field(init=False)
 
-    @property
-    def sha(self) -> str:
-        """What EVALSHA calls it by; also the version that is logged at start."""
-        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+    def __post_init__(self) -> None:
+        sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", sha)
 
 
 @cache
