@@ -11,6 +11,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgpack
+
 from holdfast_server.domain.epoch import Epoch
 from holdfast_server.engine.keys import CLAIM_SHARDS, Keys
 from holdfast_server.engine.rows import pack_row, pack_value, unpack_row
@@ -160,8 +162,8 @@ def _whole(found: list[Any]) -> list[Any]:
     return found
 
 
-def _seen(partitions: Sequence[int], answer: Sequence[Any]) -> list[Seen]:
-    role, replid, now_ms, *rows = answer
+def _seen(partitions: Sequence[int], answer: bytes) -> list[Seen]:
+    role, replid, now_ms, *rows = msgpack.unpackb(answer, raw=True)
     if role.decode() != MASTER:
         message = "a replica answers in place of the hot store; nothing was decided, retry"
         raise HoldfastError(Reason.STORE_UNAVAILABLE, message)

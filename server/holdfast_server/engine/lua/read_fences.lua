@@ -3,8 +3,8 @@
 --
 -- KEYS[n]  `state` of a partition, under the name of the epoch in which its hot state began
 --
--- Returns the role, the replication id, the time in milliseconds, and for each partition its fence, numbers,
--- watermark and cold floor; each is empty where it is not there.
+-- Returns, packed: the role, the replication id, the time in milliseconds, and for each partition its
+-- fence, numbers, watermark and cold floor; each is empty where it is not there.
 --- @include layout
 --- @include fence
 
@@ -18,4 +18,4 @@ for n = 1, #KEYS do
   end
   found[#found + 1] = fields
 end
-return found
+return pack(found)
