@@ -26,9 +26,10 @@ from holdfast_server.domain.value import value
 from holdfast_server.engine import failures
 from holdfast_server.engine.call_keys import CallKeys
 from holdfast_server.engine.claim import Claims
+from holdfast_server.engine.facts import Facts
 from holdfast_server.engine.failures import internal
 from holdfast_server.engine.keys import Keys
-from holdfast_server.engine.pack import Facts, digest_of, pack_operation
+from holdfast_server.engine.pack import digest_of, pack_operation
 from holdfast_server.engine.rows import pack_row, pack_value
 from holdfast_server.engine.scripts import Clock, Script, load
 from holdfast_server.engine.store import ScriptFault, Store

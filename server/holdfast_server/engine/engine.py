@@ -25,9 +25,9 @@ from holdfast_server.engine import failures
 from holdfast_server.engine.accounts import AccountReader, HoldCursor, HoldPage
 from holdfast_server.engine.batcher import Batcher, Flag, Item, Raw
 from holdfast_server.engine.cold import Absent, Name
+from holdfast_server.engine.facts import Facts
 from holdfast_server.engine.fingerprint import first_difference
 from holdfast_server.engine.keys import Keys
-from holdfast_server.engine.pack import Facts
 from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.unpack import Place, unpack_failure, unpack_last_seq, unpack_reply
 from holdfast_server.errors import HoldfastError, Reason

@@ -5,7 +5,6 @@ The positions are those that the Lua files list; a test holds the two against ea
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Mapping
@@ -14,12 +13,11 @@ from typing import Any
 import msgpack
 
 from holdfast_server.domain import operation as op
-from holdfast_server.domain.operation import Caller, Operation
-from holdfast_server.domain.token import HoldToken
-from holdfast_server.domain.twin.grants import RefundPlan
-from holdfast_server.domain.value import value
+from holdfast_server.domain.operation import Operation
 from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine.call_keys import Places
+from holdfast_server.engine.context import SOURCES, pack_context
+from holdfast_server.engine.facts import Facts, method_of
 from holdfast_server.engine.fingerprint import fingerprint, key_digest, key_time_ms
 
 #: The number of each operation in apply.lua's table of handlers.
@@ -46,41 +44,8 @@ RECOVER_CODE = 14
 #: which expires.
 PROTECTED = frozenset(CODES) - {op.Reserve, op.GetBalance, op.ExpireDue}
 
-#: One for all: making one takes longer than packing a context. For one thread only.
-_PACKER = msgpack.Packer()
-
-#: Operations by what they carry: no key; feature and labels; more than their entries show.
+#: Operations that carry no key.
 _KEYLESS = (op.GetBalance, op.ExpireDue)
-_REQUESTS = (op.Reserve, op.Burn, op.BookUnenforced)
-
-_SOURCES = {"debt": "D", "unenforced": "U"}
-
-
-@value(frozen=True, slots=True)
-class Facts:
-    """What an operation needs beyond its own content."""
-
-    caller: Caller
-    mode: op.Mode = op.Mode.ENFORCE
-    token: HoldToken | None = None
-    refund: RefundPlan | None = None
-    #: Complete terms of an account that is updated, and the version they replace.
-    terms: op.AccountTerms | None = None
-    version: int = 0
-    #: The account's root and, where it exists, when it was created.
-    root: str = ""
-    created_ms: int = 0
-    #: True when the ledger was asked for the key and does not know it.
-    checked: bool = False
-    #: Up to where the ledger was read that does not know the tree; -1 where it was not asked.
-    absent_to: int = -1
-    #: True when the hold of a Commit was lost with the hot store, as the ledger proves.
-    is_lost: bool = False
-
-
-def method_of(operation: Operation) -> str:
-    """The method's name: the RPC's, except for what no RPC asks for."""
-    return type(operation).__name__
 
 
 def digest_of(operation: Operation) -> bytes:
@@ -108,144 +73,12 @@ def pack_operation(
         key_time_ms(key),
         int(facts.checked),
         int(kind in PROTECTED),
-        _context(operation, facts, key, print_of, own),
+        pack_context(operation, facts, key, print_of, own),
     ]
     row += own
     if kind is op.CreateAccount:
         row += (whereabouts, str(places.hot_number))
     return row
-
-
-def _context(
-    operation: Operation, facts: Facts, key: str, print_of: bytes, own: list[Any]
-) -> bytes:
-    """See `domain.entry.Context`."""
-    caller = facts.caller
-    feature, labels, reason = _said(operation, facts)
-    detail = _detail(operation, facts, own)
-    packed: bytes = _PACKER.pack(
-        (
-            method_of(operation),
-            key,
-            print_of,
-            feature,
-            labels,
-            caller.subject,
-            caller.trace_id,
-            caller.span_id,
-            reason,
-            detail,
-        )
-    )
-    return packed
-
-
-def _said(operation: Operation, facts: Facts) -> tuple[str, Mapping[str, str], str]:
-    """Feature, labels and reason, as far as an operation has them."""
-    if isinstance(operation, _REQUESTS):
-        return operation.feature, operation.labels, ""
-    if isinstance(operation, op.Commit):
-        return _feature(facts), operation.labels, ""
-    if isinstance(operation, op.Release):
-        return _feature(facts), {}, operation.reason
-    if isinstance(operation, (op.Refund, op.Revoke)):
-        return "", {}, operation.reason_code
-    return "", {}, ""
-
-
-def _feature(facts: Facts) -> str:
-    return facts.token.feature if facts.token else ""
-
-
-def _detail(operation: Operation, facts: Facts, own: list[Any]) -> dict[str, Any]:
-    """What the kind needs to be rebuilt from the ledger alone (domain/rebuild)."""
-    describe = _DETAILS.get(type(operation))
-    detail: dict[str, Any] = describe(operation, facts, own) if describe else {}
-    return detail
-
-
-def _hold_detail(operation: op.Reserve, facts: Facts, own: list[Any]) -> dict[str, Any]:
-    """Entries say what was held: that is less than was asked for only where that is allowed."""
-    if operation.fit is op.Fit.EXACT:
-        return {"ttl_ms": operation.ttl_ms}
-    asked = {line.credit_type: line.amount for line in operation.lines}
-    return {"ttl_ms": operation.ttl_ms, "asked": asked}
-
-
-def _capture_detail(operation: op.Commit, facts: Facts, own: list[Any]) -> dict[str, Any]:
-    detail = {} if operation.final else {"final": False, "ttl_ms": operation.ttl_ms}
-    return {**detail, "lost": own[-1]} if facts.is_lost else detail
-
-
-def _extend_detail(operation: op.Extend, facts: Facts, own: list[Any]) -> dict[str, Any]:
-    return {"ttl_ms": operation.ttl_ms}
-
-
-def _grant_detail(operation: op.Grant, facts: Facts, own: list[Any]) -> dict[str, Any]:
-    terms: dict[str, Any] = _plain(operation.terms)
-    return {**terms, "grant_id": own[1].hex(), "issuer": facts.caller.subject}
-
-
-def _account_detail(
-    operation: op.CreateAccount | op.UpdateAccount, facts: Facts, own: list[Any]
-) -> dict[str, Any]:
-    terms: dict[str, Any] = _plain(facts.terms or operation.terms)
-    version = facts.version + 1
-    placed = {"root": facts.root, "version": version, "created_at_ms": facts.created_ms}
-    return terms | placed
-
-
-def _refund_detail(operation: op.Refund, facts: Facts, own: list[Any]) -> dict[str, Any]:
-    assert facts.refund is not None
-    new = _new_grants(facts.refund, facts.caller.subject)
-    return {"goodwill": new, "grants": _old_grants(facts.refund)}
-
-
-_DETAILS: Mapping[type[Operation], Any] = {
-    op.Reserve: _hold_detail,
-    op.Commit: _capture_detail,
-    op.Extend: _extend_detail,
-    op.Grant: _grant_detail,
-    op.CreateAccount: _account_detail,
-    op.UpdateAccount: _account_detail,
-    op.Refund: _refund_detail,
-}
-
-
-def _old_grants(plan: RefundPlan) -> dict[str, list[int]]:
-    """Priority, expires_ms, paid and effective_ms of each grant that a refund may bring back."""
-    return {
-        part.source: [part.priority, part.expires_ms, part.paid, part.effective_ms]
-        for part in plan.parts
-        if part.source not in _SOURCES
-    }
-
-
-def _new_grants(plan: RefundPlan, issuer: str) -> list[dict[str, Any]]:
-    """Every grant that a refund may make: what stands for an expired one lives for the goodwill's
-    time.
-    """
-    made = {}
-    for part in plan.parts:
-        ttl_ms = 0 if part.source in _SOURCES else plan.goodwill_ttl_ms
-        made[part.new_grant_id] = {
-            "grant_id": part.new_grant_id,
-            "credit_type": part.credit_type,
-            "ttl_ms": ttl_ms,
-            "issuer": issuer,
-        }
-    return list(made.values())
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses as maps, all the way down."""
-    if dataclasses.is_dataclass(value):
-        return {
-            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def new_grant_id() -> bytes:
@@ -313,7 +146,7 @@ def _refund(operation: op.Refund, facts: Facts) -> list[Any]:
         [
             part.account,
             part.credit_type,
-            _SOURCES.get(part.source) or bytes.fromhex(part.source),
+            SOURCES.get(part.source) or bytes.fromhex(part.source),
             part.amount,
             part.priority,
             part.expires_ms,
