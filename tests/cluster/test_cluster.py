@@ -12,9 +12,9 @@ import pytest
 from holdfast import AsyncClient, GrantSource
 from holdfast_server.domain import operation as op
 from holdfast_server.engine.address import Address, parse
-from holdfast_server.engine.engine import NeedsLedger
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import Outbox
+from holdfast_server.engine.request import NeedsLedger
 from holdfast_server.engine.stores import open_store
 from holdfast_server.engine.trees import TreeReader
 from holdfast_server.errors import HoldfastError, Reason

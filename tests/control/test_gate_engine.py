@@ -38,7 +38,7 @@ from holdfast_server.domain.operation import (
 )
 from holdfast_server.domain.reply import BalanceReply, Buckets, Outcome, ReserveReply
 from holdfast_server.domain.submit import Answer
-from holdfast_server.engine.engine import NeedsLedger
+from holdfast_server.engine.request import NeedsLedger
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.names import Replayed
 from tests.control.support import Reports, Rules, outcome_of

@@ -15,8 +15,8 @@ from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.token import HoldToken, TokenKind, pack_placed
 from holdfast_server.domain.twin.memory import Facts, LateHold
 from holdfast_server.domain.twin.state import HoldLine
-from holdfast_server.engine.engine import Request
 from holdfast_server.engine.keys import FENCE_FIELD
+from holdfast_server.engine.request import Request
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.recovery import Opening

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast_server.domain import reply as rp
-from holdfast_server.engine.engine import NeedsLedger
+from holdfast_server.engine.request import NeedsLedger
 from tests.support.forgotten import ask_unchecked, burn, time_ordered_key, use_and_forget
 from tests.support.pair import Real
 

@@ -25,9 +25,10 @@ from holdfast_server.embedded.process import Server
 from holdfast_server.engine.accounts import AccountReader
 from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.directory import Directory
-from holdfast_server.engine.engine import Engine, Parts, Request
+from holdfast_server.engine.engine import Engine, Parts
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import Outbox
+from holdfast_server.engine.request import Request
 from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Store

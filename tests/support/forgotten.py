@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from holdfast_server.domain import operation as op
-from holdfast_server.engine.engine import Request
+from holdfast_server.engine.request import Request
 from tests.support.pair import CALLER, Real
 
 #: Generations until both records and claims are forgotten, and some more.

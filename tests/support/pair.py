@@ -26,9 +26,10 @@ from holdfast_server.engine.accounts import AccountReader
 from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.cold import Absent, Brought, Hydration, Name, Outcome
 from holdfast_server.engine.directory import Directory
-from holdfast_server.engine.engine import Engine, NeedsLedger, Parts, Request
+from holdfast_server.engine.engine import Engine, Parts
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import OutboxEntry, decode
+from holdfast_server.engine.request import NeedsLedger, Request
 from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.scripts import Clock, load
 from holdfast_server.engine.store import Store

@@ -25,10 +25,11 @@ from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.engine import failures
 from holdfast_server.engine.batcher import Flag
-from holdfast_server.engine.engine import Engine, NeedsLedger, Request
+from holdfast_server.engine.engine import Engine
 from holdfast_server.engine.facts import method_of
 from holdfast_server.engine.fingerprint import fingerprint, first_difference, key_time_ms
 from holdfast_server.engine.pack import PROTECTED
+from holdfast_server.engine.request import NeedsLedger, Request
 from holdfast_server.engine.unpack import Place
 from holdfast_server.engine.watermark import Watermarks
 from holdfast_server.errors import HoldfastError, Reason

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from holdfast_server.domain.operation import Caller, ExpireDue
 from holdfast_server.domain.reply import ExpireReply
 from holdfast_server.engine.due import DueIndex, DueTree
-from holdfast_server.engine.engine import Engine, Request
+from holdfast_server.engine.engine import Engine
+from holdfast_server.engine.request import Request
 from holdfast_server.errors import HoldfastError
 
 #: Trees that are sent to the engine at once.

@@ -19,8 +19,6 @@ from holdfast_server.domain.operation import Caller, Mode, Operation
 from holdfast_server.domain.policy import Enforcement
 from holdfast_server.domain.submit import Answer
 from holdfast_server.domain.token import HOLD_ID_BYTES, HoldToken, TokenKind, TokenSigner
-from holdfast_server.domain.twin.grants import RefundPlan
-from holdfast_server.domain.value import value
 from holdfast_server.engine import failures
 from holdfast_server.engine.accounts import AccountReader, HoldCursor, HoldPage
 from holdfast_server.engine.batcher import Batcher, Flag, Item, Raw
@@ -28,6 +26,7 @@ from holdfast_server.engine.cold import Absent, Name
 from holdfast_server.engine.facts import Facts
 from holdfast_server.engine.fingerprint import first_difference
 from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.request import Cold, NeedsLedger, Request
 from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.unpack import Place, unpack_failure, unpack_last_seq, unpack_reply
 from holdfast_server.errors import HoldfastError, Reason
@@ -44,39 +43,6 @@ KnownRoots = Mapping[Name, str | HoldfastError]
 BRING_ATTEMPTS_MAX = 3
 #: How often an update without an expected version is tried against concurrent updates.
 UPDATE_ATTEMPTS_MAX = 5
-
-
-@value(frozen=True, slots=True)
-class NeedsLedger:
-    """The hot store cannot answer alone: look up the key, the hold, or read the burns again."""
-
-    flag: Flag
-    #: The hold's tree and id, for HOLD_MISSING.
-    token: HoldToken | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cold:
-    """The tree of that root is not in the store, as far as the answer shows.
-
-    `otherwise` is the answer where it turns out that nothing is amiss; None: to be sent again.
-    """
-
-    name: Name
-    otherwise: HoldfastError | NeedsLedger | None = None
-
-
-@value(frozen=True, slots=True)
-class Request:
-    """An operation with what the ledger said about it, if it was asked."""
-
-    operation: Operation
-    checked: bool = False
-    refund: RefundPlan | None = None
-    #: Up to where the ledger was read that does not know the tree; -1 where it was not asked.
-    absent_to: int = -1
-    #: The hold of a Commit was lost with the hot store, as the ledger proves.
-    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,12 +313,10 @@ class Engine:
 
     def _learn(self, item: Item) -> None:
         """Remembers the tree of an account that is now known to exist."""
-        account = getattr(item.operation, "account", "")
-        if (
-            account
-            and self._parts.roots.directory.known(item.operation.tenant, account) != item.root
-        ):
-            self._parts.roots.directory.learn(item.operation.tenant, account, item.root)
+        tenant, account = item.operation.tenant, getattr(item.operation, "account", "")
+        directory = self._parts.roots.directory
+        if account and directory.known(tenant, account) != item.root:
+            directory.learn(tenant, account, item.root)
 
     async def _again(
         self, caller: Caller, requests: Sequence[Request], answers: list[Answer | NeedsLedger]

@@ -1,0 +1,46 @@
+"""What the engine is asked, and what it answers where the hot store alone cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holdfast_server.domain.operation import Operation
+from holdfast_server.domain.token import HoldToken
+from holdfast_server.domain.twin.grants import RefundPlan
+from holdfast_server.domain.value import value
+from holdfast_server.engine.batcher import Flag
+from holdfast_server.engine.cold import Name
+from holdfast_server.errors import HoldfastError
+
+
+@value(frozen=True, slots=True)
+class NeedsLedger:
+    """The hot store cannot answer alone: look up the key, the hold, or read the burns again."""
+
+    flag: Flag
+    #: The hold's tree and id, for HOLD_MISSING.
+    token: HoldToken | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """The tree of that root is not in the store, as far as the answer shows.
+
+    `otherwise` is the answer where it turns out that nothing is amiss; None: to be sent again.
+    """
+
+    name: Name
+    otherwise: HoldfastError | NeedsLedger | None = None
+
+
+@value(frozen=True, slots=True)
+class Request:
+    """An operation with what the ledger said about it, if it was asked."""
+
+    operation: Operation
+    checked: bool = False
+    refund: RefundPlan | None = None
+    #: Up to where the ledger was read that does not know the tree; -1 where it was not asked.
+    absent_to: int = -1
+    #: The hold of a Commit was lost with the hot store, as the ledger proves.
+    is_lost: bool = False
