@@ -300,7 +300,7 @@ def test_tables_are_not_cut(holdfast_server: RunningService, account: str) -> No
     placed = one(["hold", "place", account, "1"], holdfast_server)
     words = call(["hold", "list", account], holdfast_server.environment).stdout.split()
     (shown,) = [word for word in words if word.startswith(placed["hold_id"][:HOLD_CHARACTERS])]
-    one(["hold", "release", shown], holdfast_server)
+    assert one(["hold", "release", shown], holdfast_server)["lines"][0]["returned"] == 1
 
 
 def test_every_setting_is_used() -> None:
