@@ -26,7 +26,6 @@ from holdfast_server.app.deployment import make_signer, page_key
 from holdfast_server.app.durability import least_durabilities
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.process import Process
-from holdfast_server.app.stores import count_waiting
 from holdfast_server.control.auditor import Auditor
 from holdfast_server.control.config import ConfigCache
 from holdfast_server.control.durability import Durable, Promises, Wait
@@ -42,13 +41,13 @@ from holdfast_server.domain.operation import Durability
 from holdfast_server.domain.submit import Submitter
 from holdfast_server.domain.token import TokenSigner
 from holdfast_server.engine.accounts import AccountReader
+from holdfast_server.engine.backlog import entries_waiting
 from holdfast_server.engine.barrier import Barrier, mark_of
 from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.engine import Engine, Parts
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.levels import StoreLevels
-from holdfast_server.engine.outbox import Outbox
 from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Store
@@ -235,12 +234,7 @@ def _services(
 
 
 def _waiting_entries(process: Process) -> Callable[[], Awaitable[int]]:
-    outbox = Outbox(process.store.client, process.keys)
-
-    async def count() -> int:
-        return await count_waiting(outbox, await process.ledger.flushed())
-
-    return count
+    return lambda: entries_waiting(process.store, process.keys)
 
 
 def _endpoint(settings: Settings) -> Endpoint:

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from holdfast_server.app.backlog import Backlog
 from holdfast_server.app.evidence import build_checkpointer
 from holdfast_server.app.process import Parent, Process, background, run_process
-from holdfast_server.app.stores import count_waiting
+from holdfast_server.engine.backlog import entries_waiting
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.errors import HoldfastError
 from holdfast_server.flusher.events import FlusherHooks
@@ -55,7 +55,7 @@ async def _flush(
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(background(_watch(outbox, backlog)))
+        await stack.enter_async_context(background(_watch(process, backlog)))
         checkpointer = build_checkpointer(process)
         if checkpointer:
             # Behind the flusher: the last checkpoint has what the flusher wrote last.
@@ -80,10 +80,10 @@ def _stores(process: Process) -> Stores:
     )
 
 
-async def _watch(outbox: Outbox, backlog: Backlog) -> None:
+async def _watch(process: Process, backlog: Backlog) -> None:
     while True:
         # While the store is away, what was known stays, and the log says so already.
         with contextlib.suppress(HoldfastError):
             if backlog.positions:
-                backlog.waiting(await count_waiting(outbox, backlog.positions))
+                backlog.waiting(await entries_waiting(process.store, process.keys))
         await asyncio.sleep(WATCH_PAUSE_SECONDS)

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from holdfast_server.app.problem import Problem
-from holdfast_server.engine.outbox import Outbox, Positions
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.settings import Settings
 
@@ -21,10 +20,3 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
         yield ledger
     finally:
         await ledger.close()
-
-
-async def count_waiting(outbox: Outbox, flushed: Positions) -> int:
-    """Entries in the outbox that the ledger does not have. The ledger is not asked."""
-    states = await outbox.states(flushed)
-    newest = {each: state.last for each, state in states.items() if state.last is not None}
-    return sum(max(0, last[1] - flushed[each][1]) for each, last in newest.items())

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdfast_server.engine.keys import NUMBERS_FIELD, Keys
-from holdfast_server.engine.rows import unpack_row
+from holdfast_server.engine.fences import Fences
+from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.store import Store
 
-#: Where a partition's numbers have how many holds are open.
-OPEN_HOLDS = 4
 #: Trees of one partition that are looked at in one round.
 TREES_OF_PARTITION_MAX = 100
 
@@ -30,12 +28,9 @@ class DueIndex:
 
     async def open_holds(self) -> int:
         """How many holds are open in all partitions."""
-        commands = [
-            ("HGET", self._keys.state(partition, self._keys.epoch(partition)), NUMBERS_FIELD)
-            for partition in range(self._keys.partitions)
-        ]
-        states = await self._store.read_all(commands)
-        return sum(unpack_row(state)[OPEN_HOLDS] for state in states if state)
+        epochs = {each: self._keys.epoch(each) for each in range(self._keys.partitions)}
+        seen = await Fences(self._store, self._keys).read(epochs)
+        return sum(each.open_holds for each in seen.values())
 
     async def due(self, limit: int) -> list[DueTree]:
         """Up to `limit` trees that are due, from every partition some."""

@@ -25,7 +25,9 @@ CALLS_MAX: Final = 16
 #: How a server calls itself that may be written to.
 MASTER: Final = "master"
 
-_NUMBERS_SEQ: Final = 0
+#: Where a partition's numbers (constants.lua, M_...) have its newest entry and its open holds.
+_SEQ: Final = 0
+_OPEN_HOLDS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Seen:
     seq: int
     #: How far the ledger was, by what its flusher said.
     flushed: int
+    open_holds: int
 
     def allows(self, epoch: int) -> bool:
         """Whether calls of this epoch are decided."""
@@ -176,6 +179,7 @@ def _seen(partitions: Sequence[int], answer: bytes) -> list[Seen]:
 def _seen_one(partition: int, replid: str, now_ms: int, row: Sequence[bytes]) -> Seen:
     fence, numbers, flushed, _ = row
     epoch, armed_for, state = fence.decode().split() if fence else ("0", "", "")
+    figures = unpack_row(numbers) if numbers else [0] * (_OPEN_HOLDS + 1)
     return Seen(
         partition=partition,
         replid=replid,
@@ -184,8 +188,9 @@ def _seen_one(partition: int, replid: str, now_ms: int, row: Sequence[bytes]) ->
         epoch=int(epoch),
         armed_for=armed_for,
         is_armed=state == "ARMED",
-        seq=int(unpack_row(numbers)[_NUMBERS_SEQ]) if numbers else 0,
+        seq=int(figures[_SEQ]),
         flushed=int(flushed or 0),
+        open_holds=int(figures[_OPEN_HOLDS]),
     )
 
 
