@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from typing import Any
@@ -125,6 +125,15 @@ async def test_closing_leaves_no_thread_waiting(server: SessionServer) -> None:
     assert {type(each) for each in ended} == {FailedPrecondition}
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts are heard, even where a shell started the tests behind it and turned them off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_wait_of_a_thread() -> None:
     """What it waited for is forgotten, and the client is as good as before."""
     started, ended = Queue[SessionServer](), threading.Event()

@@ -13,7 +13,7 @@ from holdfast_server.flusher.flusher import (
 )
 from holdfast_server.flusher.retention import Retention
 from tests.flusher.stage import KEYS, Heard, Stage
-from tests.support.entries import Story, holds_and_commits
+from tests.support.entries import Story, history_of, holds_and_commits
 from tests.support.ledger import begin_epoch
 from tests.support.waiting import until
 
@@ -22,7 +22,7 @@ ACCOUNTS = ["ada", "bob"]
 
 async def test_entries_reach_the_ledger_once_and_in_order(stage: Stage) -> None:
     """I10, I11: gap-free, chained, every entry, over several partitions and batches."""
-    stories = [holds_and_commits(Story(partition), ACCOUNTS, 30) for partition in (0, 1, 3)]
+    stories = [history_of(partition, 30) for partition in (0, 1, 3)]
     entries = [entry for story in stories for entry in story]
     heard = Heard()
     await stage.add(*entries)
@@ -156,7 +156,7 @@ async def test_watermarks_that_were_lost_are_said_again(stage: Stage) -> None:
 
 async def test_three_flushers_compete_and_nothing_is_doubled(stage: Stage) -> None:
     """F37: any number may run; the ledger has each entry once."""
-    stories = [holds_and_commits(Story(partition), ACCOUNTS, 100) for partition in range(4)]
+    stories = [history_of(partition, 100) for partition in range(4)]
     entries = [entry for story in stories for entry in story]
     heard = [Heard(), Heard(), Heard()]
 

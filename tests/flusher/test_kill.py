@@ -16,7 +16,7 @@ import pytest
 
 from tests.flusher import flush_process
 from tests.flusher.stage import Stage
-from tests.support.entries import Story, holds_and_commits
+from tests.support.entries import Story, history_of, holds_and_commits
 from tests.support.ledger import begin_epoch
 from tests.support.waiting import WAIT_SECONDS, until
 
@@ -58,7 +58,7 @@ async def flush_process_running(stage: Stage, failpoints: str = "") -> AsyncIter
 @pytest.mark.parametrize("failpoint", FAILPOINTS)
 async def test_killed_at_a_failpoint_and_started_again(stage: Stage, failpoint: str) -> None:
     """F38, F39: the cursor in Postgres tells the successor where to go on."""
-    stories = [holds_and_commits(Story(partition), ["ada", "bob"], 20) for partition in (0, 1)]
+    stories = [history_of(partition, 20) for partition in (0, 1)]
     entries = [entry for story in stories for entry in story]
     await stage.add(*entries)
 

@@ -16,6 +16,7 @@ async def test_a_removed_account_is_brought_back(
     await both.account("root")
     await both.account("child", parent="root")
     await both.grant("child", 10)
+    await both.flushed()
     partition = both.real.keys.partition("t", "root")
     await both.real.store.client.delete(both.real.keys.tree_keys(partition, 1, "t", "root")[0])
     assert (await both.reserve("child", 1)).reason is Reason.FENCED

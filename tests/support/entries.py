@@ -255,6 +255,11 @@ def holds_and_commits(story: Story, accounts: Sequence[str], pairs: int) -> list
     return entries
 
 
+def history_of(partition: int, pairs: int) -> list[Entry]:
+    """Holds and commits of two accounts with names of their own: each lives in one partition."""
+    return holds_and_commits(Story(partition), [f"ada-{partition}", f"bob-{partition}"], pairs)
+
+
 def sequences(entries: Sequence[Entry]) -> Mapping[int, list[int]]:
     """The sequence numbers of each partition, as given."""
     found: dict[int, list[int]] = {}
