@@ -9,8 +9,8 @@ from holdfast import _calls, operations, results
 from holdfast._aio_administration import AsyncAdministration
 from holdfast._calls import Amounts, Operation
 from holdfast._hold_aio import AsyncHold
-from holdfast._lease import CAPTURE_INTERVAL_MS_DEFAULT, LEASE_TTL_MS_DEFAULT, Terms
 from holdfast._lease_aio import AsyncLease
+from holdfast._lease_state import CAPTURE_INTERVAL_MS_DEFAULT, LEASE_TTL_MS_DEFAULT, Terms
 from holdfast.kinds import Durability, Overage
 
 

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from holdfast._calls import Call
 from holdfast._core import Core
-from holdfast._lease import LeaseBase, Terms, Wanted
+from holdfast._lease import LeaseBase
+from holdfast._lease_state import Terms, Wanted
 from holdfast.errors import Denied, HoldfastError
 
 Send = Callable[[Call[Any]], Awaitable[Any]]

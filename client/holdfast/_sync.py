@@ -8,7 +8,7 @@ from typing import Any
 from holdfast import _calls, operations, results
 from holdfast._calls import Amounts, Operation
 from holdfast._hold_sync import Hold
-from holdfast._lease import CAPTURE_INTERVAL_MS_DEFAULT, LEASE_TTL_MS_DEFAULT, Terms
+from holdfast._lease_state import CAPTURE_INTERVAL_MS_DEFAULT, LEASE_TTL_MS_DEFAULT, Terms
 from holdfast._lease_sync import Lease
 from holdfast._sync_administration import Administration
 from holdfast.kinds import Durability, Overage

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from holdfast import results
 from holdfast._calls import Defaults
-from holdfast._lease import RETRY_SECONDS_MAX, LeaseState, Terms, Wanted
+from holdfast._lease_state import RETRY_SECONDS_MAX, LeaseState, Terms, Wanted
 from holdfast.errors import FailedPrecondition, NotFound, Unreachable
 from holdfast.kinds import HoldState, Outcome
 from holdfast.v1 import balance_service_pb2 as pb
