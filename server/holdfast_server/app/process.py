@@ -36,6 +36,9 @@ from holdfast_server.telemetry.logs import configure
 from holdfast_server.telemetry.metrics import Metrics
 from holdfast_server.telemetry.tracing import Tracing, open_tracing
 
+#: Seconds after which work that shall end is told so again.
+CANCEL_AGAIN_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Parent:
@@ -109,7 +112,10 @@ async def background(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
+        # What ends in the same moment can swallow a cancellation: it is asked for until heard.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
