@@ -15,14 +15,14 @@ from holdfast_server.domain.reply import Buckets
 from holdfast_server.ledger.records import RecordedEntry, VerifyReport
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.ledger.verify import VIOLATIONS_MAX, Anchors, verify_entries
-from tests.support.entries import Story, holds_and_commits
+from tests.support.entries import Story, history_of, holds_and_commits
 from tests.support.ledger import record, tamper
 
 
 @pytest.fixture
 async def url(ledger: Ledger, migrated_postgres_url: str) -> str:
     """Two partitions with twelve entries each."""
-    stories = [holds_and_commits(Story(partition), ["ada", "bob"], 5) for partition in (0, 1)]
+    stories = [history_of(partition, 5) for partition in (0, 1)]
     await record(migrated_postgres_url, *stories[0], *stories[1])
     return migrated_postgres_url
 

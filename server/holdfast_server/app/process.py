@@ -112,7 +112,8 @@ async def background(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        # What ends in the same moment can swallow a cancellation: it is asked for until heard.
+        # Before Python 3.12, `wait_for` forgets a cancellation that comes with what it waited for,
+        # and the work would go on for ever: it is told again until it has heard.
         while not task.done():
             task.cancel()
             await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)
