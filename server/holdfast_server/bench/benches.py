@@ -7,6 +7,7 @@ from typing import Final
 
 from holdfast_server.bench.calls import batch, session, unary
 from holdfast_server.bench.flush import flush
+from holdfast_server.bench.hydrate import hydrate
 from holdfast_server.bench.lease import lease
 from holdfast_server.bench.memory import memory
 from holdfast_server.bench.population import CHUNK
@@ -22,15 +23,19 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "flush": flush,
     "memory": memory,
     "growth": growth,
+    "hydrate": hydrate,
 }
 
 
 def steps(name: str, options: Options) -> int:
     """How often a benchmark calls `Stage.on_round` until it is done."""
     alternating = 2 * options.rounds + 2
+    # Accounts are made, held on and settled.
+    loading = 3 * -(-options.accounts // CHUNK)
     if name == "memory":
-        # Accounts are made, held on and settled.
-        return 3 * -(-options.accounts // CHUNK)
+        return loading
+    if name == "hydrate":
+        return loading + 2 * options.rounds
     if name == "engine":
         return 2 * alternating
     if name == "flush":

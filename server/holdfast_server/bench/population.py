@@ -106,7 +106,8 @@ class Population:
 
     def _account(self, name: str) -> Item:
         operation = op.CreateAccount(self._tenant, name, op.AccountTerms(), new_key())
-        return self._item(operation, name)
+        # What the ledger knows of its tree.
+        return self._item(operation, name, dataclasses.replace(_FACTS, root=name))
 
     def _grant(self, name: str, expires_ms: int) -> Item:
         terms = op.GrantTerms(

@@ -81,6 +81,7 @@ def bench(name: str, batch: int | None, profile: bool, as_json: bool, **flags: A
     flush     rows a second into the ledger, and its lag; the floor is a plain COPY
     memory    bytes of an idle account with one grant; the floor is what it may take
     growth    a Reserve among many accounts; the floor is one among few
+    hydrate   trees a second into a store that lost all; the floor reads their rows
     """
     size = batch or (100 if name in {"engine", "growth"} else 500)
     amounts = {each: flags.pop(each) for each in AMOUNTS}

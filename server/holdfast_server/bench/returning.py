@@ -1,0 +1,89 @@
+"""Callers of accounts whose trees the store has lost, and of those that are back."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from holdfast import AsyncClient
+from holdfast_server.bench.rounds import Done
+from holdfast_server.bench.traffic import COMMITTED, RESERVED
+from holdfast_server.domain.bounds import TTL_MS_MAX
+
+#: Reserves a second on accounts that are back, each committed; few, so that they measure and do
+#: not load.
+STEADY_PER_SECOND: Final = 50
+
+
+@dataclass(slots=True)
+class Returning:
+    """One round: every account is used once by callers that share some streams."""
+
+    clients: Sequence[AsyncClient]
+    names: Sequence[str]
+    #: A source of its own, so that runs are alike.
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
+    back: list[str] = field(default_factory=list)
+    #: Seconds from the loss to the first answer, and that calls took on accounts that were back.
+    first: float = 0.0
+    waited: list[float] = field(default_factory=list)
+    entries: int = 0
+
+    async def run(self, in_flight: int) -> Done:
+        """Uses all accounts, so many at a time, in no order that the ledger would know."""
+        shuffled = self.chance.sample(self.names, len(self.names))
+        left, began = iter(shuffled), time.perf_counter()
+        clients = itertools.islice(itertools.cycle(self.clients), in_flight)
+        steady = asyncio.create_task(self._go_on())
+        await asyncio.gather(*(self._use(client, left, began) for client in clients))
+        done = Done(len(self.back))
+        steady.cancel()
+        await asyncio.wait({steady})
+        return done
+
+    def facts(self) -> dict[str, Any]:
+        """What callers saw."""
+        ordered = sorted(self.waited) or [0.0]
+
+        def percentile_ms(percent: int) -> float:
+            return round(ordered[(len(ordered) - 1) * percent // 100] * 1e3, 1)
+
+        return {
+            "first_answer_s": round(self.first, 2),
+            "back_p50_ms": percentile_ms(50),
+            "back_p99_ms": percentile_ms(99),
+            "back_calls": len(self.waited),
+        }
+
+    async def _use(self, client: AsyncClient, left: Iterator[str], began: float) -> None:
+        for name in left:
+            await client.reserve(name, RESERVED, ttl_ms=TTL_MS_MAX, feature="chat")
+            self.first = self.first or time.perf_counter() - began
+            self.back.append(name)
+            self.entries += 1
+
+    async def _go_on(self) -> None:
+        """Ends when it is cancelled, once what it began has ended."""
+        calls = set[asyncio.Task[None]]()
+        try:
+            while True:
+                await asyncio.sleep(1 / STEADY_PER_SECOND)
+                if self.back:
+                    task = asyncio.create_task(self._spend())
+                    calls.add(task)
+                    task.add_done_callback(calls.discard)
+        finally:
+            await asyncio.gather(*calls)
+
+    async def _spend(self) -> None:
+        client, name = self.chance.choice(self.clients), self.chance.choice(self.back)
+        began = time.perf_counter()
+        held = await client.reserve(name, RESERVED, ttl_ms=TTL_MS_MAX, feature="chat")
+        await client.commit(held.hold_id, COMMITTED)
+        self.waited.append(time.perf_counter() - began)
+        self.entries += 2
