@@ -141,6 +141,45 @@ async def test_a_slot_moves_while_it_is_used(cluster: Cluster) -> None:
     await real.store.close()
 
 
+async def decided_while_moving(cluster: Cluster, partitions: int) -> tuple[set[str], set[str]]:
+    """Which of 24 accounts are decided for while the slot of the first is on its way, and which
+    have their partition there. What was not decided is, once, when the slot has arrived."""
+    cluster.empty()
+    real = build(cluster.url, partitions=partitions)
+    names = await make_accounts(real, 24)
+    moving = real.keys.partition("t", names[0])
+    slot = ask(cluster.clients[0], "CLUSTER", "KEYSLOT", real.keys.state(moving, 1))
+    target = (cluster.owner(slot) + 1) % 3
+    source = cluster.begin_move(slot, target)
+    burns = [burn(name, f"meanwhile-{name}") for name in names]
+    during = await real.decide(burns)
+    while await asyncio.to_thread(cluster.move_keys, slot, source, target, 1_000):
+        pass
+    cluster.end_move(slot, source, target)
+    await asyncio.to_thread(arm, cluster.url, real.keys)
+    assert all(answer.applied.seq for answer in await real.decide(burns))
+    assert await available(real, names) == [999] * len(names)
+    await real.store.close()
+    failed = [each.reason for each in during if isinstance(each, HoldfastError)]
+    assert set(failed) <= UNDECIDED
+    pairs = list(zip(names, during, strict=True))
+    decided = {name for name, answer in pairs if not isinstance(answer, HoldfastError)}
+    return decided, {name for name in names if real.keys.partition("t", name) == moving}
+
+
+async def test_a_slot_on_its_way_keeps_nobody_waiting_but_its_own(cluster: Cluster) -> None:
+    """Finding 10: a call with one key that is there and one that is new waits for the whole move.
+
+    The naive way is one tag for everything: then everybody waits.
+    """
+    decided, in_it = await decided_while_moving(cluster, PARTITIONS)
+    assert decided == {f"a{number}" for number in range(24)} - in_it
+    assert in_it
+    decided, in_it = await decided_while_moving(cluster, 1)
+    assert decided == set()
+    assert len(in_it) == 24
+
+
 async def test_reads_leave_calls_alone_while_slots_move(cluster: Cluster) -> None:
     """What a read does to find a slot breaks neither calls nor other reads."""
     real = build(cluster.url, partitions=PARTITIONS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from holdfast_server import embedded
 from holdfast_server.chaos.proxy import Proxy
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.bounds import BATCH_ITEMS_MAX
-from holdfast_server.embedded.valkey import find_valkey
 from holdfast_server.engine import store
 from holdfast_server.engine.scripts import Clock
 from holdfast_server.errors import HoldfastError, Reason
@@ -30,11 +28,10 @@ from tests.faults.faketime import LIBRARY, needs_faketime
 from tests.support.arming import arm
 from tests.support.pair import Real, build
 from tests.support.waiting import until
+from tests.support.wrapped import FULL_DISK, wrapped
 
 pytestmark = pytest.mark.faults
 
-#: A file may have so many blocks of 512 bytes: the store's log is full after some hundred writes.
-BLOCKS_MAX = 200
 HOUR_S = 3_600
 #: Answers from one store by one clock in so many milliseconds of real time.
 MOMENT_MS = 30_000
@@ -68,18 +65,14 @@ async def real(valkey_url: str) -> AsyncIterator[Real]:
 
 
 @contextmanager
-def own_valkey(
-    monkeypatch: pytest.MonkeyPatch, before: str, *options: str
-) -> Iterator[embedded.Server]:
+def own_valkey(monkeypatch: pytest.MonkeyPatch, before: str) -> Iterator[embedded.Server]:
     """A Valkey of this test's own, started by a shell that first does what `before` says."""
-    binary = find_valkey()
-    with TemporaryDirectory(prefix="holdfast-faults-") as name, monkeypatch.context() as patch:
-        wrapper = Path(name) / "valkey-server"
-        wrapper.write_text(f'#!/bin/sh\n{before}\nexec {shlex.quote(str(binary))} "$@"\n')
-        wrapper.chmod(0o755)
-        patch.setenv("PATH", f"{name}{os.pathsep}{os.environ['PATH']}")
-        with embedded.start_valkey(Path(name) / "data", extra_args=options) as server:
-            yield server
+    with (
+        TemporaryDirectory(prefix="holdfast-faults-") as name,
+        wrapped(monkeypatch, before),
+        embedded.start_valkey(Path(name)) as server,
+    ):
+        yield server
 
 
 async def test_a_script_that_never_ends(valkey_url: str, real: Real) -> None:
@@ -175,8 +168,7 @@ async def test_a_batch_of_the_largest_size(real: Real) -> None:
 
 async def test_the_disk_of_the_store_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """F27: writes are refused, what was answered can still be read, and so be brought to safety."""
-    limit = f"trap '' XFSZ\nulimit -f {BLOCKS_MAX}"
-    with own_valkey(monkeypatch, limit) as server:
+    with own_valkey(monkeypatch, FULL_DISK) as server:
         real = build(server.url, partitions=1, clock=Clock.STORE)
         await fund(real)
         answered: list[int] = []

@@ -62,6 +62,26 @@ async def test_an_undecodable_entry_halts_its_partition_only(
     assert (await stage.watermarks())[0] == 1
 
 
+async def test_a_store_that_takes_no_writes_is_flushed_and_told_later(
+    stage: Stage, good: list[Entry]
+) -> None:
+    """F27: what can still be read there must reach the ledger all the sooner."""
+    await stage.add(*good)
+    await stage.client.config_set("min-replicas-to-write", 1)
+    try:
+        async with stage.flushing():
+            await stage.until_recorded(p1=len(good))
+            assert (await stage.watermarks()).get(1) is None
+            await stage.client.config_set("min-replicas-to-write", 0)
+
+            async def is_said() -> bool:
+                return (await stage.watermarks()).get(1) == len(good)
+
+            await until(is_said)
+    finally:
+        await stage.client.config_set("min-replicas-to-write", 0)
+
+
 async def test_an_entry_that_breaks_a_rule_halts_at_that_very_entry(
     stage: Stage, good: list[Entry]
 ) -> None:

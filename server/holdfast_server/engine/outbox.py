@@ -17,6 +17,7 @@ import msgpack
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.commands.core import AsyncScript
+from redis.exceptions import ResponseError
 
 from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.epoch import Epoch
@@ -30,7 +31,7 @@ from holdfast_server.domain.packed import (
     to_entry,
 )
 from holdfast_server.engine.keys import Keys
-from holdfast_server.engine.store import AWAY
+from holdfast_server.engine.store import AWAY, WRITES_REFUSED, refused
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Entries that one script call reads: it blocks the store for about a microsecond each.
@@ -97,7 +98,9 @@ class OutboxEntryError(Exception):
 
 
 class Outbox:
-    """Reads, acknowledges and trims the streams. Every method raises STORE_UNAVAILABLE."""
+    """Reads, acknowledges and trims the streams. Every method raises STORE_UNAVAILABLE, and those
+    that write raise what `WRITES_REFUSED` has: the store can then still be read.
+    """
 
     def __init__(self, client: Redis | RedisCluster, keys: Keys) -> None:
         """`client` MUST answer in bytes. A script call sees one partition of a cluster only."""
@@ -176,7 +179,10 @@ class Outbox:
             name = self._keys.outbox(partition, epoch)
             pipeline.xtrim(name, minid=f"{epoch}-{seq}", approximate=True)
         with _translated():
-            await pipeline.execute()
+            # The driver would put words of its own before the server's.
+            for answer in await pipeline.execute(raise_on_error=False):
+                if isinstance(answer, Exception):
+                    raise answer
 
     async def lengths(self, epochs: Mapping[int, int]) -> dict[int, int]:
         """How many entries each partition's stream holds, flushed but not yet trimmed ones too."""
@@ -350,6 +356,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except AWAY as error:
+        if isinstance(error, ResponseError):
+            meaning = refused(error)
+            if isinstance(meaning, HoldfastError) and meaning.reason in WRITES_REFUSED:
+                raise meaning from error
         _log.warning("hot store unavailable: %s", error)
         raise HoldfastError(
             Reason.STORE_UNAVAILABLE, "The hot store cannot be reached; retry later."

@@ -61,6 +61,8 @@ _REFUSALS = {
     "NOREPLICAS": Reason.STORE_WRITE_BLOCKED,
     "OOM": Reason.STORE_OUT_OF_MEMORY,
 }
+#: What a server means that takes no writes for now.
+WRITES_REFUSED: Final = frozenset(_REFUSALS.values())
 _UNAVAILABLE = (
     "BUSY",
     "LOADING",

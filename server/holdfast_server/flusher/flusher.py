@@ -81,10 +81,10 @@ class Flusher:
         self._appender = appender
         self._batch_entries_max = batch_entries_max
         self._progress = Progress()
-        self._retention = Retention(retain_ms)
         hooks = hooks or FlusherHooks()
         self._recovery = hooks.recovery
-        self._recorder = Recorder(appender, outbox, self._progress, self._retention, hooks)
+        retention = Retention(retain_ms)
+        self._recorder = Recorder(appender, outbox, self._progress, retention, hooks)
         self._stopping = asyncio.Event()
         self._writing: asyncio.Task[bool] | None = None
         self._due: dict[str, float] = {}
@@ -183,8 +183,7 @@ class Flusher:
             self._due.pop("history", None)
         if self._is_due("history", HISTORY_SECONDS):
             await self._check_history()
-        await self._outbox.trim(self._retention.due(time.monotonic() * 1000))
-        failpoint.hit("flusher.after_trim")
+        await self._recorder.trim()
 
     async def _check_epochs(self) -> None:
         """Begins anew where partitions are fenced, or are in another epoch than was known."""

@@ -10,6 +10,8 @@ from holdfast_server import failpoint
 from holdfast_server.domain.entry import BY_TIME
 from holdfast_server.domain.packed import PackedEntry
 from holdfast_server.engine.outbox import Outbox, OutboxEntry, Positions
+from holdfast_server.engine.store import WRITES_REFUSED
+from holdfast_server.errors import HoldfastError
 from holdfast_server.flusher.batch import halves
 from holdfast_server.flusher.events import FlushedBatch, FlusherHooks, Halt
 from holdfast_server.flusher.obstacle import Obstacle
@@ -39,6 +41,8 @@ class Recorder:
         self._progress = progress
         self._retention = retention
         self._hooks = hooks
+        #: What the ledger has, and the hot store could not be told.
+        self._unsaid: dict[int, tuple[int, int]] = {}
 
     async def record(self, work: Work) -> bool:
         """Records and publishes what can be. False where that was not all: nothing may follow."""
@@ -88,12 +92,37 @@ class Recorder:
         )
 
     async def publish(self, positions: Positions) -> None:
-        """Says how far the ledger is, only ever after it is."""
-        await self._outbox.publish_flushed(positions)
+        """Says how far the ledger is, only ever after it is.
+
+        A store that takes no writes is told later: what can still be read there must reach the
+        ledger all the sooner.
+        """
+        self._unsaid.update(positions)
+        try:
+            await self._outbox.publish_flushed(self._unsaid)
+        except HoldfastError as error:
+            if error.reason not in WRITES_REFUSED:
+                raise
+            _log.warning("the hot store is not told how far the ledger is: %s", error)
+            return
         failpoint.hit("flusher.after_publish")
-        self._retention.flushed(positions)
-        for partition, (epoch, seq) in positions.items():
+        said, self._unsaid = self._unsaid, {}
+        self._retention.flushed(said)
+        for partition, (epoch, seq) in said.items():
             self._hooks.on_flushed(partition, epoch, seq)
+
+    async def trim(self) -> None:
+        """Says what could not be said, and trims what nobody needs any more."""
+        if self._unsaid:
+            await self.publish({})
+        due = self._retention.due(time.monotonic() * 1000)
+        try:
+            await self._outbox.trim(due)
+        except HoldfastError as error:
+            if error.reason not in WRITES_REFUSED:
+                raise
+            self._retention.put_back(due)
+        failpoint.hit("flusher.after_trim")
 
     async def _append(self, work: Work) -> bool:
         if work.is_prepared:

@@ -28,3 +28,8 @@ class Retention:
         while self._waiting and self._waiting[0][0] + self._retain_ms <= now_ms:
             trimmable.update(self._waiting.popleft()[1])
         return trimmable
+
+    def put_back(self, positions: Positions) -> None:
+        """These could not be trimmed: they are due again, before what was flushed later."""
+        if positions:
+            self._waiting.appendleft((-self._retain_ms, positions))
