@@ -14,6 +14,7 @@ from holdfast_server.engine.pack import digest_of
 from holdfast_server.errors import HoldfastError, Reason
 from tests.support.arming import arm
 from tests.support.cluster import Cluster, ask, copied, started
+from tests.support.due import LIFE_MS, fund, names_in, sweeper_of
 from tests.support.pair import Real, build
 from tests.support.waiting import until
 
@@ -112,6 +113,22 @@ async def test_nothing_overtakes_what_was_refused(stores_dir: Path) -> None:
             real.decide([free[0], stuck, free[1]]), real.decide([free[2]])
         )
         assert [is_refused(each) for each in (*answers, other)] == [False, True, True, False]
+        await real.store.close()
+
+
+async def test_what_is_due_ends_where_a_node_is_left(stores_dir: Path) -> None:
+    """One that does not answer keeps the sweeper from its own partitions only."""
+    with started(stores_dir / "sweeping") as cluster:
+        for client in cluster.clients:
+            client.config_set("cluster-require-full-coverage", "no")
+        real = build(cluster.url, partitions=12)
+        names = [names_in(real.keys, partition, 1)[0] for partition in range(12)]
+        await fund(real, names)
+        left = [each for each in names if 0 not in partition_of(cluster, real, each)]
+        real.clock.now_ms += LIFE_MS
+        os.kill(cluster.clients[0].info()["process_id"], signal.SIGKILL)
+        assert await sweeper_of(real).sweep() == (0, len(left))
+        assert 0 < len(left) < len(names)
         await real.store.close()
 
 

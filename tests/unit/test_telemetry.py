@@ -73,6 +73,7 @@ def report_everything(recorder: Recorder) -> None:
     recorder.waited(Durability.REPLICATED, is_reached=False)
     recorder.replicas(1)
     recorder.holds_open(3)
+    recorder.sweep_failed(Reason.FENCED, 4)
     recorder.killed(True)
     recorder.policies({Mode.SHADOW: 2})
     recorder.config(41)
@@ -117,6 +118,7 @@ def test_every_report_is_on_the_page(metrics: Metrics) -> None:
     assert found["holdfast_outbox_entries", ""] == 5
     assert found["holdfast_outbox_lag_seconds", ""] == 1.5
     assert found["holdfast_holds_open", ""] == 3
+    assert found["holdfast_sweep_failed_total", "reason=FENCED"] == 4
     assert found["holdfast_kill", ""] == 1
     assert found["holdfast_policies", "mode=SHADOW"] == 2
     assert found["holdfast_config_version", ""] == 41

@@ -25,7 +25,7 @@ async def _sweep(
     decider = build_decider(process)
     index = DueIndex(process.store, process.keys)
     interval_s = process.settings.sweep_interval_ms / 1000
-    sweeper = Sweeper(index, decider.engine, interval_s, process.metrics.holds_open)
+    sweeper = Sweeper(index, decider.engine, interval_s, process.metrics)
     async with AsyncExitStack() as stack:
         if process.settings.audit_trees_per_second:
             await stack.enter_async_context(background(build_auditor(process).run()))

@@ -6,10 +6,9 @@ of recoveries changes one. In a cluster each call sees one partition.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 
@@ -17,11 +16,10 @@ from holdfast_server.domain.epoch import Epoch
 from holdfast_server.engine.keys import CLAIM_SHARDS, Keys
 from holdfast_server.engine.rows import pack_row, pack_value, unpack_row
 from holdfast_server.engine.scripts import load
+from holdfast_server.engine.side_by_side import answered, gather, in_parts, whole
 from holdfast_server.engine.store import Store
 from holdfast_server.errors import HoldfastError, Reason
 
-#: Calls that run side by side where each sees one partition only.
-CALLS_MAX: Final = 16
 #: How a server calls itself that may be written to.
 MASTER: Final = "master"
 
@@ -91,12 +89,8 @@ class Fences:
             names = [self._keys.state(each, epochs[each]) for each in part]
             return _seen(part, await self._store.run(script, names, []))
 
-        found = await self._gather([read(part) for part in parts])
-        failed = [each for each in found if isinstance(each, HoldfastError)]
-        if failed and len(failed) == len(found):
-            raise failed[0]
-        answered = [each for each in found if not isinstance(each, HoldfastError)]
-        return {each.partition: each for seen in answered for each in seen}
+        found = answered(await gather([read(part) for part in parts]))
+        return {each.partition: each for seen in found for each in seen}
 
     async def close(self, epochs: Mapping[int, int]) -> None:
         """Keeps every call away from partitions until they are armed again."""
@@ -105,7 +99,7 @@ class Fences:
             [self._keys.state(each, epochs[each]) for each in part]
             for part in self._parts(sorted(epochs))
         ]
-        _whole(await self._gather([self._store.run(script, some, []) for some in names]))
+        whole(await gather([self._store.run(script, some, []) for some in names]))
 
     async def arm(self, armings: Sequence[Arming], seen: Mapping[int, Seen]) -> set[int]:
         """Lets partitions go on where nothing has changed since they were seen; answers which."""
@@ -116,7 +110,7 @@ class Fences:
             self._arm_some([wanted[each] for each in part], seen)
             for part in self._parts(sorted(wanted))
         ]
-        return set[int]().union(*_whole(await self._gather(calls)))
+        return set[int]().union(*whole(await gather(calls)))
 
     async def _arm_some(self, armings: Sequence[Arming], seen: Mapping[int, Seen]) -> set[int]:
         looked_at = seen[armings[0].partition]
@@ -134,35 +128,12 @@ class Fences:
         A shard whose node is away is left out: if that has lost claims, its partitions are fenced.
         """
         script, shards = load("forget_claims"), range(CLAIM_SHARDS)
-        await self._gather(
+        await gather(
             [self._store.run(script, self._keys.claim_keys(each), [now_ms]) for each in shards]
         )
 
-    async def _gather(self, calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-        """Answers, or the errors in place of them."""
-        free = asyncio.Semaphore(CALLS_MAX)
-
-        async def one(call: Coroutine[Any, Any, Any]) -> Any:
-            async with free:
-                try:
-                    return await call
-                except HoldfastError as error:
-                    return error
-
-        return list(await asyncio.gather(*map(one, calls)))
-
     def _parts(self, partitions: Sequence[int]) -> list[Sequence[int]]:
-        return [
-            partitions[first : first + self._at_once]
-            for first in range(0, len(partitions), self._at_once)
-        ]
-
-
-def _whole(found: list[Any]) -> list[Any]:
-    for each in found:
-        if isinstance(each, HoldfastError):
-            raise each
-    return found
+        return in_parts(partitions, self._at_once)
 
 
 def _seen(partitions: Sequence[int], answer: bytes) -> list[Seen]:

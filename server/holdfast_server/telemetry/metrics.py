@@ -122,6 +122,9 @@ class Metrics(Recorder):
     def replayed(self, result: Replayed) -> None:
         self._add(names.REPLAYED, 1, result)
 
+    def sweep_failed(self, reason: Enum, trees: int) -> None:
+        self._add(names.SWEEP_FAILED, trees, reason.name)
+
     def hydrated(self, trees: int) -> None:
         self._add(names.HYDRATED, trees)
 

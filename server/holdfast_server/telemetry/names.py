@@ -170,6 +170,13 @@ REPLICAS = Metric(
     "holdfast.replicas", Kind.GAUGE, "{replica}", "Replicas that keep up with the hot store."
 )
 HOLDS_OPEN = Metric("holdfast.holds.open", Kind.GAUGE, "{hold}", "Holds that are open.")
+SWEEP_FAILED = Metric(
+    "holdfast.sweep.failed",
+    Kind.COUNTER,
+    "{tree}",
+    "Trees in which something is due that could not be ended, by reason. They are tried again.",
+    ("reason",),
+)
 KILL_SWITCH = Metric("holdfast.kill", Kind.GAUGE, "", "1 while the kill switch is on.")
 POLICIES = Metric(
     "holdfast.policies", Kind.GAUGE, "{policy}", "Policies that count, by mode.", ("mode",)
@@ -256,7 +263,7 @@ METRICS = (
     *(DECISIONS, REFUSALS, BYPASSED, RPC_DURATION, BATCH_OPERATIONS, BATCH_DURATION),
     *(SESSIONS, QUEUE_OPERATIONS, FLUSH_ROWS, FLUSH_LAG, OUTBOX_ENTRIES, OUTBOX_LAG, HOLDS_OPEN),
     *(KILL_SWITCH, POLICIES, CONFIG_VERSION, CONFIG_AGE, SPOOL_RECORDS, SPOOL_BYTES),
-    *(HYDRATED, EVICTED),
+    *(SWEEP_FAILED, HYDRATED, EVICTED),
     *(REPLAYED, AUDITED, AUDIT_DRIFT, ALERTS, DURABILITY_WAITS, REPLICAS),
     *(CHECKPOINTS, CHECKPOINT_AGE),
     *(FENCED_PARTITIONS, RECOVERIES, RECOVERY_DURATION),

@@ -53,6 +53,9 @@ class Recorder:
     def holds_open(self, holds: int) -> None:
         """So many holds are open."""
 
+    def sweep_failed(self, reason: Enum, trees: int) -> None:
+        """What is due in so many trees could not be ended."""
+
     def hydrated(self, trees: int) -> None:
         """So many trees were brought from the ledger into the hot store."""
 
