@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import redis
 
 from holdfast import Client, GrantSource
 from holdfast_server import embedded
@@ -103,6 +104,17 @@ def test_refuses_stores_that_do_not_belong_together(
     done = run(["serve"], {**holdfast_server.environment, **change})
     assert done.returncode == 1
     assert "the hot store belongs to another ledger" in done.stderr
+
+
+def test_refuses_a_hot_store_that_may_delete_balances(
+    variables: dict[str, str], valkey: Server
+) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        client.config_set("maxmemory-policy", "volatile-lru")
+    assert run(["migrate"], variables).returncode == 0
+    done = run(["serve"], variables)
+    assert done.returncode == 1
+    assert "maxmemory-policy volatile-lru: CONFIG SET maxmemory-policy noeviction" in done.stderr
 
 
 def test_refuses_a_hot_store_that_lost_its_data(

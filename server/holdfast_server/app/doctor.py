@@ -14,6 +14,7 @@ from pathlib import Path
 
 from holdfast_server.app.durability import not_given
 from holdfast_server.app.evidence import open_evidence
+from holdfast_server.engine.evictions import ADVICE, POLICY
 from holdfast_server.engine.inspection import StoreFacts, inspect_stores
 from holdfast_server.engine.levels import Levels
 from holdfast_server.errors import HoldfastError
@@ -108,12 +109,7 @@ def check_store(facts: StoreFacts) -> Iterator[Check]:
     """The hot store: it must not forget, and must be the one that is written to."""
     yield _version_check(facts)
     yield _expect("store role", facts.role, "master", "give the URL of the primary")
-    yield _expect(
-        "maxmemory-policy",
-        facts.maxmemory_policy,
-        "noeviction",
-        "CONFIG SET maxmemory-policy noeviction, and in its configuration: it may delete balances",
-    )
+    yield _expect("maxmemory-policy", facts.maxmemory_policy, POLICY, ADVICE)
     yield _memory_check(facts)
     if not facts.append_only:
         advice = "CONFIG SET appendonly yes, and in its configuration: else a restart forgets"

@@ -8,6 +8,7 @@ from holdfast_server.app.deployment import learn_facts
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.stores import open_ledger
 from holdfast_server.engine.deployment import claim_store
+from holdfast_server.engine.evictions import ADVICE, read_evictions
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.stores import open_store
 from holdfast_server.errors import HoldfastError, Reason
@@ -60,6 +61,9 @@ async def _check_store(settings: Settings, ledger: Ledger, facts: DeploymentFact
     store = open_store(settings.redis_url)
     name = facts.name
     try:
+        policies = (await read_evictions(store)).policies
+        if policies:
+            raise Problem(f"the hot store has maxmemory-policy {', '.join(policies)}: {ADVICE}")
         has_entries = any(seq for _, seq in (await ledger.flushed()).values())
         others = await ledger.count_living() if has_entries else 0
         holder = await claim_store(store, name, may_be_new=not others)

@@ -25,6 +25,7 @@ from holdfast_server import failpoint
 from holdfast_server.control.epochs import report_losses
 from holdfast_server.domain.epoch import Epoch
 from holdfast_server.engine.deployment import claim_store
+from holdfast_server.engine.evictions import ADVICE
 from holdfast_server.engine.fences import Arming, Fences, Seen
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import Outbox
@@ -33,6 +34,8 @@ from holdfast_server.ledger.append import Appender, CursorsMoved, QuarantinedEnt
 from holdfast_server.ledger.prepare import Fault
 from holdfast_server.ledger.recovery import Opening, Standing, recovering
 from holdfast_server.ledger.store import Ledger
+from holdfast_server.recovery import eviction
+from holdfast_server.recovery.eviction import Danger, EvictionWatch
 from holdfast_server.recovery.salvage import Salvage, Salvaged
 from holdfast_server.recovery.verdict import Evidence, Verdict, judge
 from holdfast_server.telemetry.names import Alert
@@ -106,6 +109,7 @@ class Coordinator:
     def __init__(self, stores: Stores, recorder: Recorder) -> None:
         self._stores, self._recorder = stores, recorder
         self._fences = Fences(stores.store, stores.keys)
+        self._evictions = EvictionWatch(stores.store)
         #: When to look again at partitions that wait for a person.
         self._held: dict[int, float] = {}
 
@@ -114,6 +118,8 @@ class Coordinator:
 
         Raises STORE_UNAVAILABLE.
         """
+        if await self._evictions.finds_something():
+            return False
         keys = self._stores.keys
         epochs = {each: keys.epoch(each) for each in range(keys.partitions)}
         seen = await self._fences.read(epochs)
@@ -128,22 +134,27 @@ class Coordinator:
         all is well. Raises STORE_UNAVAILABLE and LEDGER_UNAVAILABLE: then it is to be called again.
         """
         started = time.monotonic()
-        unwell, _ = await self._unwell(rebuild)
+        danger = await self._evictions.look()
+        unwell, _ = await self._unwell(rebuild, danger)
         if not unwell:
             self._recorder.fenced(0)
             return []
         self._recorder.fenced(len(unwell))
         url = self._stores.postgres_url
         async with recovering(url, [each.partition for each in unwell]) as mine:
-            standings, seen = await self._unwell(rebuild)
+            standings, seen = await self._unwell(rebuild, danger)
             standings = [each for each in standings if each.partition in mine]
-            done = await self._recover(standings, seen, rebuild) if standings else []
+            done = await self._recover(standings, seen, rebuild, danger) if standings else []
+        if len(done) == len(unwell):
+            self._evictions.done()
         for each in done:
             self._recorder.recovered(each.verdict, time.monotonic() - started)
         self._recorder.fenced(len(unwell) - sum(each.armed for each in done))
         return done
 
-    async def _unwell(self, rebuild: Collection[int]) -> tuple[list[Standing], Mapping[int, Seen]]:
+    async def _unwell(
+        self, rebuild: Collection[int], danger: Danger
+    ) -> tuple[list[Standing], Mapping[int, Seen]]:
         standings = await self._stores.ledger.standings()
         for each in standings:
             epoch = Epoch(each.epoch, each.start_seq, each.home)
@@ -156,20 +167,25 @@ class Coordinator:
             and (
                 each.partition in rebuild
                 or each.fencing
+                or danger
                 or not seen[each.partition].allows(each.epoch)
             )
         ], seen
 
     async def _recover(
-        self, standings: Sequence[Standing], seen: Mapping[int, Seen], rebuild: Collection[int]
+        self,
+        standings: Sequence[Standing],
+        seen: Mapping[int, Seen],
+        rebuild: Collection[int],
+        danger: Danger,
     ) -> list[Recovered]:
-        fencing = await self._fence(standings, seen)
+        fencing = await self._fence(standings, seen, danger)
         # What was decided between the first look and the fence counts.
         seen = await self._fences.read({each.partition: each.epoch for each in standings})
         await self._collect_votes(fencing)
         appender = Appender(self._stores.postgres_url)
         try:
-            cases = await self._examine(appender, standings, seen, rebuild)
+            cases = await self._examine(appender, standings, seen, rebuild, danger)
             await self._quarantine(appender, cases)
         except CursorsMoved as moved:
             _log.warning("a flusher is at work; recovery begins again: %s", moved)
@@ -179,12 +195,16 @@ class Coordinator:
         opened = await self._open(cases, fencing)
         return self._report(cases, await self._arm(opened, seen), seen)
 
-    async def _fence(self, standings: Sequence[Standing], seen: Mapping[int, Seen]) -> int:
+    async def _fence(
+        self, standings: Sequence[Standing], seen: Mapping[int, Seen], danger: Danger
+    ) -> int:
         """Number of the fencing that all of them are under."""
-        unfenced = [each for each in standings if not each.fencing]
+        unfenced = [
+            each for each in standings if not each.fencing or (danger and each.why != eviction.WHY)
+        ]
         fencing = max(each.fencing for each in standings)
         if unfenced:
-            why = {seen[each.partition].why(each.epoch) for each in unfenced}
+            why = {_why(seen[each.partition], each, danger) for each in unfenced}
             partitions = [each.partition for each in unfenced]
             fencing = await self._stores.ledger.fence(partitions, ", ".join(sorted(why)))
             is_first = all(each.reason == DEPLOYMENT for each in unfenced)
@@ -211,6 +231,7 @@ class Coordinator:
         standings: Sequence[Standing],
         seen: Mapping[int, Seen],
         rebuild: Collection[int],
+        danger: Danger,
     ) -> list[_Case]:
         outbox = Outbox(self._stores.store.client, self._stores.keys)
         partitions = [each.partition for each in standings if each.partition in seen]
@@ -220,8 +241,9 @@ class Coordinator:
         cases = []
         for standing in (each for each in standings if each.partition in salvaged):
             found, hot = salvaged[standing.partition], seen[standing.partition]
-            evidence = _evidence(hot, found, acknowledged.get(standing.partition, 0))
-            asked = standing.partition in rebuild
+            seq = acknowledged.get(standing.partition, 0)
+            evidence = _evidence(standing, hot, found, seq, danger)
+            asked = standing.partition in rebuild and not danger.policy
             verdict = Verdict.REBUILT if asked else judge(evidence)
             cases.append(_Case(standing, hot, found, evidence, verdict))
         failpoint.hit("coordinator.after_verdict")
@@ -275,9 +297,14 @@ class Coordinator:
         self, cases: Sequence[_Case], armed: Collection[int], seen: Mapping[int, Seen]
     ) -> list[Recovered]:
         done = [_recovered(case, case.partition in armed) for case in cases]
+        may_evict = any(case.evidence.may_evict for case in cases)
+        if may_evict:
+            _log.error("the hot store is not used: %s", ADVICE)
+            self._recorder.alert(Alert.STORE_MAY_EVICT)
         for each in done:
             if each.verdict is Verdict.HELD:
-                self._held[each.partition] = time.monotonic() + HELD_SECONDS
+                seconds = eviction.LOOK_SECONDS if may_evict else HELD_SECONDS
+                self._held[each.partition] = time.monotonic() + seconds
                 self._recorder.alert(Alert.FENCED)
             if each.verdict is not Verdict.KEPT:
                 facts = {"partition": each.partition, "verdict": each.verdict, "epoch": each.epoch}
@@ -287,7 +314,13 @@ class Coordinator:
         return done
 
 
-def _evidence(seen: Seen, salvaged: Salvaged, acknowledged_seq: int) -> Evidence:
+def _why(seen: Seen, standing: Standing, danger: Danger) -> str:
+    return eviction.WHY if danger else seen.why(standing.epoch)
+
+
+def _evidence(
+    standing: Standing, seen: Seen, salvaged: Salvaged, acknowledged_seq: int, danger: Danger
+) -> Evidence:
     ledger_seq = salvaged.cursor.seq
     return Evidence(
         ledger_seq=ledger_seq,
@@ -297,6 +330,8 @@ def _evidence(seen: Seen, salvaged: Salvaged, acknowledged_seq: int) -> Evidence
         contradicts=bool(salvaged.divergent) and ledger_seq >= seen.flushed,
         is_refused=bool(salvaged.refused),
         ledger_regressed=ledger_seq < seen.flushed,
+        may_evict=bool(danger.policy),
+        has_evicted=danger.spoils(standing, seen),
     )
 
 
@@ -325,6 +360,13 @@ def _recovered(case: _Case, armed: bool) -> Recovered:
         hot_seq=case.evidence.hot_seq,
         acknowledged_seq=case.evidence.acknowledged_seq,
         quarantined=len(case.salvaged.divergent),
-        explanation=case.salvaged.refused
-        or ("the ledger has lost entries that it had" if case.evidence.ledger_regressed else ""),
+        explanation=_explanation(case),
     )
+
+
+def _explanation(case: _Case) -> str:
+    """Why it stays fenced, where a person has to do something about it."""
+    if case.evidence.may_evict:
+        return ADVICE
+    regressed = "the ledger has lost entries that it had" if case.evidence.ledger_regressed else ""
+    return case.salvaged.refused or regressed

@@ -38,13 +38,17 @@ class Evidence:
     is_refused: bool = False
     #: The ledger has said that it has entries, and has them no more, nor has the hot store.
     ledger_regressed: bool = False
+    #: The hot store may delete what it likes, at any time.
+    may_evict: bool = False
+    #: It may have deleted something, and nobody can say what.
+    has_evicted: bool = False
 
 
 def judge(evidence: Evidence) -> Verdict:
     """What is done with a partition."""
-    if evidence.is_refused or evidence.ledger_regressed:
+    if evidence.is_refused or evidence.ledger_regressed or evidence.may_evict:
         return Verdict.HELD
-    if not evidence.hot_exists and evidence.ledger_seq:
+    if evidence.has_evicted or (not evidence.hot_exists and evidence.ledger_seq):
         return Verdict.REBUILT
     # Above the ledger: its balances rest on entries that are gone, and nobody could explain them.
     if evidence.contradicts or evidence.hot_seq != evidence.ledger_seq:

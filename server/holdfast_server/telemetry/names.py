@@ -94,6 +94,7 @@ class Alert(StrEnum):
     FAIL_OPEN = "fail_open"
     KILL_SWITCH = "kill_switch"
     REPLICAS_BEHIND = "replicas_behind"
+    STORE_MAY_EVICT = "store_may_evict"
     SPOOL_FULL = "spool_full"
     SPOOL_DEAD = "spool_dead"
     SPOOL_DAMAGED = "spool_damaged"
