@@ -180,6 +180,29 @@ async def test_a_slot_on_its_way_keeps_nobody_waiting_but_its_own(cluster: Clust
     assert len(in_it) == 24
 
 
+async def test_a_cluster_out_of_memory_lets_go_of_what_it_has(cluster: Cluster) -> None:
+    """F20: there, keys are claimed by calls of their own, which need room as well."""
+    real = build(cluster.url, partitions=PARTITIONS)
+    names = await make_accounts(real, 12)
+    lines = (op.Line("ai", 10),)
+    placed = [op.Reserve("t", name, lines, 60_000, f"h-{name}") for name in names]
+    holds = [answer.hold for answer in await real.decide(placed)]
+    new = [burn(name, f"new-{name}") for name in names]
+    commits = [op.Commit("t", hold, f"c-{hold[-8:]}") for hold in holds]
+    try:
+        for client in cluster.clients:
+            client.config_set("maxmemory", 1)
+        mixed = [each for pair in zip(new, commits, strict=True) for each in pair]
+        answers = await real.decide(mixed)
+    finally:
+        for client in cluster.clients:
+            client.config_set("maxmemory", 0)
+    assert {answer.reason for answer in answers[0::2]} == {Reason.STORE_OUT_OF_MEMORY}
+    assert all(answer.applied.seq for answer in answers[1::2])
+    assert await available(real, names) == [990] * len(names)
+    await real.store.close()
+
+
 async def test_reads_leave_calls_alone_while_slots_move(cluster: Cluster) -> None:
     """What a read does to find a slot breaks neither calls nor other reads."""
     real = build(cluster.url, partitions=PARTITIONS)

@@ -9,6 +9,7 @@ from holdfast_server.control.reconcile import Reconciler
 from holdfast_server.domain import operation as op
 from holdfast_server.engine.tree_store import TreeStore
 from holdfast_server.engine.trees import TreeReader
+from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.names import Audited
 from holdfast_server.telemetry.recorder import Recorder
 from tests.support.both import Both
@@ -16,6 +17,8 @@ from tests.support.waiting import until
 
 NAMES = [("t", f"a{number}") for number in range(30)]
 HOUR_S = 3_600
+#: Less than 200 large trees take.
+LARGE_BYTES = 300_000
 
 
 def evictor(both: Both, idle_ms: int, memory_percent: int = 0) -> Evictor:
@@ -82,6 +85,31 @@ async def test_memory_is_known(both: Both) -> None:
     await client.config_set("maxmemory", 2 * used)
     try:
         assert 40 <= await trees.memory_percent() <= 60
+    finally:
+        await client.config_set("maxmemory", 0)
+
+
+async def test_trees_that_go_make_room_in_a_full_store(both: Both) -> None:
+    """F20: nothing new is held while it is full; what rests can still leave it."""
+    terms = op.AccountTerms(labels={f"label-{number}": "x" * 256 for number in range(16)})
+    large = [("t", f"large{number}") for number in range(200)]
+    await both.do_all([op.CreateAccount("t", name, terms, both.key()) for _, name in large])
+    await start(both)
+    placed = await both.reserve("a0", 5)
+    await both.flushed()
+    client = both.real.store.client
+    used = int((await both.real.store.information("memory"))[0]["used_memory"])
+    await client.config_set("maxmemory", used - LARGE_BYTES)
+    try:
+        refused = await both.reserve("a0", 1)
+        assert refused.reason is Reason.STORE_OUT_OF_MEMORY
+        assert (await both.commit(placed.hold)).applied.seq
+        assert await evictor(both, idle_ms=0).evict(large) == len(large)
+
+        async def has_room() -> bool:
+            return not isinstance(await both.reserve("a0", 1), HoldfastError)
+
+        await until(has_room)
     finally:
         await client.config_set("maxmemory", 0)
 

@@ -2,7 +2,8 @@
 
 A submission is a list of operations that stay together and in order. One call takes whole
 submissions until the batch is full. If the script finds a fault, nothing of the batch was written,
-so the batch is halved until only the faulty operation fails.
+so the batch is halved until only the faulty operation fails. If the store is out of memory, what
+records work that was done, or frees memory, is decided all the same, and may overtake what is not.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgpack
 
 from holdfast_server import failpoint
-from holdfast_server.domain.operation import Operation
+from holdfast_server.domain.operation import Commit, ExpireDue, GetBalance, Operation, Release
 from holdfast_server.domain.value import value
 from holdfast_server.engine import failures
 from holdfast_server.engine.call_keys import CallKeys
-from holdfast_server.engine.claim import Claims
+from holdfast_server.engine.claim import Claims, Wanted
 from holdfast_server.engine.facts import Facts
 from holdfast_server.engine.failures import internal
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import digest_of, pack_operation
 from holdfast_server.engine.rows import pack_row, pack_value
-from holdfast_server.engine.scripts import Clock, Script, load
+from holdfast_server.engine.scripts import Clock, Script, beyond_memory, load
 from holdfast_server.engine.store import ScriptFault, Store
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.tracing import TraceContext, Tracing
@@ -76,6 +77,10 @@ class Raw(NamedTuple):
 
 
 _REUSED = Raw(Flag.REUSED, b"")
+
+#: What is decided although the store is out of memory: each ends something that has its room there,
+#: or asks. It takes from what lies between `maxmemory` and the memory of the machine.
+_BEYOND_MEMORY: Final = (Commit, Release, ExpireDue, GetBalance)
 
 
 class BatchRecorder(Protocol):
@@ -230,7 +235,7 @@ class Batcher:
     async def _decide_apart(self, batch: Sequence[Submission]) -> Sequence[Raw | HoldfastError]:
         """Keys first, then each partition by itself: in a cluster no call sees more than one."""
         items = [item for submission in batch for item in submission.items]
-        wanted = [(digest_of(item.operation), item.partition) for item in items]
+        wanted = [_wanted(item) for item in items]
         claimed = await self._claims.make(self._header({}), wanted)
         answers: dict[int, Raw | HoldfastError] = dict.fromkeys(claimed.elsewhere, _REUSED)
         answers.update(_held_up(batch, claimed.refused))
@@ -249,30 +254,45 @@ class Batcher:
         return [answers[index] for index in range(len(items))]
 
     async def _decide(
-        self, items: Sequence[Item], claimed_since_ms: int = 0
+        self, items: Sequence[Item], claimed_since_ms: int = 0, script: Script | None = None
     ) -> Sequence[Raw | HoldfastError]:
         try:
-            return await self._call(items, claimed_since_ms)
+            return await self._call(items, claimed_since_ms, script or self._calls.script)
         except ScriptFault as fault:
             _LOG.error("script fault in a batch of %d: %s", len(items), fault)
             if len(items) == 1:
                 return [internal()]
             middle = len(items) // 2
             return [
-                *await self._decide(items[:middle], claimed_since_ms),
-                *await self._decide(items[middle:], claimed_since_ms),
+                *await self._decide(items[:middle], claimed_since_ms, script),
+                *await self._decide(items[middle:], claimed_since_ms, script),
             ]
         except HoldfastError as error:
+            if error.reason is Reason.STORE_OUT_OF_MEMORY and script is None:
+                return await self._decide_beyond_memory(items, claimed_since_ms, error)
             return [error for _ in items]
         except Exception:
             _LOG.exception("a batch of %d could not be run", len(items))
             return [internal() for _ in items]
 
-    async def _call(self, items: Sequence[Item], claimed_since_ms: int) -> Sequence[Raw]:
+    async def _decide_beyond_memory(
+        self, items: Sequence[Item], claimed_since_ms: int, error: HoldfastError
+    ) -> Sequence[Raw | HoldfastError]:
+        """The store refused all of them, so that nothing was decided; see `_BEYOND_MEMORY`."""
+        some = [item for item in items if isinstance(item.operation, _BEYOND_MEMORY)]
+        script = beyond_memory(self._calls.script)
+        decided = iter(await self._decide(some, claimed_since_ms, script) if some else ())
+        return [
+            next(decided) if isinstance(item.operation, _BEYOND_MEMORY) else error for item in items
+        ]
+
+    async def _call(
+        self, items: Sequence[Item], claimed_since_ms: int, script: Script
+    ) -> Sequence[Raw]:
         keys, arguments = self._pack(items, claimed_since_ms)
         started = time.perf_counter()
         failpoint.hit("app.before_eval")
-        raw = await self._calls.store.run(self._calls.script, keys.names, arguments)
+        raw = await self._calls.store.run(script, keys.names, arguments)
         failpoint.hit("app.after_eval")
         self._recorder.batch(len(items), time.perf_counter() - started)
         flat = msgpack.unpackb(raw, raw=True)
@@ -328,6 +348,11 @@ class Batcher:
         return keys, [*arguments, pack_value(absent)] if absent else arguments
 
 
+def _wanted(item: Item) -> Wanted:
+    beyond_memory = isinstance(item.operation, _BEYOND_MEMORY)
+    return Wanted(digest_of(item.operation), item.partition, beyond_memory)
+
+
 def _fenced(answers: Sequence[Raw | HoldfastError]) -> list[int]:
     """Which of these partitions may not be touched where the call went."""
     flag = Flag.FENCED.value
@@ -339,7 +364,8 @@ def _held_up(
 ) -> dict[int, HoldfastError]:
     """What cannot be decided now, by index: what was refused, and what follows it.
 
-    A submission is decided in the order given, so nothing of a partition overtakes what was before.
+    A submission is decided in the order given, so nothing of a partition overtakes what was before,
+    except what a store that is out of memory still decides.
     """
     held: dict[int, HoldfastError] = {}
     index = 0
@@ -348,6 +374,8 @@ def _held_up(
         for item in submission.items:
             error = stopped.get(item.partition) or refused.get(index)
             if error:
-                held[index] = stopped[item.partition] = error
+                held[index] = error
+                if error.reason is not Reason.STORE_OUT_OF_MEMORY:
+                    stopped[item.partition] = error
             index += 1
     return held

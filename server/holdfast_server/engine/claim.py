@@ -7,20 +7,28 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgpack
 
 from holdfast_server.engine.failures import internal
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.rows import pack_value
-from holdfast_server.engine.scripts import Script
+from holdfast_server.engine.scripts import Script, beyond_memory
 from holdfast_server.engine.store import ScriptFault, Store, failure
 from holdfast_server.errors import HoldfastError, Reason
 
 _LOG = logging.getLogger(__name__)
 
-#: The digest of a key, and the partition that it is wanted for. An empty digest claims nothing.
-Wanted = tuple[bytes, int]
+
+class Wanted(NamedTuple):
+    """A key to be claimed."""
+
+    #: An empty one claims nothing.
+    digest: bytes
+    partition: int
+    #: Whether it is claimed although the store is out of memory.
+    beyond_memory: bool = False
 
 
 @dataclass(slots=True)
@@ -45,17 +53,36 @@ class Claims:
 
     async def make(self, header: bytes, wanted: Sequence[Wanted]) -> Claimed:
         """What stands in the way of these keys, by index: see `Claimed`."""
+        claimed = Claimed()
+        asked = [index for index, each in enumerate(wanted) if each.digest]
+        await self._claim(claimed, header, wanted, asked, self.script)
+        again = [
+            index
+            for index, error in claimed.refused.items()
+            if error.reason is Reason.STORE_OUT_OF_MEMORY and wanted[index].beyond_memory
+        ]
+        for index in again:
+            del claimed.refused[index]
+        await self._claim(claimed, header, wanted, again, beyond_memory(self.script))
+        return claimed
+
+    async def _claim(
+        self,
+        claimed: Claimed,
+        header: bytes,
+        wanted: Sequence[Wanted],
+        asked: Sequence[int],
+        script: Script,
+    ) -> None:
         shards = defaultdict[int, list[int]](list)
-        for index, (digest, _) in enumerate(wanted):
-            if digest:
-                shards[self.keys.claim_shard(digest)].append(index)
+        for index in asked:
+            shards[self.keys.claim_shard(wanted[index].digest)].append(index)
         found = await asyncio.gather(
             *(
-                self._holders(header, self.keys.claim_keys(shard), [wanted[i] for i in some])
+                self._holders(script, header, shard, [wanted[i] for i in some])
                 for shard, some in shards.items()
             )
         )
-        claimed = Claimed()
         for some, holders in zip(shards.values(), found, strict=True):
             if isinstance(holders, HoldfastError):
                 claimed.refused.update(dict.fromkeys(some, holders))
@@ -63,15 +90,15 @@ class Claims:
                 since_ms, *partitions = holders
                 claimed.since_ms = max(claimed.since_ms, since_ms)
                 pairs = zip(some, partitions, strict=True)
-                claimed.elsewhere.update(i for i, holder in pairs if holder != wanted[i][1])
-        return claimed
+                claimed.elsewhere.update(i for i, holder in pairs if holder != wanted[i].partition)
 
     async def _holders(
-        self, header: bytes, keys: list[str], wanted: Sequence[Wanted]
+        self, script: Script, header: bytes, shard: int, wanted: Sequence[Wanted]
     ) -> list[int] | HoldfastError:
-        flat = [part for digest, partition in wanted for part in (digest, str(partition))]
+        keys = self.keys.claim_keys(shard)
+        flat = [part for each in wanted for part in (each.digest, str(each.partition))]
         try:
-            answer = await self.store.run(self.script, keys, [header, pack_value(flat)])
+            answer = await self.store.run(script, keys, [header, pack_value(flat)])
         except HoldfastError as error:
             # Whatever became of the claim: no operation was sent, so that none can be in doubt.
             is_lost = error.reason is Reason.RESULT_UNKNOWN

@@ -53,6 +53,12 @@ def load(name: str, clock: Clock = Clock.STORE) -> Script:
 
 
 @cache
+def beyond_memory(script: Script) -> Script:
+    """The same, to be run where the store is out of memory: its first line alone differs."""
+    return Script(script.name, script.text.replace("#!lua\n", "#!lua flags=allow-oom\n", 1))
+
+
+@cache
 def constants() -> dict[str, str]:
     """Every name of `lib/constants.lua` with its value as Lua writes it."""
     found: dict[str, str] = {}

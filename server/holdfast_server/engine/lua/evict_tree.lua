@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Removes trees from the store that the ledger has, and that nobody has changed since they were read.
 --
 -- KEYS: for each partition: state; then for each tree: its hash, the index of its due times, and the
