@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.support.both import Both, both_stores
 from tests.support.pair import Real, build
 
 
@@ -13,3 +14,10 @@ async def real(valkey_url: str) -> AsyncIterator[Real]:
     built = build(valkey_url)
     yield built
     await built.store.close()
+
+
+@pytest.fixture
+async def both(valkey_url: str, migrated_postgres_url: str) -> AsyncIterator[Both]:
+    """An engine with a ledger and a flusher."""
+    async with both_stores(valkey_url, migrated_postgres_url) as started:
+        yield started

@@ -28,6 +28,7 @@ from holdfast_server.app.problem import Problem
 from holdfast_server.app.process import Process
 from holdfast_server.control.auditor import Auditor
 from holdfast_server.control.config import ConfigCache
+from holdfast_server.control.due_search import DueSearch
 from holdfast_server.control.durability import Durable, Promises, Wait
 from holdfast_server.control.evictor import EvictionLimits, Evictor
 from holdfast_server.control.gate import Gate
@@ -45,6 +46,7 @@ from holdfast_server.engine.backlog import entries_waiting
 from holdfast_server.engine.barrier import Barrier, mark_of
 from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.directory import Directory
+from holdfast_server.engine.due_notes import DueNotes
 from holdfast_server.engine.engine import Engine, Parts
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.levels import StoreLevels
@@ -134,6 +136,12 @@ def build_evictor(process: Process) -> Evictor:
         EvictionLimits(settings.evict_idle_ms, settings.evict_memory_percent),
         process.metrics,
     )
+
+
+def build_due_search(process: Process) -> DueSearch:
+    """What finds out what is due in partitions that were rebuilt."""
+    keys = process.keys
+    return DueSearch(process.ledger, DueNotes(process.store, keys), keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from holdfast_server.app.compose import build_auditor, build_decider, build_evictor
+from holdfast_server.app.compose import (
+    build_auditor,
+    build_decider,
+    build_due_search,
+    build_evictor,
+)
 from holdfast_server.app.process import Parent, Process, background, run_process
 from holdfast_server.control.sweeper import Sweeper
 from holdfast_server.engine.due import DueIndex
@@ -27,6 +32,7 @@ async def _sweep(
     interval_s = process.settings.sweep_interval_ms / 1000
     sweeper = Sweeper(index, decider.engine, interval_s, process.metrics)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(background(build_due_search(process).run()))
         if process.settings.audit_trees_per_second:
             await stack.enter_async_context(background(build_auditor(process).run()))
         if process.settings.evict_idle_ms:

@@ -16,6 +16,7 @@ they get here, so `/` separates tenant from account without ambiguity.
 | `t:TENANT/ROOT` | hash | one tree: its accounts and open holds, packed |
 | `d:TENANT/ROOT` | sorted set | the tree's holds and grants by the time they are due, if many |
 | `hot:N` | set | the trees that are in the store, as numbers drawn from their names |
+| `rebuilt` | hash | after a rebuild: how far what follows from it has been done, see below |
 | `barrier` | string | a mark: what is written to wait for all that was written before it |
 | `w:TENANT/ACCOUNT` | string | the root of an account that is not a root itself |
 
@@ -23,6 +24,8 @@ they get here, so `/` separates tenant from account without ambiguity.
 that the ledger has committed), a field `e` (the fence: `<epoch> <master_replid> <ARMED|FENCED>`), a
 field `c` (the cold floor: what nobody has touched since this sequence number is in the ledger), and
 a field for each idempotency record and each ended hold.
+`rebuilt` has a field `u`: entries below this sequence number are still to be searched for what is
+due.
 `w` lives in the partition of the account's own name, since it is asked before the root is known.
 
 An idempotency key is scoped by tenant and method, wherever its account is decided. Which partition
@@ -61,6 +64,8 @@ NUMBERS_FIELD, FLUSHED_FIELD = "m", "f"
 #: The field of a tree that has its holds and grants by the time they are due, while they are few.
 DUE_FIELD = "d"
 FENCE_FIELD, COLD_FLOOR_FIELD = "e", "c"
+#: The field of `rebuilt` that says how far the ledger has been searched.
+UNREAD_FIELD = "u"
 
 _TREE_KEY = re.compile(r"\{p(\d+)\}:e(\d+):t:([^/]+)/(.+)")
 
@@ -110,6 +115,10 @@ class Keys:
     def due(self, partition: int, epoch: int) -> str:
         """The partition's index of trees by due time."""
         return self.prefix(partition, epoch) + "due"
+
+    def rebuilt(self, partition: int, epoch: int) -> str:
+        """What has been done since the partition was rebuilt."""
+        return self.prefix(partition, epoch) + "rebuilt"
 
     def partition_keys(self, partition: int, epoch: int) -> list[str]:
         """The keys that every script call on a partition declares, in the order of

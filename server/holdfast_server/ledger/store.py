@@ -10,6 +10,7 @@ from holdfast_server.ledger.checkpoints import Checkpoints
 from holdfast_server.ledger.configuration import ConfigurationStore
 from holdfast_server.ledger.database import open_pools
 from holdfast_server.ledger.deployment import Deployment
+from holdfast_server.ledger.due import Dues
 from holdfast_server.ledger.entries import Entries
 from holdfast_server.ledger.findings import Findings
 from holdfast_server.ledger.grants import Grants
@@ -25,6 +26,7 @@ class Ledger(
     Checkpoints,
     ConfigurationStore,
     Deployment,
+    Dues,
     Entries,
     Findings,
     Grants,

@@ -13,6 +13,7 @@
 --   1 PRESENT   nothing; the tree is there
 --   2 STALE     nothing; the ledger was read before something that it must have by now: read it again
 --   3 REMOVED   nothing; the tree must be in the store and is not
+-- The partition's index of due times says of a tree what its own says, whatever it said before.
 -- A tree may only be missing because nobody touched it since the cold floor (field "c" of the state):
 -- a later entry of its partition belongs to a tree that is there. So a reading of the ledger that is not
 -- older than the floor has all of its entries. A retry is answered PRESENT.
@@ -62,6 +63,8 @@ local function write(item, base, tree)
   if due_ms > 0 then
     fields[#fields + 1], fields[#fields + 2] = "m", due_ms
     call("ZADD", KEYS[base + DUE], due_ms, item[NAME])
+  else
+    call("ZREM", KEYS[base + DUE], item[NAME])
   end
   write_list("HSET", KEYS[tree + TREE], fields)
   call("SADD", KEYS[tree + HOT], item[NUMBER])

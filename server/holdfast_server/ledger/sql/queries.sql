@@ -688,3 +688,72 @@ UPDATE holdfast.checkpoint_head SET pending = '' WHERE number = %(number)s;
 SELECT e.partition, e.seq, e.hash
 FROM unnest(%(partitions)s::integer[], %(seqs)s::bigint[]) AS wanted (partition, seq)
 JOIN holdfast.entry AS e USING (partition, seq);
+
+-- rebuilt --
+-- Partitions whose hot state began anew, in which epoch, and behind which number.
+SELECT c.partition, p.home, h.start_seq
+FROM holdfast.flush_cursor AS c
+JOIN holdfast.partition_epoch AS p USING (partition, epoch)
+JOIN holdfast.partition_epoch AS h ON h.partition = c.partition AND h.epoch = p.home
+WHERE p.home > 1
+ORDER BY c.partition;
+
+-- due_between --
+-- Trees in which something may be due, by the entries of a part of a partition that placed a hold or gave
+-- a grant: holds that have not ended, and grants that time has not changed since. Every entry of a tree
+-- brings it to its time first, so what was due before the newest entry of a credit has been booked. Too
+-- many trees and too early times do no harm; one that is missing would.
+WITH page AS (
+    SELECT kind, tenant, actor, hold, grant_ids, detail
+    FROM holdfast.entry
+    WHERE partition = %(partition)s AND seq >= %(first_seq)s AND seq < %(before_seq)s
+      AND kind IN (2, 3, 11) -- GRANT, HOLD, REFUND
+), holds AS (
+    SELECT DISTINCT tenant, actor AS account, hold FROM page
+    WHERE kind = 3 AND NOT EXISTS (
+        SELECT FROM holdfast.tenant_operation AS o
+        WHERE o.hold_ended = page.hold AND o.tenant = page.tenant
+    )
+), grants AS (
+    SELECT DISTINCT
+        g.tenant, g.account, g.credit_type, g.grant_id, g.granted_at, g.effective_at, g.expires_at
+    FROM page
+    CROSS JOIN LATERAL (
+        SELECT (page.detail ->> 'grant_id')::uuid AS grant_id WHERE page.kind = 2
+        UNION ALL
+        SELECT unnest(page.grant_ids) WHERE page.kind = 11
+    ) AS given
+    JOIN holdfast.grant_terms AS g ON g.tenant = page.tenant AND g.grant_id = given.grant_id
+), due AS (
+    -- Whatever placed or extended it: the last counts, and the earliest is none too late.
+    SELECT holds.tenant, holds.account, (
+        SELECT min(e.event_time + (e.detail ->> 'ttl_ms')::bigint * interval '1 millisecond')
+        FROM holdfast.entry AS e
+        WHERE e.hold = holds.hold AND e.ends_hold = 0 AND (e.detail ->> 'ttl_ms')::bigint > 0
+    ) AS due_at
+    FROM holds
+    UNION ALL
+    SELECT grants.tenant, grants.account, least(
+        CASE WHEN effective_at > granted_at AND effective_at >= newest.event_time THEN effective_at END,
+        CASE WHEN expires_at >= newest.event_time AND newest.available > 0 THEN expires_at END
+    )
+    FROM grants
+    CROSS JOIN LATERAL (
+        SELECT e.event_time, e.available FROM holdfast.entry AS e
+        WHERE e.tenant = grants.tenant AND e.account = grants.account
+          AND e.credit_type = grants.credit_type
+        ORDER BY e.event_time DESC, e.version DESC
+        LIMIT 1
+    ) AS newest
+    WHERE NOT EXISTS (
+        SELECT FROM holdfast.entry AS e
+        WHERE e.tenant = grants.tenant AND e.account = grants.account
+          AND e.credit_type = grants.credit_type AND e.event_time = grants.expires_at
+          AND e.kind = 12 AND grants.grant_id = ANY(e.grant_ids) -- GRANT_EXPIRED
+    )
+)
+SELECT a.tenant, a.root, min(due.due_at) AS due_at
+FROM due JOIN holdfast.account AS a USING (tenant, account)
+WHERE due.due_at IS NOT NULL
+GROUP BY a.tenant, a.root
+ORDER BY a.tenant, a.root;

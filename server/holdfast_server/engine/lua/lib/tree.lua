@@ -188,7 +188,7 @@ end
 -- Touches what will be written and was not read; see `partitions.check`.
 function trees.check(tree)
   due_index.prepare(tree)
-  if tree.swept or tree.due_ms ~= tree.due_ms_stored then
+  if tree.swept or tree.listed or tree.due_ms ~= tree.due_ms_stored then
     call("ZCARD", tree.partition.due_key)
   end
   if tree.hot_key then
@@ -200,7 +200,7 @@ function trees.write(tree)
   local set, gone = { nil, nil, nil, nil, nil, nil, nil, nil }, {}
   trees.list_changes(tree, set, gone)
   due_index.write(tree, set, gone)
-  if tree.due_ms ~= tree.due_ms_stored then
+  if tree.listed or tree.due_ms ~= tree.due_ms_stored then
     trees.write_due(tree, set, gone)
   end
   partitions.write_list("HSET", tree.key, set)
