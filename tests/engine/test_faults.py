@@ -186,6 +186,8 @@ async def test_a_lost_reply_is_unknown_and_a_retry_applies_once(valkey_url: str)
     await prepare(direct)
     async with proxied(valkey_url, drop_replies=1) as url:
         through = build(url)
+        # Nobody has to be asked where the account is: that would be the first script.
+        through.directory.learn("t", "a", "a")
         (lost,) = await through.decide([reserve("unsure", 7)])
         (retried,) = await through.decide([reserve("unsure", 7)])
         await through.store.close()
@@ -194,6 +196,21 @@ async def test_a_lost_reply_is_unknown_and_a_retry_applies_once(valkey_url: str)
     assert lost.reason is Reason.RESULT_UNKNOWN
     assert retried.applied.replayed
     assert balance.credits[0].buckets.held == 17
+
+
+async def test_a_lost_reply_to_a_question_leaves_nothing_unknown(valkey_url: str) -> None:
+    """Where an account is, is asked by a script, too; nothing was decided when that was lost."""
+    direct = build(valkey_url)
+    await prepare(direct)
+    async with proxied(valkey_url, drop_replies=1) as url:
+        through = build(url)
+        (lost,) = await through.decide([reserve("unasked", 7)])
+        (again,) = await through.decide([reserve("unasked", 7)])
+        await through.store.close()
+    await direct.store.close()
+    assert lost.reason is Reason.STORE_UNAVAILABLE
+    assert again.applied.seq
+    assert not again.applied.replayed
 
 
 async def test_a_store_that_is_not_there_is_unavailable() -> None:

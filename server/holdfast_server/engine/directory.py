@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from holdfast_server.engine.cold import Absent, Brought, Hydration, Name
 from holdfast_server.engine.failures import ledger_behind
-from holdfast_server.engine.keys import COLD_FLOOR_FIELD, Keys
+from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Store
+from holdfast_server.engine.tree_store import TreeStore
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Accounts whose root one process remembers.
@@ -47,6 +48,7 @@ class Directory:
 
     def __init__(self, store: Store, keys: Keys) -> None:
         self._store, self._keys = store, keys
+        self._trees = TreeStore(store, keys)
         self._roots: OrderedDict[Name, str] = OrderedDict()
 
     def known(self, tenant: str, account: str) -> str | None:
@@ -67,25 +69,13 @@ class Directory:
         """The roots of accounts that are not remembered; None where the ledger may know one that
         the store does not. Raises STORE_UNAVAILABLE.
         """
-        asked = list(dict.fromkeys(names))
-        commands = [command for name in asked for command in self._questions(name)]
-        answers = await self._store.read_all(commands) if commands else []
         found: dict[Name, str | None] = {}
-        rows = zip(answers[0::3], answers[1::3], answers[2::3], strict=True)
-        for name, (root, stored, floor) in zip(asked, rows, strict=True):
-            if root:
-                self.learn(*name, root.decode())
-            assumed = None if floor is not None and not stored else name[1]
-            found[name] = root.decode() if root else assumed
+        for name, each in (await self._trees.look(list(dict.fromkeys(names)))).items():
+            if each.root:
+                self.learn(*name, each.root)
+            assumed = None if each.cold_floor is not None and not each.is_stored else name[1]
+            found[name] = each.root or assumed
         return found
-
-    def _questions(self, name: Name) -> list[tuple[str, ...]]:
-        state, tree = self._root_keys(*name)
-        return [
-            ("GET", self._keys.whereabouts(*name)),
-            ("EXISTS", tree),
-            ("HGET", state, COLD_FLOOR_FIELD),
-        ]
 
     async def claim(self, tenant: str, account: str, root: str, hydration: Hydration) -> None:
         """Claims a name for a tree. Raises ACCOUNT_ALREADY_EXISTS when it stands for another

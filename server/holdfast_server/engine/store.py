@@ -148,6 +148,20 @@ class Store:
                 await connection.disconnect(nowait=True)
             await self._pool.release(connection)
 
+    async def ask(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Runs a script that changes nothing: where its answer is lost, nothing was decided.
+
+        Raises `HoldfastError` STORE_UNAVAILABLE.
+        """
+        try:
+            return await self.run(script, keys, arguments)
+        except ScriptFault as error:
+            raise failure(Reason.STORE_UNAVAILABLE, error) from error
+        except HoldfastError as error:
+            if error.reason is Reason.RESULT_UNKNOWN:
+                raise _unanswered(Reason.STORE_UNAVAILABLE) from error
+            raise
+
     async def read(self, *command: Argument) -> Any:
         """Runs a command that changes nothing. Raises `HoldfastError` STORE_UNAVAILABLE."""
         try:
@@ -277,4 +291,8 @@ def failure(reason: Reason, cause: Exception) -> HoldfastError:
     _LOG.warning("hot store: %s: %s", reason.name, type(cause).__name__)
     if reason is Reason.RESULT_UNKNOWN:
         return HoldfastError(reason, _MESSAGES[reason])
+    return _unanswered(reason)
+
+
+def _unanswered(reason: Reason) -> HoldfastError:
     return HoldfastError(reason, _MESSAGES[reason], retry_after_ms=RETRY_AFTER_MS)

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import msgpack
 
 from holdfast_server.engine.image import Image
-from holdfast_server.engine.keys import COLD_FLOOR_FIELD, Keys
+from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.rows import pack_value
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Store
@@ -55,6 +55,8 @@ class Evicted(Enum):
 class Whereabouts:
     """What the store knows of a name that is asked for as a root."""
 
+    #: The root that is written down for an account of that name; empty where none is.
+    root: str
     #: A tree may be in the ledger alone whose entries all are up to here; None: no tree.
     cold_floor: int | None
     is_stored: bool
@@ -101,22 +103,8 @@ class TreeStore:
 
     async def look(self, names: Sequence[Name]) -> dict[Name, Whereabouts]:
         """What the store knows of these names."""
-        commands: list[tuple[str | int, ...]] = []
-        for name in names:
-            partition, epoch = self._place(name)
-            hot, number = self._keys.hot(partition, epoch, *name)
-            tree, _ = self._keys.tree_keys(partition, epoch, *name)
-            commands += [
-                ("HGET", self._keys.state(partition, epoch), COLD_FLOOR_FIELD),
-                ("EXISTS", tree),
-                ("SISMEMBER", hot, number),
-            ]
-        answers = await self._store.read_all(commands) if commands else []
-        rows = zip(answers[0::3], answers[1::3], answers[2::3], strict=True)
-        return {
-            name: Whereabouts(None if floor is None else int(floor), bool(stored), bool(hot))
-            for name, (floor, stored, hot) in zip(names, rows, strict=True)
-        }
+        found = await self._each(names, lambda name: name, self._look)
+        return dict(zip(names, found, strict=True))
 
     async def idle_ms(self, names: Sequence[Name]) -> dict[Name, int]:
         """For how long nobody used these trees; those that are not there are left out.
@@ -186,6 +174,21 @@ class TreeStore:
             group[first : first + TREES_MAX]
             for group in groups.values()
             for first in range(0, len(group), TREES_MAX)
+        ]
+
+    async def _look(self, names: Sequence[Name]) -> Sequence[Whereabouts]:
+        keys, numbers = list[str](), list[str]()
+        for name in names:
+            partition, epoch = self._place(name)
+            hot, number = self._keys.hot(partition, epoch, *name)
+            tree, _ = self._keys.tree_keys(partition, epoch, *name)
+            state = self._keys.state(partition, epoch)
+            keys += (self._keys.whereabouts(*name), tree, state, hot)
+            numbers.append(str(number))
+        answer = await self._store.ask(load("look_trees"), keys, [pack_value(numbers)])
+        return [
+            Whereabouts(root, int(floor) if floor else None, bool(stored), bool(hot))
+            for root, floor, stored, hot in msgpack.unpackb(answer)
         ]
 
     async def _install(self, trees: Sequence[NewTree]) -> Sequence[int]:
