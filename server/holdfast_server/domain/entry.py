@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from typing import Final
 
 from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.reply import Buckets, HoldState
+from holdfast_server.domain.value import value
 
 #: The version of `canonical`, its first byte.
 CANONICAL_LAYOUT = 1
@@ -59,7 +60,7 @@ class EntryKind(IntEnum):
 BY_TIME = frozenset({EntryKind.HOLD_EXPIRED, EntryKind.GRANT_EXPIRED, EntryKind.GRANT_EFFECTIVE})
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class GrantPosting:
     """How one grant changed: signed changes of its parts. `grant_id` is 32 hexadecimal digits."""
 
@@ -76,7 +77,7 @@ class GrantPosting:
         return self.remaining, self.held, self.burned, self.expired, self.revoked
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Context:
     """What the request said, carried through the script unread and kept in the ledger.
 
@@ -96,7 +97,7 @@ class Context:
     detail: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Entry:
     """One state change of one account and credit type (`credit_type` empty: no credits moved)."""
 

@@ -9,7 +9,7 @@ from typing import Final
 from holdfast_server.domain.entry import Entry
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger import rows
-from holdfast_server.ledger.database import EVERY_TENANT, Cursor, Database, fetch_all
+from holdfast_server.ledger.database import EVERY_TENANT, Cursor, Database, fetch_tuples
 from holdfast_server.ledger.sql import QUERIES
 
 #: Entries that are read at once. Whoever asks for trees that have more asks for fewer of them.
@@ -42,8 +42,8 @@ class Histories(Database):
         Raises LEDGER_UNAVAILABLE, also where there are more entries than can be read at once.
         """
         async with self.reading(EVERY_TENANT, limit_ms=HISTORY_MS_MAX) as cursor:
-            found = await fetch_all(cursor, QUERIES["cursors_now"])
-            cursors = {row["partition"]: (row["epoch"], row["last_seq"]) for row in found}
+            found = await fetch_tuples(cursor, QUERIES["cursors_now"])
+            cursors = {partition: (epoch, last_seq) for partition, epoch, last_seq in found}
             roots = await _roots(cursor, names)
             trees = sorted({(tenant, root) for (tenant, _), root in roots.items()})
             entries = await _entries(cursor, trees)
@@ -52,13 +52,13 @@ class Histories(Database):
 
 async def _roots(cursor: Cursor, names: Sequence[Name]) -> dict[Name, str]:
     tenants, accounts = _columns(names)
-    found = await fetch_all(cursor, QUERIES["roots_of"], tenants=tenants, accounts=accounts)
-    return {(row["tenant"], row["account"]): row["root"] for row in found}
+    found = await fetch_tuples(cursor, QUERIES["roots_of"], tenants=tenants, accounts=accounts)
+    return {(tenant, account): root for tenant, account, root in found}
 
 
 async def _entries(cursor: Cursor, trees: Sequence[Name]) -> dict[Name, list[Entry]]:
     tenants, roots = _columns(trees)
-    found = await fetch_all(
+    found = await fetch_tuples(
         cursor,
         QUERIES["entries_of_trees"],
         tenants=tenants,
@@ -69,8 +69,9 @@ async def _entries(cursor: Cursor, trees: Sequence[Name]) -> dict[Name, list[Ent
         message = "the history of these accounts is too long to be read at once; ask for fewer"
         raise HoldfastError(Reason.LEDGER_UNAVAILABLE, message)
     entries: dict[Name, list[Entry]] = {name: [] for name in trees}
-    for row in found:
-        entries[row["tenant"], row["root"]].append(rows.entry(row))
+    for root, *told in found:
+        entry = rows.told_entry(told)
+        entries[entry.tenant, root].append(entry)
     return entries
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from holdfast_server.domain.entry import Context, Entry, EntryKind, GrantPosting, transaction_id
@@ -17,6 +17,10 @@ Row = Mapping[str, Any]
 
 #: What an entry changes of each grant.
 CHANGES = 5
+
+_KINDS: Final = {int(kind): kind for kind in EntryKind}
+_MODES: Final = {0: None} | {int(mode): mode for mode in Mode}
+_HOLD_STATES: Final = {0: None} | {int(state): state for state in HoldState}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -60,6 +64,38 @@ def entry(row: Row) -> Entry:
         context=_context(row),
         answer=b"",
         refund_of=row["refund_of"] or "",
+    )
+
+
+def told_entry(row: Sequence[Any]) -> Entry:
+    """What a tree is rebuilt from, of a row of `entries_of_trees` behind the root.
+
+    Rebuilding a store reads millions of them, so nothing is looked up by name.
+    """
+    tenant, account, credit_type, actor, partition, epoch, seq, first_seq, kind, *rest = row
+    version, event_time, mode, ends_hold, hold, grant_ids, changes, key, feature, *rest = rest
+    detail, *figures = rest
+    return Entry(
+        partition,
+        epoch,
+        seq,
+        _KINDS[kind],
+        tenant,
+        account,
+        credit_type,
+        version,
+        milliseconds(event_time),
+        Buckets(*figures[:8]),
+        Buckets(*figures[8:]),
+        tuple(_postings(grant_ids, changes)) if grant_ids else (),
+        first_seq,
+        _MODES[mode],
+        hold.hex if hold else "",
+        actor,
+        _HOLD_STATES[ends_hold],
+        Context(key=key, feature=feature or "", detail=detail or {}),
+        b"",
+        "",
     )
 
 

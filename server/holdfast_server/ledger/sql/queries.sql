@@ -521,14 +521,13 @@ FROM unnest(%(tenants)s::text[], %(accounts)s::text[]) AS wanted (tenant, accoun
 JOIN holdfast.account AS a USING (tenant, account);
 
 -- entries_of_trees --
--- All entries of some trees, in order, with what a tree is rebuilt from.
+-- All entries of some trees, in order, with what a tree is rebuilt from (rows.py, `told_entry`).
 SELECT
-    wanted.root AS root, e.partition, e.epoch, e.seq, e.first_seq, e.kind, e.version, e.event_time, e.mode,
-    e.ends_hold, e.delta_granted, e.delta_debt, e.delta_unenforced, e.delta_available, e.delta_held,
+    wanted.root, e.tenant, e.account, e.credit_type, e.actor, e.partition, e.epoch, e.seq, e.first_seq, e.kind,
+    e.version, e.event_time, e.mode, e.ends_hold, e.hold, e.grant_ids, e.grant_changes, e.idempotency_key,
+    e.feature, e.detail, e.delta_granted, e.delta_debt, e.delta_unenforced, e.delta_available, e.delta_held,
     e.delta_burned, e.delta_expired, e.delta_revoked, e.granted, e.debt, e.unenforced, e.available, e.held,
-    e.burned, e.expired, e.revoked, e.hold, e.tenant, e.account, e.credit_type, e.actor, e.grant_ids,
-    e.grant_changes, e.method, e.idempotency_key, e.feature, e.detail, e.refund_of,
-    ''::bytea AS fingerprint, NULL AS labels, NULL AS caller, NULL AS trace_id, NULL AS span_id, NULL AS reason
+    e.burned, e.expired, e.revoked
 FROM unnest(%(tenants)s::text[], %(roots)s::text[]) AS wanted (tenant, root)
 JOIN holdfast.account AS a ON a.tenant = wanted.tenant AND a.root = wanted.root
 JOIN holdfast.entry AS e ON e.tenant = a.tenant AND e.account = a.account
