@@ -155,7 +155,8 @@ def build(
     """An engine on the store at `url`, which is armed for it."""
     store, keys, mode, test_clock = open_store(url), Keys(partitions), OneMode(), TestClock()
     script, window = load("apply", clock), Window()
-    calls = Calls(store, keys, script, window, clock, test_clock)
+    told = test_clock if clock is Clock.ARGUMENT else store.clock.expected_ms
+    calls = Calls(store, keys, script, window, clock, told)
     batcher = Batcher(calls, limits or Limits(), NoRecorder(), tracing)
     directory = Directory(store, keys)
     parts = Parts(

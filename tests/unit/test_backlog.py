@@ -63,3 +63,11 @@ def test_lost_work_is_said_to_be_lost() -> None:
     backlog.halted(Halt(1, 1, 7, Fault.INVALID, "…"))
     backlog.halted(Halt(2, 1, 8, Fault.GAP, "…"))
     assert reports.alerts == [Alert.QUARANTINE, Alert.QUARANTINE, Alert.LOSS_REPORT]
+
+
+def test_a_clock_that_jumped_is_said_once() -> None:
+    reports = Reports()
+    backlog = Backlog(reports, 10)
+    for is_suspect in (False, True, True, False, True):
+        backlog.timed(is_suspect=is_suspect)
+    assert reports.alerts == [Alert.CLOCK_SUSPECT] * 2

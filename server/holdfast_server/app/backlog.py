@@ -1,4 +1,4 @@
-"""How much waits for the ledger."""
+"""How much waits for the ledger, and whether its times can be believed."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Backlog:
         self._recorder = recorder
         self._entries_max = entries_max
         self._behind = False
+        self._is_suspect = False
         self._clock = clock
         self._moved_at = clock()
         self._lag_seconds = 0.0
@@ -66,6 +67,13 @@ class Backlog:
         lag_seconds = self._lag_seconds + self._clock() - self._moved_at if entries else 0.0
         self._recorder.outbox(entries, lag_seconds)
         self._judge(entries > self._entries_max or lag_seconds > LAG_SECONDS_MAX, entries)
+
+    def timed(self, *, is_suspect: bool) -> None:
+        """The hot store's clock has jumped ahead, which is an alert, or shows what it should."""
+        if is_suspect and not self._is_suspect:
+            self._recorder.alert(Alert.CLOCK_SUSPECT)
+            log.error("the hot store's clock has jumped ahead: it counts no more; set it right")
+        self._is_suspect = is_suspect
 
     def _judge(self, behind: bool, entries: int) -> None:
         """Raises an alert once for each time that the ledger falls behind."""

@@ -88,6 +88,7 @@ def build_decider(process: Process) -> Decider:
         keys,
         load("apply"),
         longest_window_ms(process.config),
+        clock_ms=store.clock.expected_ms,
         learn_epochs=process.epochs.refresh,
     )
     batcher = Batcher(calls, limits, process.metrics, process.tracing)

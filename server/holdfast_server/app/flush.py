@@ -86,4 +86,5 @@ async def _watch(process: Process, backlog: Backlog) -> None:
         with contextlib.suppress(HoldfastError):
             if backlog.positions:
                 backlog.waiting(await entries_waiting(process.store, process.keys))
+                backlog.timed(is_suspect=process.store.clock.is_suspect)
         await asyncio.sleep(WATCH_PAUSE_SECONDS)

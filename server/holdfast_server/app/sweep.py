@@ -28,7 +28,7 @@ async def _sweep(
     process: Process, ready: Callable[[], Awaitable[None]], stopping: asyncio.Event
 ) -> None:
     decider = build_decider(process)
-    index = DueIndex(process.store, process.keys)
+    index = DueIndex(process.store, process.keys, clock_ms=process.store.clock.expected_ms)
     interval_s = process.settings.sweep_interval_ms / 1000
     sweeper = Sweeper(index, decider.engine, interval_s, process.metrics)
     async with AsyncExitStack() as stack:

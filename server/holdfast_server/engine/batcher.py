@@ -132,7 +132,7 @@ class Calls:
     generation_ms: Callable[[], int]
     #: Which build of the scripts is used: that of `script`.
     clock: Clock = Clock.STORE
-    #: Only for the test build of the script, which takes the time as an argument.
+    #: What time the store should show, 0 where nobody knows; for the test build, what time it is.
     clock_ms: Callable[[], int] = int
     #: Asks anew in which epochs the partitions are, after the store has said that one is fenced.
     learn_epochs: Callable[[], Awaitable[None]] = _nothing_new

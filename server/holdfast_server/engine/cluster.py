@@ -39,6 +39,7 @@ from holdfast_server.engine.store import (
     pack_call,
     refused,
 )
+from holdfast_server.engine.store_clock import StoreClock
 from holdfast_server.errors import Reason
 
 #: How often one call is sent elsewhere, or waits for a slot that is on its way.
@@ -90,6 +91,7 @@ class ClusterStore(Store):
     is_cluster = True
 
     def __init__(self, address: Address) -> None:
+        self.clock = StoreClock()
         self._nodes = RedisCluster(**_options(address))
         # Reads have connections of their own: where a node is away, the driver closes all that it
         # has, and a script call on one of these would be left without its answer.

@@ -41,7 +41,7 @@ class DueIndex:
         clock: Clock = Clock.STORE,
         clock_ms: Callable[[], int] = int,
     ) -> None:
-        """`clock_ms` is only for the test build of the script, which takes the time."""
+        """`clock_ms`: what time the store should show; for the test build, what time it is."""
         self._store, self._keys = store, keys
         self._script, self._clock_ms = load("read_due", clock), clock_ms
         self._at_once = 1 if store.is_cluster else PARTITIONS_AT_ONCE

@@ -90,6 +90,7 @@ class Fences:
             return _seen(part, await self._store.run(script, names, []))
 
         found = answered(await gather([read(part) for part in parts]))
+        self._store.clock.saw(seen[0].now_ms for seen in found if seen)
         return {each.partition: each for seen in found for each in seen}
 
     async def close(self, epochs: Mapping[int, int]) -> None:

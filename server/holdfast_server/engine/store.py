@@ -28,6 +28,7 @@ from redis.exceptions import (
 
 from holdfast_server.engine.address import Address
 from holdfast_server.engine.scripts import Script
+from holdfast_server.engine.store_clock import StoreClock
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Connections of one process: one per batch in flight, the rest for reads.
@@ -98,6 +99,7 @@ class Store:
     is_cluster = False
 
     def __init__(self, address: Address) -> None:
+        self.clock = StoreClock()
         self._sentinels: list[redis.Redis] = []
         self._pool = self._sentinel_pool(address) if address.master else _pool(address)
         #: For reads and for the outbox, where asking twice does no harm.

@@ -95,6 +95,7 @@ class Alert(StrEnum):
     KILL_SWITCH = "kill_switch"
     REPLICAS_BEHIND = "replicas_behind"
     STORE_MAY_EVICT = "store_may_evict"
+    CLOCK_SUSPECT = "clock_suspect"
     SPOOL_FULL = "spool_full"
     SPOOL_DEAD = "spool_dead"
     SPOOL_DAMAGED = "spool_damaged"

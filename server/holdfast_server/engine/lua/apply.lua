@@ -5,7 +5,8 @@
 --   (lib/tree.lua), then the 2 keys that CreateAccount of a root names by index (operations/account.lua),
 --   then for each claim shard its 2 keys (lib/claims.lua).
 -- ARGV[1], packed: [the epoch of each partition, how long idempotency records are kept (ms), entries that
---   may wait for the ledger, the time (ms, test build only), numbers of the partitions, how many keys
+--   may wait for the ledger, the time that the store should show (ms, lib/clock_store.lua;
+--   in a test build: that counts), numbers of the partitions, how many keys
 --   stand before those of the claim shards, since when the claims made before this call are remembered
 --   (ms, 0 where this call makes them)].
 -- ARGV[2], packed: the operations, each a row (lib/layout.lua): [code, partition (1..), tree (1..), tenant, digest of the

@@ -3,7 +3,7 @@
 --
 -- KEYS[n]  `due` of a partition
 -- ARGV[1]  trees of each partition, at most
--- ARGV[2]  the time (ms, test build only)
+-- ARGV[2]  the time that the store should show (ms, lib/clock_store.lua; in a test build: that counts)
 -- ARGV[2 + n]  how many of the earliest trees of a partition are left out
 --
 -- Returns for each partition its trees, each as TENANT/ROOT; none where its index is of a wrong type,

@@ -17,6 +17,8 @@ local RETRY_AFTER_MS = "50"
 local CODE_EXPIRE_DUE = 13
 -- How far the clocks of callers may be from the store's: keys carry the callers' time.
 local CLOCK_SKEW_MS = 300000
+-- A clock that is further ahead of what was expected has jumped (engine/store_clock.py).
+local CLOCK_JUMP_MS = 60000
 
 -- An account: a row. Overdraft, limits and offsets are packed by themselves, "" for none; pairs of a
 -- credit type and its row follow.
