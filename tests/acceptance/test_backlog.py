@@ -1,4 +1,4 @@
-"""F31: the flusher stands still, and what waits for the ledger stays bounded."""
+"""F31: the ledger stands still, and what waits for it stays bounded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from holdfast import Client, Durability, GrantSource, HoldfastError, operations
 from holdfast_server import embedded
-from tests.support.server import environment, eventually, serving
+from holdfast_server.embedded import Server
+from tests.support.server import children, environment, eventually, serving
 
 ENTRIES_HARD = 1_000
 ACCOUNTS = 20
@@ -21,27 +22,33 @@ TIMEOUT_MS = 1_500
 
 
 @contextmanager
-def standing_still(process_id: int) -> Iterator[None]:
-    """A process that does nothing until the block ends."""
-    os.kill(process_id, signal.SIGSTOP)
+def standing_still(server: Server) -> Iterator[None]:
+    """A server that does nothing until the block ends."""
+    processes = [server.pid, *children(server.pid)]
+    for each in processes:
+        os.kill(each, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(process_id, signal.SIGCONT)
+        for each in processes:
+            os.kill(each, signal.SIGCONT)
 
 
 @pytest.mark.slow
 def test_new_holds_stop_and_settlements_go_on_until_the_ledger_is_back(tmp_path: Path) -> None:
-    with embedded.start(tmp_path, redis_url=None, postgres_url=None) as stores:
+    with (
+        embedded.start_valkey(tmp_path / "valkey") as store,
+        embedded.start_postgres(tmp_path / "postgres") as ledger,
+    ):
         variables = {
-            **environment(stores.redis_url, stores.postgres_url, tmp_path / "state"),
+            **environment(store.url, ledger.url, tmp_path / "state"),
             "HOLDFAST_OUTBOX_ENTRIES_SOFT": str(ENTRIES_HARD),
             "HOLDFAST_OUTBOX_ENTRIES_HARD": str(ENTRIES_HARD),
         }
         with serving(variables) as service, Client(service.target, timeout_ms=TIMEOUT_MS) as client:
             names = prepared(client)
             holds = [client.reserve(names[0], 1).hold_id for _ in range(2)]
-            with standing_still(service.processes["flusher"]):
+            with standing_still(ledger):
                 for _ in range(ENTRIES_HARD // ACCOUNTS):
                     client.batch([operations.burn(name, 1) for name in names])
                 eventually(lambda: refusal(client, names[1]) == "LEDGER_BACKLOG", "burns stop")

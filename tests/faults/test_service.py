@@ -53,6 +53,8 @@ BURNS = 12
 RESTART_S = 120.0
 #: How long a caller waits for a store that is recovered meanwhile.
 RECOVERY_MS = 60_000
+#: As many as the service has.
+WORKERS = 2
 #: Descriptors that a starved worker may have, and connections that then knock.
 DESCRIPTORS_MAX = 64
 KNOCKS = 200
@@ -131,6 +133,19 @@ async def test_a_worker_that_hangs_does_not_hang_its_callers(stack: Stack) -> No
     injector = Injector(stack, random.Random(1))
     async with under_load(stack):
         await injector.inject(Kind.WORKER_STOP, LASTS_S)
+
+
+async def test_a_worker_that_hangs_is_replaced(stack: Stack) -> None:
+    """F5: its supervisor hears nothing of it any more; what it had is done by another one."""
+    async with under_load(stack) as one:
+        worker = stack.processes("worker")[0]
+        send(worker, signal.SIGSTOP)
+        try:
+            await until(partial(gone, worker), RESTART_S)
+        finally:
+            send(worker, signal.SIGCONT)
+        await go_on(one)
+        await until(lambda: len(stack.processes("worker")) == WORKERS, RESTART_S)
 
 
 async def test_a_second_service_is_refused(stack: Stack) -> None:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from holdfast_server.app.heartbeat import Listener, listening
+
 log = logging.getLogger(__name__)
 
 #: Pause before the first restart; each further one is twice as long.
@@ -23,9 +25,6 @@ STOP_MARGIN_SECONDS = 5.0
 
 #: Stands for the exit status of a process that could not be started.
 NOT_STARTED = 1
-
-#: What a child writes to its ready pipe.
-READY = b"+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,23 +107,32 @@ class Child:
         # stop() may have been called while the process was being started, and missed it.
         if self._stopping.is_set():
             self._process.terminate()
-        watch = asyncio.create_task(self._watch_ready(reading))
-        status = await self._process.wait()
-        await watch
+        status = await self._ended(self._process, reading)
         if loop.time() - started >= HEALTHY_AFTER_SECONDS:
             self._pause_seconds = RESTART_PAUSE_SECONDS_MIN
         return status
 
-    async def _watch_ready(self, reading: int) -> None:
-        """Ends when the child has said that it is ready, or can no longer say so."""
-        stream = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(stream)
-        with os.fdopen(reading, "rb", buffering=0) as pipe:
-            loop = asyncio.get_running_loop()
-            transport, _ = await loop.connect_read_pipe(lambda: protocol, pipe)
-            if await stream.read(len(READY)) == READY:
-                self.ready.set()
-            transport.close()
+    async def _ended(self, process: asyncio.subprocess.Process, reading: int) -> int:
+        """Waits for the end of the process, and makes it end where it hangs."""
+        async with listening(reading, self.ready) as listener:
+            watch = asyncio.create_task(self._end_when_silent(process, listener))
+            status = await process.wait()
+            watch.cancel()
+            # What it said last is heard before it is judged.
+            await listener.ended.wait()
+        return status
+
+    async def _end_when_silent(
+        self, process: asyncio.subprocess.Process, listener: Listener
+    ) -> None:
+        await listener.silence()
+        # One that was told to end has a time limit of its own.
+        if not self._stopping.is_set():
+            log.error(
+                "a process hangs and is killed", extra={"facts": {"child": self.program.name}}
+            )
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
 
 
 async def _spawn(program: Program, ready_pipe: int) -> asyncio.subprocess.Process:
@@ -141,9 +149,3 @@ async def _spawn(program: Program, ready_pipe: int) -> asyncio.subprocess.Proces
         # its children in order.
         process_group=0,
     )
-
-
-def say_ready(ready_pipe: int) -> None:
-    """Tells the supervisor that this process does its work now."""
-    os.write(ready_pipe, READY)
-    os.close(ready_pipe)

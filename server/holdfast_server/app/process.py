@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from holdfast_server.app.child import say_ready
 from holdfast_server.app.deployment import learn_facts
 from holdfast_server.app.exposition import Source, serve_http
+from holdfast_server.app.heartbeat import say_alive, say_ready
 from holdfast_server.app.lifeline import die_with_parent, stop_event
 from holdfast_server.app.profile import profiled
 from holdfast_server.app.stores import open_ledger
@@ -78,10 +78,12 @@ async def run_process(
 
     Raises `Problem` and `HoldfastError` when it cannot start.
     """
-    if parent is not None:
-        die_with_parent(parent.process_id)
     stopping = stop_event()
-    async with _open_process(settings, role) as process, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        if parent is not None:
+            die_with_parent(parent.process_id)
+            await stack.enter_async_context(background(say_alive(parent.ready_pipe)))
+        process = await stack.enter_async_context(_open_process(settings, role))
         report = _report(role)
         is_ready = asyncio.Event()
         admin = _admin_socket(process, report)
