@@ -4,9 +4,12 @@ nobody touches an account.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from holdfast_server import failpoint
 from holdfast_server.control import due_search
@@ -15,6 +18,7 @@ from holdfast_server.domain.entry import EntryKind
 from holdfast_server.engine import due_notes
 from holdfast_server.engine.due_notes import DueNotes, DueRoot, Page
 from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.ledger.sql import QUERIES
 from tests.support.both import Both
 from tests.support.due import names_in, sweeper_of
 from tests.support.ledger import query
@@ -267,3 +271,14 @@ async def test_a_tree_with_nothing_due_leaves_the_index(
 
     assert await end_what_is_due(both) == (0, 0)
     assert await due_in(both) == {}
+
+
+def test_a_page_reads_no_whole_table(migrated_postgres_url: str) -> None:
+    """How a hold ended is looked up by the hold; else each page would read all operations."""
+    page: dict[str, object] = {"partition": PARTITION, "first_seq": 1, "before_seq": 2_000}
+    with psycopg.connect(migrated_postgres_url) as connection:
+        # So that it is no matter that the tables are small.
+        connection.execute("SET enable_seqscan = off")
+        explain = sql.SQL("EXPLAIN (FORMAT JSON) ") + sql.SQL(QUERIES["due_between"])
+        plan = json.dumps(connection.execute(explain, page).fetchone())
+    assert "(hold_ended = page.hold)" in plan

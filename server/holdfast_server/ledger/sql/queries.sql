@@ -701,7 +701,8 @@ ORDER BY c.partition;
 -- Trees in which something may be due, by the entries of a part of a partition that placed a hold or gave
 -- a grant: holds that have not ended, and grants that time has not changed since. Every entry of a tree
 -- brings it to its time first, so what was due before the newest entry of a credit has been booked. Too
--- many trees and too early times do no harm; one that is missing would.
+-- many trees and too early times do no harm; one that is missing would. What is looked up is a scalar, since
+-- a join may be planned as one reading of the whole ledger for each page.
 WITH page AS (
     SELECT kind, tenant, actor, hold, grant_ids, detail
     FROM holdfast.entry
@@ -709,10 +710,10 @@ WITH page AS (
       AND kind IN (2, 3, 11) -- GRANT, HOLD, REFUND
 ), holds AS (
     SELECT DISTINCT tenant, actor AS account, hold FROM page
-    WHERE kind = 3 AND NOT EXISTS (
-        SELECT FROM holdfast.tenant_operation AS o
+    WHERE kind = 3 AND (
+        SELECT o.first_seq FROM holdfast.tenant_operation AS o
         WHERE o.hold_ended = page.hold AND o.tenant = page.tenant
-    )
+    ) IS NULL
 ), grants AS (
     SELECT DISTINCT
         g.tenant, g.account, g.credit_type, g.grant_id, g.granted_at, g.effective_at, g.expires_at
@@ -744,15 +745,21 @@ WITH page AS (
         ORDER BY e.event_time DESC, e.version DESC
         LIMIT 1
     ) AS newest
-    WHERE NOT EXISTS (
-        SELECT FROM holdfast.entry AS e
+    WHERE (
+        SELECT e.seq FROM holdfast.entry AS e
         WHERE e.tenant = grants.tenant AND e.account = grants.account
           AND e.credit_type = grants.credit_type AND e.event_time = grants.expires_at
           AND e.kind = 12 AND grants.grant_id = ANY(e.grant_ids) -- GRANT_EXPIRED
-    )
+        LIMIT 1
+    ) IS NULL
 )
-SELECT a.tenant, a.root, min(due.due_at) AS due_at
-FROM due JOIN holdfast.account AS a USING (tenant, account)
+SELECT due.tenant, a.root, min(due.due_at) AS due_at
+FROM due
+CROSS JOIN LATERAL (
+    SELECT account.root FROM holdfast.account
+    WHERE account.tenant = due.tenant AND account.account = due.account
+    LIMIT 1
+) AS a
 WHERE due.due_at IS NOT NULL
-GROUP BY a.tenant, a.root
-ORDER BY a.tenant, a.root;
+GROUP BY due.tenant, a.root
+ORDER BY due.tenant, a.root;
