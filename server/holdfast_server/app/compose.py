@@ -31,6 +31,7 @@ from holdfast_server.control.config import ConfigCache
 from holdfast_server.control.due_search import DueSearch
 from holdfast_server.control.durability import Durable, Promises, Wait
 from holdfast_server.control.evictor import EvictionLimits, Evictor
+from holdfast_server.control.former_homes import FormerHomes
 from holdfast_server.control.gate import Gate
 from holdfast_server.control.hydration import HydrationLimits, Hydrator
 from holdfast_server.control.operations import Operations
@@ -48,6 +49,7 @@ from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.due_notes import DueNotes
 from holdfast_server.engine.engine import Engine, Parts
+from holdfast_server.engine.former_keys import FormerKeys
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.levels import StoreLevels
 from holdfast_server.engine.roots import Roots
@@ -143,6 +145,12 @@ def build_due_search(process: Process) -> DueSearch:
     """What finds out what is due in partitions that were rebuilt."""
     keys = process.keys
     return DueSearch(process.ledger, DueNotes(process.store, keys), keys)
+
+
+def build_former_homes(process: Process) -> FormerHomes:
+    """What removes the hot state that was given up long ago."""
+    former = FormerKeys(process.store, process.keys)
+    return FormerHomes(process.ledger, former, lambda: time.time_ns() // 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from holdfast_server.app.compose import (
     build_decider,
     build_due_search,
     build_evictor,
+    build_former_homes,
 )
 from holdfast_server.app.process import Parent, Process, background, run_process
 from holdfast_server.control.sweeper import Sweeper
@@ -33,6 +34,7 @@ async def _sweep(
     sweeper = Sweeper(index, decider.engine, interval_s, process.metrics)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background(build_due_search(process).run()))
+        await stack.enter_async_context(background(build_former_homes(process).run()))
         if process.settings.audit_trees_per_second:
             await stack.enter_async_context(background(build_auditor(process).run()))
         if process.settings.evict_idle_ms:

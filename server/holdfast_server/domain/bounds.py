@@ -51,6 +51,10 @@ HOLD_AGE_MS_MAX = 7 * 86_400_000
 #: A Commit this long after its hold expired is still booked.
 LATE_COMMIT_WINDOW_MS = 86_400_000
 
+#: What a partition had before it was rebuilt is kept in the hot store for so long, as evidence: a
+#: week is time to look at it, or to copy it, and a store is not to be twice as full for longer.
+FORMER_HOME_MS = 7 * 86_400_000
+
 #: How long idempotency keys are remembered where no policy says otherwise.
 IDEMPOTENCY_WINDOW_MS_DEFAULT = 900_000
 IDEMPOTENCY_WINDOW_MS_MIN = 60_000

@@ -144,6 +144,23 @@ class ClusterStore(Store):
                     await asyncio.sleep(TRY_AGAIN_SECONDS)
             raise failure(Reason.STORE_UNAVAILABLE, TryAgainError())
 
+    async def places(self) -> list[str]:
+        """See `Store.places`."""
+        # Looks again where another server may have taken the place of one.
+        await self._node_of("")
+        return [str(node.name) for node in self._nodes.get_primaries()]
+
+    async def _scan(self, place: str, cursor: int, pattern: str, count: int) -> Any:
+        client = self.client
+        assert isinstance(client, RedisCluster)
+        await client.initialize()
+        node = client.get_node(node_name=place)
+        if node is None:
+            raise RedisClusterException(f"{place} is gone")
+        return await client.execute_command(
+            "SCAN", cursor, "MATCH", pattern, "COUNT", count, target_nodes=node
+        )
+
     async def place_of(self, key: str) -> str:
         """See `Store.place_of`."""
         return str((await self._node_of(key)).name)

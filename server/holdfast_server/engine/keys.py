@@ -25,7 +25,7 @@ that the ledger has committed), a field `e` (the fence: `<epoch> <master_replid>
 field `c` (the cold floor: what nobody has touched since this sequence number is in the ledger), and
 a field for each idempotency record and each ended hold.
 `rebuilt` has a field `u`: entries below this sequence number are still to be searched for what is
-due.
+due; and a field `c`: keys under the names of former homes are gone up to this home.
 `w` lives in the partition of the account's own name, since it is asked before the root is known.
 
 An idempotency key is scoped by tenant and method, wherever its account is decided. Which partition
@@ -64,9 +64,10 @@ NUMBERS_FIELD, FLUSHED_FIELD = "m", "f"
 #: The field of a tree that has its holds and grants by the time they are due, while they are few.
 DUE_FIELD = "d"
 FENCE_FIELD, COLD_FLOOR_FIELD = "e", "c"
-#: The field of `rebuilt` that says how far the ledger has been searched.
-UNREAD_FIELD = "u"
+#: The fields of `rebuilt`: how far the ledger has been searched, and which former homes are gone.
+UNREAD_FIELD, CLEARED_FIELD = "u", "c"
 
+_PARTITION_KEY = re.compile(r"\{p(\d+)\}:e(\d+):.+")
 _TREE_KEY = re.compile(r"\{p(\d+)\}:e(\d+):t:([^/]+)/(.+)")
 
 
@@ -168,3 +169,9 @@ def parse_tree_key(key: str) -> TreeName | None:
     """The tree whose hash has this key; None for every other key."""
     found = _TREE_KEY.fullmatch(key)
     return TreeName(int(found[1]), int(found[2]), found[3], found[4]) if found else None
+
+
+def home_of(key: str) -> tuple[int, int]:
+    """The partition and the home that a key is of; -1 and 0 for one that is of no partition."""
+    found = _PARTITION_KEY.fullmatch(key)
+    return (int(found[1]), int(found[2])) if found else (-1, 0)

@@ -186,6 +186,24 @@ class Store:
         keys = await self.read_all([("RANDOMKEY",)] * count)
         return [key.decode() for key in keys if key]
 
+    async def places(self) -> list[str]:
+        """The servers that take writes, as `scan` knows them. Raises `HoldfastError`."""
+        return [""]
+
+    async def scan(
+        self, place: str, cursor: int, pattern: str, count: int
+    ) -> tuple[int, list[str]]:
+        """Looks at about so many keys of a server: where to go on, 0 at the end, and the names of
+        those that match. Raises `HoldfastError`.
+        """
+        try:
+            return _scanned(await self._scan(place, cursor, pattern, count))
+        except AWAY as error:
+            raise failure(Reason.STORE_UNAVAILABLE, error) from error
+
+    async def _scan(self, place: str, cursor: int, pattern: str, count: int) -> Any:
+        return await self.client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+
     async def place_of(self, key: str) -> str:
         """Which server has a key, as `connection` knows it. Raises `HoldfastError`."""
         return ""
@@ -221,6 +239,13 @@ class Store:
 
 class _SentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
     """Asks sentinels for the master. Who finds no connection free waits, as with one server."""
+
+
+def _scanned(answer: tuple[Any, Sequence[bytes]]) -> tuple[int, list[str]]:
+    """What a scan answers. The driver has the cursor of a cluster's node under its name."""
+    at, names = answer
+    (cursor,) = at.values() if isinstance(at, dict) else (at,)
+    return int(cursor), [name.decode() for name in names]
 
 
 def _pool(address: Address) -> redis.BlockingConnectionPool:

@@ -23,6 +23,14 @@ class Rebuilt:
 
 
 @dataclass(frozen=True, slots=True)
+class FormerHome:
+    """The epoch under whose name a partition's hot state lay that is no longer used."""
+
+    partition: int
+    home: int
+
+
+@dataclass(frozen=True, slots=True)
 class DueTree:
     """A tree in which something may be due, and nothing of what was read before `due_ms`."""
 
@@ -39,6 +47,12 @@ class Dues(Database):
         async with self.reading("") as cursor:
             found = await fetch_all(cursor, QUERIES["rebuilt"])
         return [Rebuilt(row["partition"], row["home"], row["start_seq"]) for row in found]
+
+    async def given_up(self, until_ms: int) -> list[FormerHome]:
+        """The homes that were given up until then, of each partition the oldest first."""
+        async with self.reading("") as cursor:
+            found = await fetch_all(cursor, QUERIES["given_up"], until_ms=until_ms)
+        return [FormerHome(row["partition"], row["home"]) for row in found]
 
     async def due_between(self, partition: int, first_seq: int, before_seq: int) -> list[DueTree]:
         """The trees of holds and grants that some entries of a partition placed or gave, and that

@@ -697,6 +697,17 @@ JOIN holdfast.partition_epoch AS h ON h.partition = c.partition AND h.epoch = p.
 WHERE p.home > 1
 ORDER BY c.partition;
 
+-- given_up --
+-- The homes of hot state that was given up, of each partition the oldest first, and before when.
+SELECT partition, home
+FROM (
+    SELECT partition, home, lead(opened_at) OVER (PARTITION BY partition ORDER BY home) AS given_up_at
+    FROM holdfast.partition_epoch
+    WHERE home = epoch
+) AS homes
+WHERE given_up_at <= holdfast.instant(%(until_ms)s)
+ORDER BY partition, home;
+
 -- due_between --
 -- Trees in which something may be due, by the entries of a part of a partition that placed a hold or gave
 -- a grant: holds that have not ended, and grants that time has not changed since. Every entry of a tree
