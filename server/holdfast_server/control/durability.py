@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from holdfast_server import failpoint
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.entry import parse_transaction_id
 from holdfast_server.domain.epoch import Epochs
@@ -114,6 +115,7 @@ class Durable:
         asked = [index for index, answer in enumerate(answers) if answer is None]
         sent = [operations[index] for index in asked]
         applied = await self.inner.submit(caller, sent) if sent else []
+        failpoint.hit("app.before_wait")
         reached = await self._reached([wanted[index] for index in asked], applied)
         for index, answer in zip(asked, reached, strict=True):
             answers[index] = answer
