@@ -274,7 +274,9 @@ async def test_a_tree_with_nothing_due_leaves_the_index(
 
 
 def test_a_page_reads_no_whole_table(migrated_postgres_url: str) -> None:
-    """How a hold ended is looked up by the hold; else each page would read all operations."""
+    """How a hold ended is looked up by the hold, and a grant by its id; else each page would read
+    all operations, and all grants for each entry.
+    """
     page: dict[str, object] = {"partition": PARTITION, "first_seq": 1, "before_seq": 2_000}
     with psycopg.connect(migrated_postgres_url) as connection:
         # So that it is no matter that the tables are small.
@@ -282,3 +284,4 @@ def test_a_page_reads_no_whole_table(migrated_postgres_url: str) -> None:
         explain = sql.SQL("EXPLAIN (FORMAT JSON) ") + sql.SQL(QUERIES["due_between"])
         plan = json.dumps(connection.execute(explain, page).fetchone())
     assert "(hold_ended = page.hold)" in plan
+    assert "(grant_id = given.grant_id)" in plan

@@ -725,16 +725,19 @@ WITH page AS (
         SELECT o.first_seq FROM holdfast.tenant_operation AS o
         WHERE o.hold_ended = page.hold AND o.tenant = page.tenant
     ) IS NULL
+), given AS MATERIALIZED (
+    SELECT tenant, (detail ->> 'grant_id')::uuid AS grant_id FROM page WHERE kind = 2
+    UNION
+    SELECT tenant, unnest(grant_ids) FROM page WHERE kind = 11
 ), grants AS (
-    SELECT DISTINCT
-        g.tenant, g.account, g.credit_type, g.grant_id, g.granted_at, g.effective_at, g.expires_at
-    FROM page
+    SELECT given.tenant, given.grant_id, g.*
+    FROM given
     CROSS JOIN LATERAL (
-        SELECT (page.detail ->> 'grant_id')::uuid AS grant_id WHERE page.kind = 2
-        UNION ALL
-        SELECT unnest(page.grant_ids) WHERE page.kind = 11
-    ) AS given
-    JOIN holdfast.grant_terms AS g ON g.tenant = page.tenant AND g.grant_id = given.grant_id
+        SELECT terms.account, terms.credit_type, terms.granted_at, terms.effective_at, terms.expires_at
+        FROM holdfast.grant_terms AS terms
+        WHERE terms.tenant = given.tenant AND terms.grant_id = given.grant_id
+        LIMIT 1
+    ) AS g
 ), due AS (
     -- Whatever placed or extended it: the last counts, and the earliest is none too late.
     SELECT holds.tenant, holds.account, (
