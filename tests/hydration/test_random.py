@@ -4,15 +4,21 @@ twin, which never lost anything (I25).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from holdfast_server.control.hydration import Hydrator
 from holdfast_server.domain.bounds import AMOUNT_MAX
+from holdfast_server.domain.entry import Entry
+from holdfast_server.engine.cold import Name
 from holdfast_server.engine.tree_store import Evicted, TreeStore
+from holdfast_server.ledger.histories import TreesRead
 from holdfast_server.telemetry.recorder import Recorder
 from tests.hydration.outbox_ledger import OutboxLedger
 from tests.property.test_oracle import TENANT, TREE, Oracle, run_histories
@@ -28,9 +34,11 @@ roots = st.sampled_from(ROOTS)
 class Hydration(Oracle):
     """Trees come and go between operations."""
 
+    ledger_of = OutboxLedger
+
     def __init__(self) -> None:
         super().__init__()
-        ledger = OutboxLedger()
+        ledger = self.ledger_of()
         self.loop.run_until_complete(self.real.store.close())
         self.real = build(
             self.url,
@@ -66,6 +74,34 @@ class Hydration(Oracle):
         self._wait(lose(self.real, *((TENANT, account) for account in TREE)))
 
 
+class FirstReading(OutboxLedger):
+    """The naive loader: what it has read of a tree once, it says again, as if it were new."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: dict[Name, Sequence[Entry]] = {}
+
+    async def read_trees(self, names: Sequence[Name]) -> TreesRead:
+        read = await super().read_trees(names)
+        trees = {(tenant, read.roots.get((tenant, name), name)) for tenant, name in names}
+        for tree in trees & read.entries.keys():
+            self._first.setdefault(tree, read.entries[tree])
+        return replace(read, entries={**read.entries, **self._first})
+
+
+class NaiveHydration(Hydration):
+    """Trees come back as somebody remembers them."""
+
+    ledger_of = FirstReading
+
+
 @pytest.mark.timeout(0)
 def test_trees_come_back_as_they_were(valkey_url: str) -> None:
     run_histories(Hydration, valkey_url, EXAMPLES)
+
+
+@pytest.mark.timeout(0)
+def test_the_check_sees_a_loader_without_proof(valkey_url: str) -> None:
+    """The negative control: a tree that is older than the store's last word is found out."""
+    with pytest.raises(AssertionError):
+        run_histories(NaiveHydration, valkey_url, EXAMPLES, [Phase.generate])

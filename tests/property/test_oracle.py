@@ -9,12 +9,13 @@ decides in the order of the sequence numbers, and the engine must agree with it 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -337,9 +338,11 @@ class Oracle(RuleBasedStateMachine):
         self.loop.run_until_complete(self.pair.check_balances())
 
     def teardown(self) -> None:
-        self.loop.run_until_complete(self.pair.check_entries())
-        self.loop.run_until_complete(self.pair.check_figures())
-        self.loop.run_until_complete(self.real.store.close())
+        try:
+            self.loop.run_until_complete(self.pair.check_entries())
+            self.loop.run_until_complete(self.pair.check_figures())
+        finally:
+            self.loop.run_until_complete(self.real.store.close())
 
 
 #: Histories of the suite, and their length. A larger profile runs what it says.
@@ -353,7 +356,9 @@ def test_the_engine_agrees_with_the_twin(valkey_url: str) -> None:
     run_histories(Oracle, valkey_url, EXAMPLES_MIN)
 
 
-def run_histories(oracle: type[Oracle], url: str, examples_min: int) -> None:
+def run_histories(
+    oracle: type[Oracle], url: str, examples_min: int, phases: Sequence[Phase] = tuple(Phase)
+) -> None:
     """So many random histories, or as many as the profile says."""
     profile = settings.default
     assert profile is not None
@@ -363,6 +368,7 @@ def run_histories(oracle: type[Oracle], url: str, examples_min: int) -> None:
         machine = type("Machine", (oracle,), {"url": url, "loop": runner.get_loop()})
         machine.TestCase.settings = settings(  # type: ignore[attr-defined]
             deadline=None,
+            phases=phases,
             suppress_health_check=checks,
             max_examples=profile.max_examples if thorough else examples_min,
             stateful_step_count=profile.stateful_step_count if thorough else STEPS,
