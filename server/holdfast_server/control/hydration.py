@@ -27,7 +27,7 @@ from holdfast_server.engine.failures import ledger_behind
 from holdfast_server.engine.image import draw_image
 from holdfast_server.engine.tree_store import Installed, NewTree, TreeStore
 from holdfast_server.errors import HoldfastError, Reason
-from holdfast_server.ledger.histories import TreesRead
+from holdfast_server.ledger.histories import HistoryTooLong, TreesRead
 from holdfast_server.telemetry.recorder import Recorder
 
 #: Names in one read of the ledger.
@@ -177,7 +177,9 @@ class Hydrator:
                 self._asked.pop(name).set_result(outcome)
 
     async def _bring_all(self, names: Sequence[Name]) -> dict[Name, Outcome]:
-        """The outcomes of all names: what was read too early is read again."""
+        """The outcomes of all names: what was read too early is read again. A tree that cannot be
+        brought, because of what it has, shall fail alone: the others are read apart from it.
+        """
         outcomes: dict[Name, Outcome] = {}
         left = list(names)
         try:
@@ -188,12 +190,23 @@ class Hydrator:
                     return outcomes
                 await asyncio.sleep(READ_AGAIN_S)
             error = ledger_behind()
+        except HistoryTooLong as failed:
+            if len(left) > 1:
+                return outcomes | await self._bring_halves(left)
+            error = failed
         except HoldfastError as failed:
             error = failed
         except Exception:
+            if len(left) > 1:
+                return outcomes | await self._bring_halves(left)
             _LOG.exception("%d accounts could not be read from the ledger", len(left))
             error = failures.internal()
         return outcomes | dict.fromkeys(left, error)
+
+    async def _bring_halves(self, names: Sequence[Name]) -> dict[Name, Outcome]:
+        middle = len(names) // 2
+        first, second = names[:middle], names[middle:]
+        return await self._bring_all(first) | await self._bring_all(second)
 
     async def _bring_once(self, names: Sequence[Name]) -> dict[Name, Outcome]:
         """The outcomes of those names whose reading was not too early."""

@@ -21,6 +21,14 @@ HISTORY_MS_MAX: Final = 60_000
 Name = tuple[str, str]
 
 
+class HistoryTooLong(HoldfastError):
+    """Trees have more entries together than are read at once; fewer of them may not."""
+
+    def __init__(self) -> None:
+        message = "the history of these accounts is too long to be read at once; ask for fewer"
+        super().__init__(Reason.LEDGER_UNAVAILABLE, message)
+
+
 @dataclass(frozen=True, slots=True)
 class TreesRead:
     """Everything of one instant."""
@@ -39,7 +47,8 @@ class Histories(Database):
     async def read_trees(self, names: Sequence[Name]) -> TreesRead:
         """The trees that the named accounts belong to, and how far all partitions are.
 
-        Raises LEDGER_UNAVAILABLE, also where there are more entries than can be read at once.
+        Raises LEDGER_UNAVAILABLE, and `HistoryTooLong` where there are more entries than can be
+        read at once.
         """
         async with self.reading(EVERY_TENANT, limit_ms=HISTORY_MS_MAX) as cursor:
             found = await fetch_tuples(cursor, QUERIES["cursors_now"])
@@ -66,8 +75,7 @@ async def _entries(cursor: Cursor, trees: Sequence[Name]) -> dict[Name, list[Ent
         limit=HISTORY_ENTRIES_MAX,
     )
     if len(found) == HISTORY_ENTRIES_MAX:
-        message = "the history of these accounts is too long to be read at once; ask for fewer"
-        raise HoldfastError(Reason.LEDGER_UNAVAILABLE, message)
+        raise HistoryTooLong
     entries: dict[Name, list[Entry]] = {name: [] for name in trees}
     for root, *told in found:
         entry = rows.told_entry(told)
