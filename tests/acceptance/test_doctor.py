@@ -41,6 +41,7 @@ STORE = StoreFacts(
     append_fsync="everysec",
     packed_value_bytes_max=512,
     packed_entries_max=32,
+    backlog_seconds=0,
     clock_ahead_ms=3,
 )
 LEDGER = LedgerFacts(
@@ -78,6 +79,7 @@ def test_good_stores_give_no_advice() -> None:
         ({"maxmemory_policy": "allkeys-lru"}, "maxmemory-policy", Health.BAD),
         ({"packed_value_bytes_max": 64}, "hash-max-listpack-value", Health.WARNING),
         ({"packed_entries_max": 512}, "hash-max-listpack-entries", Health.WARNING),
+        ({"backlog_seconds": 3_600}, "repl-backlog-ttl", Health.WARNING),
         ({"append_only": False}, "appendonly", Health.BAD),
         ({"append_only_healthy": False}, "appendonly", Health.BAD),
         ({"append_fsync": "no"}, "appendonly", Health.BAD),

@@ -26,6 +26,7 @@ from holdfast_server.domain.packed import LAYOUT
 from holdfast_server.embedded import Server
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.flusher.flusher import Flusher
+from holdfast_server.flusher.retention import Retention
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.migrate import migrate
 from holdfast_server.ledger.prepare import Fault
@@ -39,6 +40,7 @@ from tests.support.waiting import WAIT_SECONDS, until
 pytestmark = pytest.mark.faults
 
 RETAIN_MS = 3_600_000
+RETAINED = 1_000_000
 #: A disk with room for an empty database and little more.
 DISK_MB = 160
 #: So many messages of 10 MB are more than such a disk can take.
@@ -67,7 +69,9 @@ async def stage(client: Redis, migrated_postgres_url: str, valkey_url: str) -> A
 async def flushing_to(stage: Stage, url: str, heard: Heard | None = None) -> AsyncIterator[Flusher]:
     """A flusher that reaches the ledger by another URL, and keeps what it has flushed."""
     hooks = (heard or Heard()).hooks
-    flusher = Flusher(stage.outbox, Appender(url), hooks=hooks, retain_ms=RETAIN_MS)
+    flusher = Flusher(
+        stage.outbox, Appender(url), hooks=hooks, retention=Retention(RETAIN_MS, RETAINED)
+    )
     running = asyncio.create_task(flusher.run())
     try:
         yield flusher

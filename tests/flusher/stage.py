@@ -16,7 +16,7 @@ from holdfast_server.domain.entry import Entry
 from holdfast_server.engine.keys import FLUSHED_FIELD, Keys
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.flusher.events import FlushedBatch, FlusherHooks, Halt
-from holdfast_server.flusher.flusher import Flusher
+from holdfast_server.flusher.flusher import BATCH_ENTRIES_MAX, Flusher
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import add, add_raw
@@ -67,15 +67,23 @@ class Stage:
         # What one test learns of epochs is nothing to another.
         return Outbox(self.client, Keys(PARTITIONS))
 
-    def flusher(self, heard: Heard | None = None, **options: int) -> Flusher:
+    def flusher(
+        self, heard: Heard | None = None, batch_entries_max: int = BATCH_ENTRIES_MAX
+    ) -> Flusher:
         """A flusher that is not running yet."""
-        hooks = (heard or Heard()).hooks
-        return Flusher(self.outbox, Appender(self.postgres_url), hooks=hooks, **options)
+        return Flusher(
+            self.outbox,
+            Appender(self.postgres_url),
+            hooks=(heard or Heard()).hooks,
+            batch_entries_max=batch_entries_max,
+        )
 
     @asynccontextmanager
-    async def flushing(self, heard: Heard | None = None, **options: int) -> AsyncIterator[Flusher]:
+    async def flushing(
+        self, heard: Heard | None = None, batch_entries_max: int = BATCH_ENTRIES_MAX
+    ) -> AsyncIterator[Flusher]:
         """A flusher that runs until the end of the block."""
-        flusher = self.flusher(heard, **options)
+        flusher = self.flusher(heard, batch_entries_max)
         running = asyncio.create_task(flusher.run())
         try:
             yield flusher

@@ -121,7 +121,7 @@ async def test_nothing_is_trimmed_that_the_ledger_does_not_have(stage: Stage) ->
 
 
 def test_retention_lets_go_after_its_time_and_once() -> None:
-    retention = Retention(1_000)
+    retention = Retention(1_000, 1_000)
     retention.flushed({0: (1, 10)})
     assert retention.due(0) == {}
     retention.flushed({0: (1, 20), 1: (1, 5)})
@@ -129,6 +129,28 @@ def test_retention_lets_go_after_its_time_and_once() -> None:
     assert retention.due(1_000) == {0: (1, 10)}
     assert retention.due(1_500) == {0: (1, 20), 1: (1, 5)}
     assert retention.due(9_000) == {}
+
+
+def test_retention_lets_go_of_what_is_too_much() -> None:
+    """What is written in its time may be more than there is room for."""
+    retention = Retention(1_000, 15)
+    for now_ms, seq in enumerate((100, 110, 115, 120, 140)):
+        retention.flushed({0: (1, seq), 1: (1, 7)})
+        found = retention.due(now_ms)
+        # Entries that this process has seen flushed, and that stay: 0, 10, 15, then too many.
+        expected = {120: {0: (1, 110), 1: (1, 7)}, 140: {0: (1, 140), 1: (1, 7)}}
+        assert found == expected.get(seq, {})
+    assert retention.due(9_000) == {}
+
+
+def test_what_could_not_be_trimmed_is_due_again() -> None:
+    retention = Retention(1_000, 15)
+    retention.flushed({0: (1, 10)})
+    assert retention.due(0) == {}
+    retention.flushed({0: (1, 12)})
+    found = retention.due(1_000)
+    retention.put_back(found)
+    assert retention.due(1_001) == found == {0: (1, 10)}
 
 
 async def test_watermarks_are_only_raised(stage: Stage) -> None:

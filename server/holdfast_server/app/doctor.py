@@ -123,6 +123,7 @@ def check_store(facts: StoreFacts) -> Iterator[Check]:
         yield Check("appendonly", Health.OK, f"fsync {facts.append_fsync or 'unknown'}")
     yield _packed_value_check(facts)
     yield _packed_entries_check(facts)
+    yield _backlog_check(facts)
     yield _clock_check("store clock", facts.clock_ahead_ms)
 
 
@@ -151,6 +152,14 @@ def _packed_entries_check(facts: StoreFacts) -> Check:
         advice = f"CONFIG SET hash-max-listpack-entries {PACKED_ENTRIES_WANTED}: it saves time"
         return Check("hash-max-listpack-entries", Health.WARNING, str(limit), advice)
     return Check("hash-max-listpack-entries", Health.OK, str(limit or "unknown"))
+
+
+def _backlog_check(facts: StoreFacts) -> Check:
+    seconds = facts.backlog_seconds
+    advice = "CONFIG SET repl-backlog-ttl 0: else all is fenced for a moment when replicas are away"
+    if seconds:
+        return Check("repl-backlog-ttl", Health.WARNING, str(seconds), advice)
+    return Check("repl-backlog-ttl", Health.OK, "0, or no replicas")
 
 
 def check_ledger(facts: LedgerFacts, workers: int, connections_each: int) -> Iterator[Check]:

@@ -17,6 +17,7 @@ from holdfast_server.engine.outbox import Outbox
 from holdfast_server.errors import HoldfastError
 from holdfast_server.flusher.events import FlusherHooks
 from holdfast_server.flusher.flusher import Flusher
+from holdfast_server.flusher.retention import Retention
 from holdfast_server.ledger.append import Appender
 from holdfast_server.recovery.coordinator import Coordinator, Stores
 from holdfast_server.settings import Settings
@@ -49,7 +50,9 @@ async def _flush(
             Coordinator(_stores(process), process.metrics),
         ),
         batch_entries_max=process.settings.flush_batch_entries_max,
-        retain_ms=process.settings.outbox_retention_ms,
+        retention=Retention(
+            process.settings.outbox_retention_ms, process.settings.outbox_retention_entries
+        ),
     )
     # What is there by now stays for good: the collector need not look at it again and again.
     gc.freeze()

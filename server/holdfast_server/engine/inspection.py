@@ -51,6 +51,9 @@ class StoreFacts:
     #: Bytes of a value up to which a small hash is packed; 0 where we may not ask.
     packed_value_bytes_max: int
     packed_entries_max: int
+    #: Seconds without a replica after which it begins another history: 0 for never, and where it
+    #: keeps nothing for replicas, or we may not ask.
+    backlog_seconds: int
     #: How far its clock is ahead of ours, to about half a round trip.
     clock_ahead_ms: int
 
@@ -122,6 +125,7 @@ async def _facts(client: Redis, place: str) -> StoreFacts:
         append_fsync=await _configured(client, "appendfsync"),
         packed_value_bytes_max=int(await _configured(client, "hash-max-listpack-value") or 0),
         packed_entries_max=int(await _configured(client, "hash-max-listpack-entries") or 0),
+        backlog_seconds=await _backlog_seconds(client, info),
         clock_ahead_ms=await _clock_ahead_ms(client),
     )
 
@@ -132,6 +136,12 @@ async def _configured(client: Redis, name: str) -> str:
     except RedisError:
         # A user that may not CONFIG is how it should be.
         return ""
+
+
+async def _backlog_seconds(client: Redis, info: Mapping[str, str]) -> int:
+    if info.get("repl_backlog_active", "0") == "0":
+        return 0
+    return int(await _configured(client, "repl-backlog-ttl") or 0)
 
 
 async def _clock_ahead_ms(client: Redis) -> int:

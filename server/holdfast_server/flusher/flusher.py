@@ -71,11 +71,11 @@ class Flusher:
         *,
         hooks: FlusherHooks | None = None,
         batch_entries_max: int = BATCH_ENTRIES_MAX,
-        retain_ms: int = 0,
+        retention: Retention | None = None,
     ) -> None:
-        """`retain_ms` is how long flushed entries stay in the outbox.
+        """`retention` says how long flushed entries stay in the outbox; without it, they do not.
 
-        Give it at least the time that a fail-over of Postgres may lose: they are sent again then.
+        Let it be at least what a fail-over of Postgres may lose: they are sent again then.
         """
         self._outbox = outbox
         self._appender = appender
@@ -83,7 +83,7 @@ class Flusher:
         self._progress = Progress()
         hooks = hooks or FlusherHooks()
         self._recovery = hooks.recovery
-        retention = Retention(retain_ms)
+        retention = retention or Retention(0, 0)
         self._recorder = Recorder(appender, outbox, self._progress, retention, hooks)
         self._stopping = asyncio.Event()
         self._writing: asyncio.Task[bool] | None = None

@@ -182,10 +182,16 @@ class Settings:
         2_000, (1, 50_000), "entries", "Most entries of one ledger transaction and partition."
     )
     outbox_retention_ms: int = integer(
-        0,
+        300_000,
         (0, 86_400_000),
         "ms",
         "How long the hot store keeps entries that the ledger has: what its fail-over may lose.",
+    )
+    outbox_retention_entries: int = integer(
+        200_000,
+        (0, 100_000_000),
+        "entries",
+        "How many of them at most: 330 bytes each, and 10 us of every recovery.",
     )
     outbox_entries_soft: int = integer(
         500_000, (1_000, 100_000_000), "entries", "Entries waiting for the ledger that alert."
