@@ -34,6 +34,7 @@ from holdfast_server.chaos.plan import Kind
 from holdfast_server.chaos.proxy import LOOPBACK
 from holdfast_server.chaos.stack import Stack, alive, send
 from holdfast_server.chaos.trial import Trial
+from holdfast_server.domain.entry import EntryKind
 from tests.faults.conftest import under_load
 from tests.support.waiting import until
 
@@ -53,6 +54,8 @@ BURNS = 12
 RESTART_S = 120.0
 #: How long a caller waits for a store that is recovered meanwhile.
 RECOVERY_MS = 60_000
+#: How long a hold lives that nobody ends.
+HOLD_MS = 5_000
 #: As many as the service has.
 WORKERS = 2
 #: Descriptors that a starved worker may have, and connections that then knock.
@@ -347,3 +350,24 @@ async def test_somebody_deletes_everything(stack: Stack) -> None:
         assert denied.decision.outcome is Outcome.DENIED
         assert granted.decision.outcome is Outcome.GRANTED
         assert await burned(client, account) == GRANTED
+
+
+def expired(stack: Stack, account: str) -> bool:
+    """Whether the ledger says that a hold of an account has expired."""
+    asked = "SELECT 1 FROM holdfast.entry WHERE account = %s AND kind = %s"
+    with psycopg.connect(stack.ledger.url) as connection:
+        where = account, int(EntryKind.HOLD_EXPIRED)
+        return connection.execute(asked, where).fetchone() is not None
+
+
+async def test_a_hold_expires_although_everything_was_deleted(stack: Stack) -> None:
+    """F11: the index of what is due comes back too, without anybody asking for the account."""
+    async with new_client(stack, timeout_ms=RECOVERY_MS) as client:
+        account = await funded(client)
+        await client.reserve(account, 7, ttl_ms=HOLD_MS, durability=Durability.LEDGER)
+        assert not expired(stack, account)
+        async with redis.Redis.from_url(stack.store.url) as store:
+            await store.flushall()
+        await until(lambda: expired(stack, account), RESTART_S)
+        (credit,) = (await client.balance(account)).credits
+        assert (credit.buckets.available, credit.buckets.held) == (GRANTED, 0)
