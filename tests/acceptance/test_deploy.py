@@ -156,6 +156,7 @@ def _report_all(metrics: Metrics) -> None:
     metrics.queued(1)
     metrics.flushed(1, 0.1)
     metrics.outbox(1, 0.1)
+    metrics.sweep_failed(kind, 1)
     metrics.audited(Audited.AGREES)
     metrics.drift(1)
     metrics.delivered(Delivery.DELIVERED)
