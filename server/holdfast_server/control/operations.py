@@ -83,6 +83,7 @@ class Operations:
         if len(operations) > 1:
             requests = await self._looked_up(requests)
         answers = await self._decide(caller, requests)
+        await self._look_up(caller, operations, answers)
         for index, answer in enumerate(answers):
             if isinstance(answer, NeedsLedger):
                 answers[index] = await self._with_ledger(caller, operations[index], answer)
@@ -135,23 +136,55 @@ class Operations:
         what follows goes on. While the ledger is away, the hot store may still know the keys.
         """
         now_ms = time.time_ns() // 1_000_000
-        asked = {
-            index: each
+        asked = [
+            index
             for index, each in enumerate(requests)
             if isinstance(each, Request) and _must_look_up(each.operation, now_ms)
-        }
+        ]
+        found = list(requests)
+        if asked:
+            try:
+                checked = await self._all_checked([requests[index] for index in asked])
+            except HoldfastError:
+                return found
+            for index, each in zip(asked, checked, strict=True):
+                found[index] = each
+        return found
+
+    async def _look_up(
+        self, caller: Caller, operations: Sequence[Operation], answers: list[Answer | NeedsLedger]
+    ) -> None:
+        """Asks the ledger at once for all keys of a batch that the hot store does not vouch for,
+        and sends again what is new: for minutes after a recovery, that is whatever has a key.
+        """
+        asked = [
+            index
+            for index, each in enumerate(answers)
+            if isinstance(each, NeedsLedger) and each.flag is Flag.LOOK_UP
+        ]
         if not asked:
-            return list(requests)
-        tenants = {each.operation.tenant for each in asked.values()}
+            return
+        requests = await self._requests([operations[index] for index in asked])
+        again: list[Answer | NeedsLedger]
         try:
-            known = {tenant: await self._found(tenant, [*asked.values()]) for tenant in tenants}
-        except HoldfastError:
-            return list(requests)
+            again = await self._decide(caller, await self._all_checked(requests))
+        except HoldfastError as error:
+            again = [error for _ in asked]
+        for index, answer in zip(asked, again, strict=True):
+            answers[index] = answer
+
+    async def _all_checked(self, requests: Sequence[Request | Answer]) -> list[Request | Answer]:
+        """The same requests, said to be new where the ledger does not know their keys, or what it
+        knows. Raises LEDGER_UNAVAILABLE.
+        """
+        asked = [each for each in requests if isinstance(each, Request)]
+        tenants = {each.operation.tenant for each in asked}
+        known = {tenant: await self._found(tenant, asked) for tenant in tenants}
         return [
-            await self._checked(asked[index], known[asked[index].operation.tenant])
-            if index in asked
+            await self._checked(each, known[each.operation.tenant])
+            if isinstance(each, Request)
             else each
-            for index, each in enumerate(requests)
+            for each in requests
         ]
 
     async def _found(self, tenant: str, asked: Sequence[Request]) -> Found:
