@@ -243,6 +243,7 @@ async def test_a_fenced_partition_notes_nothing(both: Both, migrated_postgres_ur
     await rebuild(both, migrated_postgres_url, PARTITION)
     keys = both.real.keys
     state = keys.state(PARTITION, keys.epoch(PARTITION))
+    armed = await both.real.store.client.hget(state, "e")
     await both.real.store.client.hset(state, "e", "2 0 FENCED")
 
     with pytest.raises(HoldfastError) as refused:
@@ -254,6 +255,10 @@ async def test_a_fenced_partition_notes_nothing(both: Both, migrated_postgres_ur
     looking = search_of(both)
     assert not await looking.look()
     assert await DueNotes(both.real.store, keys).unread(PARTITION) is None
+    # It is left alone for a while by whoever has found it fenced.
+    await both.real.store.client.hset(state, "e", armed or "")
+    assert not await looking.look()
+    assert await search_of(both).look()
 
 
 async def test_a_tree_with_nothing_due_leaves_the_index(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Final
 
 from holdfast_server import failpoint
@@ -25,6 +26,8 @@ PAGE_ENTRIES: Final = 2_000
 #: Pause between two looks: where something is left to be read, and where nothing is.
 PAUSE_SECONDS: Final = 0.2
 IDLE_SECONDS: Final = 1.0
+#: Seconds after which a partition is tried again of which nothing could be read or noted.
+AGAIN_SECONDS: Final = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ class DueSearch:
         self._ledger, self._notes, self._keys = ledger, notes, keys
         #: The homes of partitions that have been searched.
         self._searched = dict[int, int]()
+        #: When partitions are tried again that failed.
+        self._resting = dict[int, float]()
 
     async def run(self) -> None:
         """Searches until cancelled. A store that is away is asked again later."""
@@ -54,9 +59,14 @@ class DueSearch:
         """Reads one page of each partition that is not searched yet; answers whether all are.
         Raises LEDGER_UNAVAILABLE.
         """
-        unsearched = self._unsearched()
-        for each in await self._ledger.rebuilt() if unsearched else ():
-            if unsearched.get(each.partition) == each.home:
+        now = time.monotonic()
+        wanted = {
+            partition: home
+            for partition, home in self._unsearched().items()
+            if now >= self._resting.get(partition, 0.0)
+        }
+        for each in await self._ledger.rebuilt() if wanted else ():
+            if wanted.get(each.partition) == each.home:
                 await self._look_at(each)
         return not self._unsearched()
 
@@ -77,6 +87,7 @@ class DueSearch:
         except (HoldfastError, ScriptFault) as error:
             facts = {"partition": rebuilt.partition, "why": str(error)}
             _log.warning("a search for what is due failed", extra={"facts": facts})
+            self._resting[rebuilt.partition] = time.monotonic() + AGAIN_SECONDS
             return
         if unread <= 1:
             self._searched[rebuilt.partition] = rebuilt.home
