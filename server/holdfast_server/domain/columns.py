@@ -84,7 +84,7 @@ def columns(packed: PackedEntry) -> bytes:
         _OPTIONAL[len(reason)], reason,
         _OPTIONAL[len(refund_of)], refund_of,
         _labels(labels) if labels else NO_COLUMN,
-        column(canonical_json(text(detail))) if detail else NO_COLUMN,
+        _detail(detail) if detail else NO_COLUMN,
     ))
     # fmt: on
 
@@ -136,6 +136,18 @@ def _labels(labels: Mapping[bytes, bytes]) -> bytes:
     pairs = [
         f"{encode_basestring_ascii(name.decode())}:{encode_basestring_ascii(value.decode())}"
         for name, value in sorted(labels.items())
+    ]
+    return column(f"{{{','.join(pairs)}}}".encode())
+
+
+def _detail(detail: Mapping[bytes, Any]) -> bytes:
+    """Canonical JSON; of numbers alone, which is what a hold has, in a third of the time."""
+    for value in detail.values():
+        if type(value) is not int:
+            return column(canonical_json(text(detail)))
+    pairs = [
+        f"{encode_basestring_ascii(name.decode())}:{value}"
+        for name, value in sorted(detail.items())
     ]
     return column(f"{{{','.join(pairs)}}}".encode())
 
