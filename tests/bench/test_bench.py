@@ -55,7 +55,7 @@ def test_a_profile_names_processes_functions_and_commands() -> None:
     assert json.loads(ended.stdout.splitlines()[-1])["bench"] == "batch"
     rows = {line.split()[0] for line in ended.stderr.splitlines() if line.strip()}
     assert {"client", "worker", "valkey"} <= rows, ended.stderr
-    assert "evalsha" in ended.stderr
+    assert "fcall" in ended.stderr
 
 
 def test_a_benchmark_says_how_far_it_is() -> None:

@@ -103,10 +103,11 @@ async def test_a_faulty_operation_does_not_take_others_with_it(real: Real) -> No
 
 
 async def test_a_forgotten_script_is_loaded_again(real: Real) -> None:
-    """F19: SCRIPT FLUSH costs one more round trip and nothing else."""
+    """F19: SCRIPT FLUSH and FUNCTION FLUSH cost one more round trip and nothing else."""
     await prepare(real)
     for number in range(5):
         await real.store.client.script_flush()
+        await real.store.client.function_flush()
         (answer,) = await real.decide([reserve(f"after-flush-{number}", 1)])
         assert answer.applied.seq
 
@@ -170,7 +171,7 @@ async def _pipe(
     try:
         while data := await reader.read(65_536):
             if drops is None:
-                asked[0] = asked[0] or b"EVALSHA" in data
+                asked[0] = asked[0] or b"EVALSHA" in data or b"FCALL" in data
             elif asked[0] and drops[0] > 0:
                 drops[0] -= 1
                 return

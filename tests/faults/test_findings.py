@@ -59,7 +59,7 @@ async def test_a_driver_that_retries_by_itself_burns_twice(valkey_url: str, real
         proxy.drop_reply(1, after=b"EVAL")
         left = await asyncio.to_thread(naive_burn, proxy.url(valkey_url), 7)
         through = build(proxy.url(valkey_url), partitions=1)
-        proxy.drop_reply(1, after=b"EVALSHA")
+        proxy.drop_reply(1, after=b"FCALL")
         (unknown,) = await through.decide([burn("once", 7)])
         (found,) = await through.decide([burn("once", 7)])
         await through.store.close()

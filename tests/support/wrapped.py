@@ -13,8 +13,9 @@ import pytest
 
 from holdfast_server.embedded.valkey import find_valkey
 
-#: A file may have so many blocks of 512 bytes: the store's log is full after some hundred writes.
-BLOCKS_MAX = 200
+#: A file may have so many blocks of 512 bytes: the store's log, which begins with the engine's
+#: functions, is full after some hundred writes.
+BLOCKS_MAX = 400
 #: A process that goes beyond it is refused, as on a full disk, and not ended.
 FULL_DISK = f"trap '' XFSZ\nulimit -f {BLOCKS_MAX}"
 

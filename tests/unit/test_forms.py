@@ -13,7 +13,7 @@ from redis.asyncio.connection import Connection
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner, looks_held
 from holdfast_server.engine.fingerprint import fingerprint, first_difference
-from holdfast_server.engine.scripts import Script
+from holdfast_server.engine.scripts import plain
 from holdfast_server.engine.store import pack_call
 
 LINES = (op.Line("ai", 5),)
@@ -29,8 +29,8 @@ SIGNER = TokenSigner({1: b"k" * 32, 2: b"l" * 100}, 2)
 def test_a_script_call_goes_over_the_wire_as_the_driver_would_send_it(
     keys: list[str], arguments: list[str | bytes | int]
 ) -> None:
-    script = Script("test", "return 1")
-    expected = Connection().pack_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+    script = plain("test", "return 1")
+    expected = Connection().pack_command("EVALSHA", script.called, len(keys), *keys, *arguments)
     assert pack_call(script, keys, arguments) == b"".join(expected)
 
 

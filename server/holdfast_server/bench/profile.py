@@ -62,7 +62,7 @@ async def commands(redis_url: str) -> list[Share]:
     async with redis.Redis.from_url(redis_url) as store:
         stats: dict[str, Any] = await store.info("commandstats")
     used = {name.partition("_")[2]: each for name, each in stats.items()}
-    total = sum(each["usec"] for name, each in used.items() if name == "evalsha") or 1
+    total = sum(used[name]["usec"] for name in ("fcall", "evalsha") if name in used) or 1
     rows = sorted(used.items(), key=lambda row: -row[1]["usec"])[:SHOWN_MAX]
     return [
         Share("valkey", name, each["calls"], each["usec"] / 1e6, 100 * each["usec"] / total)

@@ -132,7 +132,7 @@ class Injector:
             "cut": proxy.cut,
             "blackhole": proxy.blackhole,
             "half_open": lambda: proxy.half_open("replies"),
-            "drop_reply": lambda: proxy.drop_reply(REPLIES, after=b"EVALSHA"),
+            "drop_reply": lambda: proxy.drop_reply(REPLIES, after=b"FCALL"),
             "delay": lambda: proxy.delay(DELAY_S),
             "throttle": lambda: proxy.throttle(BYTES_PER_S),
             "rst": proxy.rst,

@@ -139,7 +139,7 @@ class _Line:
         states = [self._keys.state(*life) for life in lives]
         epochs = [epoch for _, epoch in lives]
         keys = self._keys.barrier(*lives[0]), *states
-        return ("EVALSHA", self._script.sha, len(keys), *keys, *epochs)
+        return (self._script.command, self._script.called, len(keys), *keys, *epochs)
 
     async def _connected(self, *, fresh: bool) -> Connection:
         """The connection; another one where the server hung up while nobody waited."""
@@ -149,7 +149,7 @@ class _Line:
         if self._connection is None:
             self._connection = self._store.connection(self._place)
             await self._connection.connect()  # type: ignore[no-untyped-call]
-            await self._connection.send_command("SCRIPT", "LOAD", self._script.text)
+            await self._connection.send_command(*self._script.loading)
             await self._connection.read_response()
         return self._connection
 

@@ -4,18 +4,27 @@ A line `--- @include name` is replaced by `lua/lib/name.lua` or `lua/operations/
 included file becomes a function of its own, called at once, so that its locals stay its own, except
 `layout`, `clock` and `fence`, whose names all others use. `clock` stands for the store's own clock;
 only a test build takes the time as an argument.
+
+Most scripts are run with EVALSHA, and the server executes all of their text each time. One with a
+line `--- @each_call` becomes a library (`lua/library.lua`), called with FCALL: what stands above
+that line is executed once and kept, since defining all that decisions need takes as long as two of
+them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from importlib import resources
 
 _INCLUDE = re.compile(r"^--- @include (\w+)$", re.MULTILINE)
+
+#: Where the two parts of a library stand in `library.lua`, and what stands there for its name.
+_PART = re.compile(r"^--- @(definitions|each_call)\n", re.MULTILINE)
+_NAME = "LIBRARY_NAME"
 
 #: Included without a block, because every later file uses their names.
 _SHARED = frozenset({"layout", "clock", "fence"})
@@ -31,31 +40,57 @@ class Clock(Enum):
 _TOKEN = re.compile(r"--[^\n]*|\"[^\"\n]*\"|[A-Za-z_]\w*")
 
 
+_EACH_CALL = "--- @each_call\n"
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A flattened script."""
+    """A flattened script, and how a server is told to run it. All is worked out once."""
 
     name: str
     text: str
-    #: What EVALSHA calls it by. Worked out once: every call names it.
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-        object.__setattr__(self, "sha", sha)
+    #: The command that runs it, and what that calls it by: its hash, or the name of a function.
+    command: str
+    called: str
+    #: The command that makes a server know it.
+    loading: tuple[str, ...]
 
 
 @cache
 def load(name: str, clock: Clock = Clock.STORE) -> Script:
     """The script of that name. Raises `FileNotFoundError` for an unknown name or include."""
     text = _INCLUDE.sub(lambda match: _included(match[1], clock), _read(f"{name}.lua"))
-    return Script(name, _TOKEN.sub(_inlined, text))
+    text = _TOKEN.sub(_inlined, text)
+    return _library(name, text) if _EACH_CALL in text else plain(name, text)
 
 
 @cache
 def beyond_memory(script: Script) -> Script:
-    """The same, to be run where the store is out of memory: its first line alone differs."""
-    return Script(script.name, script.text.replace("#!lua\n", "#!lua flags=allow-oom\n", 1))
+    """The same, to be run where the store is out of memory. Its words are the same."""
+    if script.command == "FCALL":
+        return replace(script, called=f"{script.called}_beyond_memory")
+    first_line, _, rest = script.text.partition("\n")
+    return plain(script.name, f"{first_line} flags=allow-oom\n{rest}")
+
+
+def plain(name: str, text: str) -> Script:
+    """A script whose whole text is executed in each call."""
+    return Script(name, text, "EVALSHA", _sha(text), ("SCRIPT", "LOAD", text))
+
+
+def _library(name: str, text: str) -> Script:
+    """A library. Its hash is in its name: processes of several versions can use one server."""
+    _, _, body = text.partition("\n")
+    definitions, _, each_call = body.partition(_EACH_CALL)
+    parts = {"definitions": definitions, "each_call": each_call}
+    text = _PART.sub(lambda match: parts[match[1]], _read("library.lua"))
+    called = f"holdfast_{_sha(text)}"
+    text = text.replace(_NAME, called)
+    return Script(name, text, "FCALL", called, ("FUNCTION", "LOAD", "REPLACE", text))
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 @cache

@@ -64,6 +64,9 @@ _REFUSALS = {
 }
 #: What a server means that takes no writes for now.
 WRITES_REFUSED: Final = frozenset(_REFUSALS.values())
+#: What a server says that does not know a function; the driver has no error of its own for it.
+_NO_FUNCTION = "Function not found"
+
 _UNAVAILABLE = (
     "BUSY",
     "LOADING",
@@ -256,10 +259,9 @@ def pack_call(script: Script, keys: Sequence[str], arguments: Sequence[Argument]
     """A script call as it goes over the wire. The driver takes ten times as long for so many keys,
     which are ASCII.
     """
-    head = f"*{3 + len(keys) + len(arguments)}\r\n$7\r\nEVALSHA\r\n$40\r\n{script.sha}\r\n"
-    count = str(len(keys))
-    texts = "".join([f"${len(text)}\r\n{text}\r\n" for text in (count, *keys)])
-    parts = [(head + texts).encode("ascii")]
+    words = (script.command, script.called, str(len(keys)), *keys)
+    texts = "".join([f"${len(text)}\r\n{text}\r\n" for text in words])
+    parts = [f"*{len(words) + len(arguments)}\r\n{texts}".encode("ascii")]
     for argument in arguments:
         raw = argument if isinstance(argument, bytes) else str(argument).encode()
         parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
@@ -286,10 +288,17 @@ async def execute(
 async def _loaded(connection: Connection, script: Script, call: bytes, *, asking: bool) -> Any:
     try:
         return await _execute(connection, call, asking=asking)
-    except NoScriptError:
-        await connection.send_command("SCRIPT", "LOAD", script.text)
+    except ResponseError as error:
+        if not is_unknown(error):
+            raise
+        await connection.send_command(*script.loading)
         await connection.read_response()
         return await _execute(connection, call, asking=asking)
+
+
+def is_unknown(error: ResponseError) -> bool:
+    """Whether a server says that it does not know a script or a function."""
+    return isinstance(error, NoScriptError) or str(error) == _NO_FUNCTION
 
 
 async def _execute(connection: Connection, call: bytes, *, asking: bool) -> Any:

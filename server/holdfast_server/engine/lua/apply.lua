@@ -85,9 +85,9 @@ local NAMES = {
   "recover",
 }
 
-local header = unpack_message(ARGV[1])
-local loaded_partitions, loaded_fences, loaded_trees = {}, {}, {}
-local unknown_to_ledger = ARGV[4] and unpack_message(ARGV[4]) or NONE
+-- What this call was given, and what it has loaded.
+local header, unknown_to_ledger
+local loaded_partitions, loaded_fences, loaded_trees
 
 -- The field of an operation's idempotency record.
 local function record_field(op)
@@ -189,6 +189,11 @@ local function decide(op, shard)
   return FRESH, packed
 end
 
+--- @each_call
+header = unpack_message(ARGV[1])
+unknown_to_ledger = ARGV[4] and unpack_message(ARGV[4]) or NONE
+loaded_partitions, loaded_fences, loaded_trees = {}, {}, {}
+fences.begin()
 local list, shard_of = unpack_message(ARGV[2]), unpack_message(ARGV[3])
 for i = 1, #list do
   list[i] = { unpack_message(list[i]) }

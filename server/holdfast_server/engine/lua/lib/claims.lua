@@ -7,7 +7,8 @@
 -- looked up with two commands per shard. A claim lives twice as long as a record, so that the ledger
 -- has what it was made for long before it is forgotten.
 
-local shards, claimed = {}, {}
+-- What this call has asked for and found, by shard and by digest.
+local shards, claimed
 local KEYS_EACH, CHUNK = 2, 1000
 
 local function new_shard(header, index)
@@ -48,6 +49,7 @@ end
 
 -- Reads the claims of all keys in a call; `shard_of` is the shard of each operation, 0 for none.
 function claims.load(header, list, shard_of)
+  shards, claimed = {}, {}
   for i = 1, #list do
     local index = shard_of[i]
     if index > 0 then

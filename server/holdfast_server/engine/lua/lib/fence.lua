@@ -7,8 +7,14 @@
 
 local fences = {}
 -- What the fence of each epoch must be on this server, by epoch.
-local expected_fences = {}
+local expected_fences
 local server_role, server_replid
+
+-- Forgets what this server was in the call before.
+function fences.begin()
+  expected_fences, server_role, server_replid = {}, nil, nil
+end
+fences.begin()
 
 -- The role and the replication id of this server, asked once per call.
 function fences.server()

@@ -14,8 +14,13 @@ local floor, fmod, min, max, insert, remove = math.floor, math.fmod, math.min, m
 local call, pack, unpack_message, sub, type = redis.call, cmsgpack.pack, cmsgpack.unpack, string.sub, type
 local format, byte, next = string.format, string.byte, next
 
--- Stands for every list of an answer that has nothing in it. Nobody appends to it.
-local NONE = {}
+-- Stands for every list of an answer that has nothing in it. Nobody may append to it: in a library it
+-- lives longer than a call.
+local NONE = setmetatable({}, {
+  __newindex = function()
+    error("NONE is shared")
+  end,
+})
 
 -- Values packed one after another: an array without its header. `{ unpack_message(row) }` makes a table
 -- of the right size at once, where an array would grow value by value.
