@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
+
+import psycopg
+from psycopg import sql
 
 from holdfast import new_key
 from holdfast_server.control.operations import Operations
@@ -17,6 +21,7 @@ from holdfast_server.engine.keys import (
 )
 from holdfast_server.engine.scripts import load
 from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.ledger.sql import QUERIES
 from tests.support.both import PARTITIONS, AnyCreditType, Both
 from tests.support.pair import CALLER
 
@@ -118,3 +123,14 @@ async def test_while_the_ledger_is_away_each_hears_of_it(both: Both) -> None:
     }
     assert ledger.asked == [3]
     assert (await both.buckets("a")).burned == 0
+
+
+def test_no_key_makes_the_ledger_read_all_operations(migrated_postgres_url: str) -> None:
+    """Behind the view that keeps tenants apart, a join would."""
+    asked: dict[str, object] = {"tenant": "t", "methods": ["Burn"] * 9, "keys": ["key"] * 9}
+    with psycopg.connect(migrated_postgres_url) as connection:
+        # So that it is no matter that the table is small.
+        connection.execute("SET enable_seqscan = off")
+        explain = sql.SQL("EXPLAIN (FORMAT JSON) ") + sql.SQL(QUERIES["find_operations"])
+        plan = json.dumps(connection.execute(explain, asked).fetchone())
+    assert "(idempotency_key = wanted.wanted_key)" in plan

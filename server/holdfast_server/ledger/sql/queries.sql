@@ -173,12 +173,15 @@ WHERE tenant = %(tenant)s AND account = ANY(%(accounts)s) AND kind = 13
     AND grant_id = ANY(%(grant_ids)s::uuid[]);
 
 -- find_operations --
--- What was answered under some idempotency keys.
+-- What was answered under some idempotency keys. Each is looked up by itself: a join with the view reads all
+-- operations there are.
 SELECT method, idempotency_key AS key, fingerprint, answer, partition, epoch, first_seq
-FROM holdfast.tenant_operation
-JOIN unnest(%(methods)s::text[], %(keys)s::text[]) AS wanted (wanted_method, wanted_key)
-    ON method = wanted_method AND idempotency_key = wanted_key
-WHERE tenant = %(tenant)s;
+FROM unnest(%(methods)s::text[], %(keys)s::text[]) AS wanted (wanted_method, wanted_key)
+CROSS JOIN LATERAL (
+    SELECT * FROM holdfast.tenant_operation
+    WHERE tenant = %(tenant)s AND method = wanted_method AND idempotency_key = wanted_key
+    LIMIT 1
+) AS found;
 
 -- flushed --
 -- How far the ledger is.
