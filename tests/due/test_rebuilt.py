@@ -19,10 +19,11 @@ from holdfast_server.engine import due_notes
 from holdfast_server.engine.due_notes import DueNotes, DueRoot, Page
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.sql import QUERIES
+from holdfast_server.recovery.verdict import Verdict
 from tests.support.both import Both
 from tests.support.due import names_in, sweeper_of
 from tests.support.ledger import query
-from tests.support.rebuilding import rebuild, search, search_of
+from tests.support.rebuilding import coordinator_of, rebuild, search, search_of
 
 TTL_MS = 60_000
 #: The partition that these tests give up.
@@ -205,6 +206,39 @@ async def test_whoever_dies_is_followed_by_another(
     assert set(await due_in(both)) == set(names)
     both.real.clock.now_ms += TTL_MS
     assert await end_what_is_due(both) == (6, 0)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.KEPT, Verdict.REBUILT])
+async def test_a_recovery_in_the_middle(
+    both: Both,
+    migrated_postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: Verdict,
+) -> None:
+    """What is kept is searched from where it was; what is given up again, from the beginning."""
+    monkeypatch.setattr(due_search, "PAGE_ENTRIES", 5)
+    keys, notes = both.real.keys, DueNotes(both.real.store, both.real.keys)
+    names = names_in(keys, PARTITION, 3)
+    for name in names:
+        await fund(both, name)
+        await both.reserve(name, 7, TTL_MS)
+    await both.flushed()
+    await rebuild(both, migrated_postgres_url, PARTITION)
+    assert not await search_of(both).look()
+    assert await notes.unread(PARTITION) == 5
+
+    if verdict is Verdict.REBUILT:
+        await rebuild(both, migrated_postgres_url, PARTITION)
+    else:
+        state = keys.state(PARTITION, keys.epoch(PARTITION))
+        await both.real.store.client.hset(state, "e", "2 0 FENCED")
+        (done,) = await coordinator_of(both, migrated_postgres_url).recover()
+        assert (done.verdict, done.armed) == (Verdict.KEPT, True)
+    assert keys.epoch(PARTITION) == 3
+    assert await notes.unread(PARTITION) == (None if verdict is Verdict.REBUILT else 5)
+    await search(both)
+    both.real.clock.now_ms += TTL_MS
+    assert await end_what_is_due(both) == (3, 0)
 
 
 async def test_two_that_search_agree(both: Both, migrated_postgres_url: str) -> None:

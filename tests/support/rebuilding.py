@@ -13,12 +13,17 @@ from tests.support.both import Both
 DEPLOYMENT = "4/1"
 
 
+def coordinator_of(both: Both, postgres_url: str) -> Coordinator:
+    """What recovers partitions; the engine hears of it at once."""
+    stores = Stores(both.ledger, both.real.store, both.real.keys, postgres_url, DEPLOYMENT)
+    return Coordinator(stores, Recorder())
+
+
 async def rebuild(both: Both, postgres_url: str, *partitions: int) -> None:
     """Gives up the hot state of partitions, all of which the ledger has."""
-    stores = Stores(both.ledger, both.real.store, both.real.keys, postgres_url, DEPLOYMENT)
     wanted = set(partitions)
     while wanted:
-        for each in await Coordinator(stores, Recorder()).recover(wanted):
+        for each in await coordinator_of(both, postgres_url).recover(wanted):
             assert each.verdict is Verdict.REBUILT
             wanted -= {each.partition} if each.armed else set()
 
