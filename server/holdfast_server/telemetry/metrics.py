@@ -1,7 +1,7 @@
 """Metrics with the OpenTelemetry SDK: a Prometheus page, and OTLP where an endpoint is set.
 
-Counters and gauges are kept in plain dictionaries and read when somebody asks: one count costs
-well under a microsecond, where a call into the SDK costs several.
+Figures are kept in plain dictionaries and read when somebody asks: one count costs well under a
+microsecond, where a call into the SDK costs several.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, StrEnum
 
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from holdfast_server.telemetry import names
+from holdfast_server.telemetry.histograms import ExportReader, Histogram, PageReader
 from holdfast_server.telemetry.names import Alert, Audited, Cause, Delivery, Kind, Metric, Replayed
 from holdfast_server.telemetry.recorder import Recorder
 
@@ -40,12 +39,20 @@ class Metrics(Recorder):
     def __init__(self, resource: Mapping[str, str], otlp_endpoint: str = "") -> None:
         """`resource` says which process this is; `otlp_endpoint` is a URL, or empty for none."""
         self._registry = CollectorRegistry()
-        page_reader = PrometheusMetricReader(
-            disable_target_info=True, scope_info_enabled=False, registry=self._registry
-        )
-        readers: list[MetricReader] = [page_reader]
+        self._rpc_duration = Histogram(names.RPC_DURATION)
+        self._recovery_duration = Histogram(names.RECOVERY_DURATION)
+        self._batch_operations = Histogram(names.BATCH_OPERATIONS)
+        self._batch_duration = Histogram(names.BATCH_DURATION)
+        readers: list[PageReader | ExportReader] = [_page_reader(self._registry)]
         if otlp_endpoint:
             readers.append(_otlp_reader(otlp_endpoint))
+        for reader in readers:
+            reader.ours = (
+                self._rpc_duration,
+                self._recovery_duration,
+                self._batch_operations,
+                self._batch_duration,
+            )
         self._provider = MeterProvider(
             readers, Resource.create(dict(resource)), shutdown_on_exit=False
         )
@@ -75,7 +82,7 @@ class Metrics(Recorder):
         self._add(names.BYPASSED, 1, method, cause)
 
     def rpc(self, method: str, status: str, seconds: float) -> None:
-        self._rpc_duration.record(seconds, {"method": method, "status": status})
+        self._rpc_duration.record(seconds, method, status)
 
     def batch(self, operations: int, seconds: float) -> None:
         self._batch_operations.record(operations)
@@ -168,10 +175,6 @@ class Metrics(Recorder):
                 meter.create_observable_counter(metric.name, callbacks, metric.unit, metric.meaning)
             elif metric.kind is Kind.GAUGE:
                 meter.create_observable_gauge(metric.name, callbacks, metric.unit, metric.meaning)
-        self._rpc_duration = _histogram(meter, names.RPC_DURATION)
-        self._recovery_duration = _histogram(meter, names.RECOVERY_DURATION)
-        self._batch_operations = _histogram(meter, names.BATCH_OPERATIONS)
-        self._batch_duration = _histogram(meter, names.BATCH_DURATION)
 
     def _reader_of(self, metric: Metric) -> _Callback:
         def read(_: CallbackOptions) -> list[Observation]:
@@ -187,17 +190,12 @@ class Metrics(Recorder):
         return read
 
 
-def _histogram(meter: Meter, metric: Metric) -> Histogram:
-    return meter.create_histogram(
-        metric.name,
-        metric.unit,
-        metric.meaning,
-        explicit_bucket_boundaries_advisory=metric.bounds,
-    )
+def _page_reader(registry: CollectorRegistry) -> PageReader:
+    return PageReader(disable_target_info=True, scope_info_enabled=False, registry=registry)
 
 
-def _otlp_reader(endpoint: str) -> MetricReader:
+def _otlp_reader(endpoint: str) -> ExportReader:
     exporter = OTLPMetricExporter(
         endpoint, insecure=endpoint.startswith("http://"), timeout=EXPORT_TIMEOUT_MS / 1000
     )
-    return PeriodicExportingMetricReader(exporter, EXPORT_INTERVAL_MS, EXPORT_TIMEOUT_MS)
+    return ExportReader(exporter, EXPORT_INTERVAL_MS, EXPORT_TIMEOUT_MS)
