@@ -25,7 +25,7 @@ local NONE = setmetatable({}, {
 -- Values packed one after another: an array without its header. `{ unpack_message(row) }` makes a table
 -- of the right size at once, where an array would grow value by value.
 local function row(values)
-  return sub(pack(values), #values <= 15 and 2 or 4)
+  return pack(unpack(values))
 end
 
 -- A whole number as text. Lua's own conversion would use an exponent from 1e14 on; redis.call does not.
