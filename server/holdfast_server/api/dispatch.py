@@ -150,16 +150,16 @@ class Dispatcher:
 
     async def _within_deadline(self, method: Method, payload: bytes, context: _Context) -> bytes:
         self._admit()
-        work = self._start(self._work_on(method, payload, context))
-        # `wait` leaves the work running when the time is over or the caller gives up: what has been
-        # sent to a store cannot be taken back, and its answer is kept under its idempotency key.
-        done, _ = await asyncio.wait({work}, timeout=self._seconds(method, context))
-        if not done:
-            raise deadline_exceeded()
-        if work.cancelled():
-            # Work that was cancelled inside must not leave the client waiting for an answer.
-            raise result_unknown()
-        return work.result()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+        timer = loop.call_later(self._seconds(method, context), _expire, answer)
+        # The work is a task of its own and goes on when the time is over or the caller gives up:
+        # what has been sent to a store cannot be taken back, and its answer is kept under its key.
+        self._start(self._work_for(answer, method, payload, context))
+        try:
+            return await answer
+        finally:
+            timer.cancel()
 
     def _admit(self) -> None:
         if self._is_leaving:
@@ -189,6 +189,22 @@ class Dispatcher:
         longest_ms = LONG_DEADLINE_MS if method.name in LONG_METHODS else self._bounds.deadline_ms
         remaining = context.time_remaining()
         return longest_ms / 1_000 if remaining is None else min(remaining, longest_ms / 1_000)
+
+    async def _work_for(
+        self, answer: asyncio.Future[bytes], method: Method, payload: bytes, context: _Context
+    ) -> None:
+        """Works, and answers unless nobody waits any more."""
+        try:
+            reply = await self._work_on(method, payload, context)
+        except HoldfastError as error:
+            _fail(answer, error)
+        except asyncio.CancelledError:
+            # Work that was cancelled inside must not leave the client waiting for an answer.
+            _fail(answer, result_unknown())
+            raise
+        else:
+            if not answer.done():
+                answer.set_result(reply)
 
     async def _work_on(self, method: Method, payload: bytes, context: _Context) -> bytes:
         """Raises nothing but HoldfastError."""
@@ -253,6 +269,15 @@ class Dispatcher:
 def _headers(context: _Context) -> dict[str, str]:
     pairs = context.invocation_metadata() or ()
     return {name: value for name, value in pairs if isinstance(value, str)}
+
+
+def _fail(answer: asyncio.Future[bytes], error: HoldfastError) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+
+
+def _expire(answer: asyncio.Future[bytes]) -> None:
+    _fail(answer, deadline_exceeded())
 
 
 def deadline_exceeded() -> HoldfastError:

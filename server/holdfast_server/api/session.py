@@ -105,7 +105,7 @@ class Session:
         items = _items(payload)
         await self._prove()
         await self._settled(UNANSWERED_MAX - len(items))
-        self._remember(items)
+        self._remember([item.id for item in items])
         self._ways.start(self._ways.work(items, self._put))
 
     async def _prove(self) -> None:
@@ -120,9 +120,8 @@ class Session:
             self._progress.clear()
             await self._progress.wait()
 
-    def _remember(self, items: Sequence[messages.BatchItem]) -> None:
-        for index, item in enumerate(items):
-            name = item.id
+    def _remember(self, ids: Sequence[int]) -> None:
+        for index, name in enumerate(ids):
             if not name or name in self._unanswered:
                 raise HoldfastError(
                     Reason.FIELD_INVALID,
@@ -173,7 +172,8 @@ class Session:
 
 def _items(payload: bytes) -> Sequence[messages.BatchItem]:
     try:
-        items = messages.SessionRequest.FromString(payload).items
+        # A list, since the message itself makes an object of an item whenever it is asked for it.
+        items = list(messages.SessionRequest.FromString(payload).items)
     except DecodeError:
         message = "The bytes are no SessionRequest."
         raise HoldfastError(Reason.MALFORMED_REQUEST, message) from None

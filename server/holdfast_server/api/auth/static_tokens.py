@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import logging
 import re
@@ -55,7 +54,7 @@ class StaticTokens:
         return next((self._by_name[name] for name in names if name in self._by_name), None)
 
     def _blinded(self, digest: bytes) -> bytes:
-        return hmac.digest(self._blind, digest, hashlib.sha256)
+        return hashlib.blake2b(digest, key=self._blind).digest()
 
     def _follow(self) -> None:
         now = self._clock()
