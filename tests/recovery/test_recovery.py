@@ -8,6 +8,7 @@ from holdfast_server.domain import operation as op
 from holdfast_server.engine.keys import COLD_FLOOR_FIELD, FENCE_FIELD, FLUSHED_FIELD
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.recovery import Loss
+from holdfast_server.recovery import salvage
 from holdfast_server.recovery.verdict import Verdict
 from holdfast_server.telemetry.names import Alert
 from tests.recovery.stage import Stage, Worker
@@ -87,6 +88,32 @@ async def test_a_restart_with_its_log_loses_nothing(stage: Stage) -> None:
     later = await worker.burn("ada")
     assert (later.applied.epoch, later.applied.seq) == (3, before.applied.seq + 1)
     await stage.flush()
+    await check_ledger(stage)
+
+
+async def test_however_much_waits_all_of_it_is_salvaged(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than one look takes in, most of it in the partitions that are looked at first."""
+    monkeypatch.setattr(salvage, "STEP_ENTRIES", 10)
+    worker = stage.worker()
+    names = [f"account-{number}" for number in range(12)]
+    for name in names:
+        await worker.fund(name)
+        for _ in range(5):
+            await worker.burn(name)
+    stage.servers["a"].stop()
+    stage.start("a")
+    worker.connect(stage.store())
+
+    async with worker.voting():
+        done = await stage.recover()
+
+    assert {each.verdict for each in done.values()} == {Verdict.KEPT}
+    assert await stage.ledger.losses() == []
+    await worker.keeper.refresh()
+    assert [await worker.available(name) for name in names] == [95] * len(names)
+    assert {worker.keys.partition("t", name) for name in names} == set(range(PARTITIONS))
     await check_ledger(stage)
 
 

@@ -59,13 +59,13 @@ class Salvage:
         """
         cursors = await self.appender.cursors()
         found = {each: Salvaged(cursors[each]) for each in partitions}
-        left = set(partitions)
-        while left:
-            left = await self._step(found, sorted(left))
+        # One step sees so many entries in all: a partition of which it saw none may have some yet.
+        while await self._step(found, sorted(partitions)):
+            pass
         return found
 
-    async def _step(self, found: Mapping[int, Salvaged], partitions: Sequence[int]) -> set[int]:
-        """Looks at some entries; answers the partitions that may have more."""
+    async def _step(self, found: Mapping[int, Salvaged], partitions: Sequence[int]) -> bool:
+        """Looks at some entries; answers whether there were any."""
         entries = await self.outbox.read_after(
             {each: found[each].place for each in partitions},
             {each: found[each].cursor.epoch for each in partitions},
@@ -80,7 +80,7 @@ class Salvage:
         for partition, new in steps.items():
             found[partition].place = new[-1].epoch, new[-1].seq
             await self._take(found[partition], new, hashes)
-        return set(steps)
+        return bool(steps)
 
     async def _hashes(
         self, found: Mapping[int, Salvaged], steps: Mapping[int, Sequence[OutboxEntry]]
