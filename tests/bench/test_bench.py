@@ -72,6 +72,7 @@ def test_people_get_a_table() -> None:
     ended = run(["bench", "session", "--in-flight", "1", *SMALL], without_stores())
     assert ended.returncode == 0, ended.stderr
     assert "p50 of one call" in ended.stdout
+    assert "store_p50_ms" in ended.stdout
     assert "CPU us per operation" in ended.stdout
 
 

@@ -15,13 +15,15 @@ REQUEST_BYTES: Final = 99
 ANSWER_BYTES: Final = 116
 #: A bare call is so much slower than an operation in a stream that fewer make a round as long.
 CALLS_PER_OPERATION: Final = 0.25
+#: Calls of a bare script, one after the other.
+STORE_CALLS: Final = 500
 
 
 async def session(stage: Stage, options: Options) -> Found:
     """Callers that share one stream, beside as many that call a bare server."""
     measured, floor = await _beside_echo("session", stage, options)
     if options.in_flight == 1:
-        return _latency("session", measured, floor)
+        return _latency("session", measured, floor, await _store_ms(stage))
     typical, below = middle(measured), middle(floor)
     facts = _percentiles(typical) | {
         "in_flight": options.in_flight,
@@ -81,12 +83,22 @@ async def _beside_echo(
         )
 
 
-def _latency(name: str, measured: list[Round], floor: list[Round]) -> Found:
+async def _store_ms(stage: Stage) -> float:
+    """How long a bare script takes that nobody else waits for: no decision takes less than a bare
+    call and this together.
+    """
+    meter = Meter({})
+    async with floors.decreases(stage.redis_url, 1, STORE_CALLS) as bare:
+        rounds, _ = await alternate(meter, bare, bare, 1, lambda: None)
+    return rounds[0].percentile_ms(50)
+
+
+def _latency(name: str, measured: list[Round], floor: list[Round], store_ms: float) -> Found:
     """One caller alone: how long it waits counts, not how often."""
     mine = median([each.percentile_ms(50) for each in measured])
     bare = median([each.percentile_ms(50) for each in floor])
     typical, below = middle(measured), middle(floor)
-    facts = _percentiles(typical) | {"in_flight": 1}
+    facts = _percentiles(typical) | {"in_flight": 1, "store_p50_ms": store_ms}
     return Found(name, "ms, p50 of one call", mine, bare, typical.cpu_us, below.cpu_us, facts)
 
 

@@ -104,13 +104,14 @@ async def _scripted(
     script = await store.script_load(text)
 
     async def work() -> Done:
-        used = await store_seconds(store)
-        starts = range(0, operations, batch)
-        for first in starts:
+        used, latencies = await store_seconds(store), list[float]()
+        for first in range(0, operations, batch):
             keys, arguments = asked(first)
+            began = time.perf_counter()
             call: Awaitable[Any] = store.evalsha(script, len(keys), *keys, *map(str, arguments))
             await call
-        return Done(len(starts) * batch, (), await store_seconds(store) - used)
+            latencies.append(time.perf_counter() - began)
+        return Done(len(latencies) * batch, latencies, await store_seconds(store) - used)
 
     yield work
     await store.aclose()
