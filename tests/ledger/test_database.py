@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from holdfast_server.domain.checkpoint import Tip
 from holdfast_server.domain.entry import EntryKind
@@ -16,7 +17,7 @@ from holdfast_server.domain.operation import Commit
 from holdfast_server.domain.policy import Policy, Scope, ScopeKind
 from holdfast_server.domain.reply import Buckets, HoldState
 from holdfast_server.errors import HoldfastError, Reason
-from holdfast_server.ledger.database import connection_text
+from holdfast_server.ledger.database import READ_MS_MAX, connection_text
 from holdfast_server.ledger.records import (
     CreditType,
     Finding,
@@ -75,6 +76,7 @@ CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
     "note_late_use": lambda ledger: ledger.note_late_use(late_hold(), Commit("t", "hold", "k")),
     "find_operations": lambda ledger: ledger.find_operations("t", [("Burn", "k")]),
     "flushed": lambda ledger: ledger.flushed(),
+    "glance": lambda ledger: ledger.glance("SELECT 1 AS one"),
     "get_account": lambda ledger: ledger.get_account("t", "a"),
     "hold_entries": lambda ledger: ledger.hold_entries("t", "0a" * 16),
     "list_accounts": lambda ledger: ledger.list_accounts("t", limit=1),
@@ -161,6 +163,25 @@ async def test_reads_take_the_role_that_can_only_read(ledger: Ledger) -> None:
         async with ledger.reading("tenant") as cursor:
             await cursor.execute("CREATE TEMP TABLE anything ()")
     assert isinstance(caught.value.__cause__, psycopg.errors.ReadOnlySqlTransaction)
+
+
+async def test_a_glance_takes_that_role_too_and_no_longer_than_a_read(
+    migrated_postgres_url: str,
+) -> None:
+    ledger = await Ledger.open(migrated_postgres_url, pool_size=1)
+    try:
+        async with ledger.reading("tenant", limit_ms=20):
+            pass
+        row = await ledger.glance(
+            "SELECT current_user AS role, current_setting('holdfast.tenant', true) AS tenant, "
+            "current_setting('statement_timeout') AS limit"
+        )
+        async with ledger._readers.connection() as connection:
+            assert connection.info.transaction_status is TransactionStatus.IDLE
+    finally:
+        await ledger.close()
+
+    assert row == {"role": "holdfast_reader", "tenant": "", "limit": f"{READ_MS_MAX // 1_000}s"}
 
 
 async def test_a_tenant_is_not_left_behind_in_a_connection(migrated_postgres_url: str) -> None:

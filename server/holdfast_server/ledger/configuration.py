@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from psycopg.rows import DictRow
+
 from holdfast_server.domain import bounds
 from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.policy import (
@@ -26,13 +28,12 @@ class ConfigurationStore(Database):
 
     async def config_version(self) -> int:
         """The number of the newest change: cheap to ask, to see whether anything changed."""
-        async with self.reading("") as cursor:
-            return await _config_version(cursor)
+        return _version(await self.glance(QUERIES["config_version"]))
 
     async def load_configuration(self) -> Configuration:
         """Everything that processes keep in memory, of one instant."""
         async with self.reading("") as cursor:
-            version = await _config_version(cursor)
+            version = _version(await fetch_one(cursor, QUERIES["config_version"]))
             credit_types = await fetch_all(cursor, QUERIES["every_credit_type"])
             policies = await fetch_all(cursor, QUERIES["policies_that_may_count"])
         return Configuration(
@@ -116,8 +117,7 @@ class ConfigurationStore(Database):
         return [_policy_change(row) for row in found]
 
 
-async def _config_version(cursor: Cursor) -> int:
-    row = await fetch_one(cursor, QUERIES["config_version"])
+def _version(row: DictRow | None) -> int:
     return row["version"] if row else 0
 
 

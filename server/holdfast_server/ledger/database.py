@@ -80,7 +80,10 @@ def translated() -> Iterator[None]:
 
 
 class Database:
-    """Two pools of connections: one that can only read, and one that can change configuration."""
+    """Two pools of connections: one that can only read, and one that can change configuration.
+
+    Those that read begin no transaction by themselves.
+    """
 
     def __init__(self, readers: Pool, controls: Pool) -> None:
         self._readers = readers
@@ -93,11 +96,25 @@ class Database:
         All that is read in it belongs to one instant. Raises LEDGER_UNAVAILABLE.
         """
         with translated():
-            async with self._readers.connection() as connection, connection.cursor() as cursor:
+            async with (
+                self._readers.connection() as connection,
+                connection.transaction(),
+                connection.cursor() as cursor,
+            ):
                 await cursor.execute(
                     QUERIES["begin_reading"], {"tenant": tenant, "limit": str(limit_ms)}
                 )
                 yield cursor
+
+    async def glance(self, query: LiteralString) -> DictRow | None:
+        """The first row of a question that is asked again and again, and is about no tenant.
+
+        A single statement needs no transaction around it, which would be most of the work. Raises
+        LEDGER_UNAVAILABLE.
+        """
+        with translated():
+            async with self._readers.connection() as connection:
+                return await (await connection.execute(query)).fetchone()
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[Cursor]:
@@ -114,20 +131,25 @@ class Database:
 
 async def open_pools(url: str, readers_max: int) -> tuple[Pool, Pool]:
     """The pools of a `Database`. Connections are made when needed, so Postgres may be away."""
-    readers = _pool(url, "reader", readers_max, _prepare_reader)
-    controls = _pool(url, "control", CONTROL_CONNECTIONS_MAX, _prepare_control)
+    readers = _pool(url, "reader", readers_max, _prepare_reader, autocommit=True)
+    controls = _pool(url, "control", CONTROL_CONNECTIONS_MAX, _prepare_control, autocommit=False)
     await readers.open()
     await controls.open()
     return readers, controls
 
 
 def _pool(
-    url: str, name: str, size: int, configure: Callable[[Connection], Awaitable[None]]
+    url: str,
+    name: str,
+    size: int,
+    configure: Callable[[Connection], Awaitable[None]],
+    *,
+    autocommit: bool,
 ) -> Pool:
     return AsyncConnectionPool(
         connection_text(url, name),
         connection_class=AsyncConnection[DictRow],
-        kwargs={"row_factory": dict_row},
+        kwargs={"row_factory": dict_row, "autocommit": autocommit},
         min_size=0,
         max_size=size,
         timeout=POOL_WAIT_SECONDS_MAX,
@@ -143,7 +165,7 @@ def _pool(
 
 async def _prepare_reader(connection: Connection) -> None:
     await step_down(connection, READER_ROLE)
-    await connection.commit()
+    await connection.execute(QUERIES["limit_statements"], {"limit": str(READ_MS_MAX)})
     await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
     await connection.set_read_only(True)
 

@@ -100,8 +100,7 @@ class Recoveries(Database):
 
     async def lifeline(self) -> Lifeline:
         """Asked often: whether anything about epochs and fences has changed."""
-        async with self.reading("") as cursor:
-            row = await fetch_one(cursor, QUERIES["lifeline"])
+        row = await self.glance(QUERIES["lifeline"])
         assert row is not None
         return Lifeline(row["epochs"], row["fencing"])
 

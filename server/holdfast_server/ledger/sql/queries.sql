@@ -10,6 +10,10 @@ SELECT
     set_config('holdfast.tenant', %(tenant)s, true),
     set_config('statement_timeout', %(limit)s, true);
 
+-- limit_statements --
+-- For how many milliseconds each statement of a session may run that is in no such transaction.
+SELECT set_config('statement_timeout', %(limit)s, false);
+
 -- list_entries --
 -- A page of an account's entries, newest first. The index orders each credit type by itself; with none
 -- given, the newest of every credit type are merged, whose codes are found by stepping over the index.
