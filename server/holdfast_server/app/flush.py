@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from holdfast_server.app.backlog import Backlog
 from holdfast_server.app.evidence import build_checkpointer
-from holdfast_server.app.process import Parent, Process, background, run_process
+from holdfast_server.app.process import (
+    Parent,
+    Process,
+    background,
+    collect_seldom,
+    run_process,
+)
 from holdfast_server.engine.backlog import entries_waiting
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.errors import HoldfastError
@@ -21,9 +26,6 @@ from holdfast_server.flusher.retention import Retention
 from holdfast_server.ledger.append import Appender
 from holdfast_server.recovery.coordinator import Coordinator, Stores
 from holdfast_server.settings import Settings
-
-#: Objects between two searches for cycles. A batch makes thousands, and none is in a cycle.
-COLLECT_AFTER = 50_000
 
 #: Pause between two looks at how much waits.
 WATCH_PAUSE_SECONDS = 1.0
@@ -54,9 +56,7 @@ async def _flush(
             process.settings.outbox_retention_ms, process.settings.outbox_retention_entries
         ),
     )
-    # What is there by now stays for good: the collector need not look at it again and again.
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
+    collect_seldom()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background(_watch(process, backlog)))
         checkpointer = build_checkpointer(process)

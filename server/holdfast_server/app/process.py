@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import time
@@ -38,6 +39,8 @@ from holdfast_server.telemetry.tracing import Tracing, open_tracing
 
 #: Seconds after which work that shall end is told so again.
 CANCEL_AGAIN_SECONDS = 1.0
+#: Objects between two searches for cycles, in a process that makes thousands with each batch.
+COLLECT_AFTER = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,13 @@ async def run_process(
 
         with profiled(role):
             await body(process, ready, stopping)
+
+
+def collect_seldom() -> None:
+    """For a process that is built, and makes many values of which hardly any is in a cycle."""
+    # What is there by now stays for good: the collector need not look at it again and again.
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 @asynccontextmanager

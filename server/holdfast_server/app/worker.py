@@ -17,7 +17,13 @@ from holdfast_server.app.compose import (
     open_spool,
 )
 from holdfast_server.app.durability import LevelsWatch
-from holdfast_server.app.process import Parent, Process, background, run_process
+from holdfast_server.app.process import (
+    Parent,
+    Process,
+    background,
+    collect_seldom,
+    run_process,
+)
 from holdfast_server.control.replay import Replayer
 from holdfast_server.engine.backlog import entries_waiting
 from holdfast_server.errors import HoldfastError
@@ -55,6 +61,7 @@ async def _work(
         await server.start()
         stack.push_async_callback(server.drain, settings.drain_grace_ms / 1000)
         await server.set_ready(True)
+        collect_seldom()
         await ready()
         await stopping.wait()
 
