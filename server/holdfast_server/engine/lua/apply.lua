@@ -126,8 +126,9 @@ end
 -- for ever, and the claims of others do not.
 local function proves_itself(op, partition, shard)
   local key_ms = op[O_KEY_MS]
-  local since = max(partition.meta[M_FORMER_MS], claims.since(shard), header[7])
-  return key_ms > 0 and key_ms - CLOCK_SKEW_MS >= since and key_ms <= partition.now + CLOCK_SKEW_MS
+  local made_ms = key_ms - CLOCK_SKEW_MS
+  return key_ms > 0 and key_ms <= partition.now + CLOCK_SKEW_MS
+    and made_ms >= partition.meta[M_FORMER_MS] and made_ms >= header[7] and made_ms >= claims.since(shard)
 end
 
 -- What was decided under the key, if that is remembered. Claims are made with records: where they go

@@ -69,7 +69,7 @@ end
 
 -- Whether the key was used in another partition.
 function claims.taken(digest, partition_number)
-  local holder = claims.holder(digest)
+  local holder = claimed[digest]
   return holder and tonumber(holder) ~= partition_number
 end
 

@@ -7,13 +7,9 @@ function draws.available(state, credit_type)
 end
 
 -- How much more debt a Reserve may take on here.
-function draws.overdraft_room(state, credit_type)
+local function overdraft_room(state, credit_type, credit)
   local limit = state[A_OVERDRAFT] ~= "" and trees.overdraft(state)[credit_type]
-  if not limit then
-    return 0
-  end
-  local credit = trees.credit(state, credit_type)
-  return max(0, limit - (credit and credit[C_DEBT] or 0))
+  return limit and max(0, limit - (credit and credit[C_DEBT] or 0)) or 0
 end
 
 function draws.spendable(tree, path, credit_type)
@@ -21,7 +17,8 @@ function draws.spendable(tree, path, credit_type)
   for i = 1, #path do
     local account = path[i]
     local state = trees.account(tree, account)
-    total = total + draws.available(state, credit_type) + draws.overdraft_room(state, credit_type)
+    local credit = trees.credit(state, credit_type)
+    total = total + (credit and credit[C_AVAILABLE] or 0) + overdraft_room(state, credit_type, credit)
   end
   return min(AMOUNT_MAX, total)
 end
@@ -47,7 +44,10 @@ function draws.from_grants(tree, path, credit_type, amount, list)
         return 0
       end
       local grant = trees.grant_at(credit, place)
-      local part = min(amount, grant[G_REVOKED] == 1 and 0 or grant[G_REMAINING])
+      local part = grant[G_REVOKED] == 1 and 0 or grant[G_REMAINING]
+      if part > amount then
+        part = amount
+      end
       if part > 0 then
         push(list, account, grant[G_ID], part)
         amount = amount - part
@@ -61,7 +61,8 @@ end
 function draws.from_overdraft(tree, path, credit_type, amount, list)
   for i = 1, #path do
     local account = path[i]
-    local part = min(amount, draws.overdraft_room(trees.account(tree, account), credit_type))
+    local state = trees.account(tree, account)
+    local part = min(amount, overdraft_room(state, credit_type, trees.credit(state, credit_type)))
     if part > 0 then
       push(list, account, SOURCE_DEBT, part)
       amount = amount - part
@@ -89,8 +90,7 @@ end
 function draws.find_grant(credit, grant_id)
   for place = C_FIRST_GRANT, #credit do
     local grant = credit[place]
-    local id = type(grant) == "string" and sub(grant, 2, 17) or grant[G_ID]
-    if id == grant_id then
+    if (grant[G_ID] or sub(grant, 2, 17)) == grant_id then
       return trees.grant_at(credit, place), place
     end
   end

@@ -8,11 +8,11 @@ local MEMBERS_MAX = 16
 
 -- The list that a small index is, or false for a sorted set.
 local function list_of(tree)
-  if tree.due_in_set then
-    return false
-  end
   local packed = tree.due_packed
-  return packed and packed ~= "" and { unpack_message(packed) } or {}
+  if not packed then
+    return tree.due_ms_stored == 0 and {}
+  end
+  return packed ~= "" and { unpack_message(packed) } or {}
 end
 
 -- What is due by now, in order: [member, at_ms, member, at_ms, ...], so many members at most.
@@ -45,21 +45,24 @@ local function insert_member(list, at_ms, member)
   list[i], list[i + 1] = at_ms, member
 end
 
--- A list without the members that change, and with those that have a time.
-local function changed_list(list, changes)
-  local kept, n = { nil, nil, nil, nil, nil, nil, nil, nil }, 0
-  for i = 1, #list, 2 do
+-- Takes the members that change out of a list, and puts in those that have a time.
+local function change_list(list, changes)
+  local kept, n = 0, #list
+  for i = 1, n, 2 do
     if changes[list[i + 1]] == nil then
-      kept[n + 1], kept[n + 2] = list[i], list[i + 1]
-      n = n + 2
+      list[kept + 1], list[kept + 2] = list[i], list[i + 1]
+      kept = kept + 2
     end
+  end
+  for i = kept + 1, n do
+    list[i] = nil
   end
   for member, at_ms in pairs(changes) do
     if at_ms then
-      insert_member(kept, at_ms, member)
+      insert_member(list, at_ms, member)
     end
   end
-  return kept
+  return list
 end
 
 -- Works out what `write` will store. A sorted set is touched here, so that a key of a wrong type ends
@@ -69,7 +72,7 @@ function due_index.prepare(tree)
     return
   end
   local list = list_of(tree)
-  tree.due_list = list and changed_list(list, tree.due_changes)
+  tree.due_list = list and change_list(list, tree.due_changes)
   if not list or #tree.due_list > 2 * MEMBERS_MAX then
     call("ZCARD", tree.due_key)
   end

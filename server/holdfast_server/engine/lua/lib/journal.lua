@@ -2,9 +2,14 @@
 -- A credit never changes except through here. `write` asserts conservation before anything is kept.
 --
 -- A posting is the entry that it becomes (constants.lua, E_...): one flat table that is packed as it is.
+-- A journal lists each posting with the credits that it changes: [posting, credit, posting, credit, ...].
 
 function journals.new(tree)
-  return { tree = tree, postings = { nil }, credits = { nil } }
+  return { nil, nil, tree = tree }
+end
+
+function journals.is_empty(journal)
+  return journal[1] == nil
 end
 
 -- The credit type's state of an account, empty at first.
@@ -32,18 +37,17 @@ end
 -- The posting of a kind on an account's credits, and the credits; an entry about the account itself
 -- has the credit type "" and false for credits.
 function journals.posting(journal, kind, account, credit_type)
-  local postings, credits = journal.postings, journal.credits
-  local n = #postings
-  for i = 1, n do
-    local posting = postings[i]
+  local n = #journal
+  for i = 1, n, 2 do
+    local posting = journal[i]
     if posting[E_KIND] == kind and posting[E_ACCOUNT] == account and posting[E_CREDIT_TYPE] == credit_type then
-      return posting, credits[i]
+      return posting, journal[i + 1]
     end
   end
   local tree = journal.tree
   local posting = new_entry(tree, kind, account, credit_type)
   local credit = credit_type ~= "" and credit_of(trees.account(tree, account), credit_type)
-  postings[n + 1], credits[n + 1] = posting, credit
+  journal[n + 1], journal[n + 2] = posting, credit
   trees.touch(tree, account)
   return posting, credit
 end
@@ -57,13 +61,12 @@ end
 -- Where a posting keeps what it changes of a grant: part 2 remaining, 3 held, ... (PART_OF) stands so
 -- far behind the answer.
 local function place_of(posting, grant)
-  local grant_id = grant[G_ID]
-  for place = E_FIRST_GRANT, #posting, 6 do
+  local grant_id, n = grant[G_ID], #posting
+  for place = E_FIRST_GRANT, n, 6 do
     if posting[place] == grant_id then
       return place - 1
     end
   end
-  local n = #posting
   posting[n + 1], posting[n + 2], posting[n + 3] = grant_id, 0, 0
   posting[n + 4], posting[n + 5], posting[n + 6] = 0, 0, 0
   return n
@@ -111,34 +114,33 @@ function journals.room(state, credit_type)
   return AMOUNT_MAX - credit[C_GRANTED] - credit[C_DEBT] - credit[C_UNENFORCED] - promised
 end
 
-local function assert_conserved(granted, debt, unenforced, available, held, burned, expired, revoked)
-  assert(granted + debt + unenforced == available + held + burned + expired + revoked, "conservation is broken")
-end
-
-local function assert_bounds(...)
-  if min(...) < 0 or max(...) > AMOUNT_MAX then
-    error("a bucket is out of bounds")
+-- Asserts that both sides of the equation are equal: of the eight values from a place on.
+local function assert_conserved(posting, place)
+  local left = posting[place] + posting[place + 1] + posting[place + 2]
+  local right = posting[place + 3] + posting[place + 4] + posting[place + 5] + posting[place + 6] + posting[place + 7]
+  if left ~= right then
+    error("conservation is broken")
   end
 end
 
--- The next posting after `index` that changed the same credit.
-local function next_of_credit(journal, index)
-  local credits = journal.credits
-  for i = index + 1, #credits do
-    if credits[i] == credits[index] then
-      return journal.postings[i]
+-- The next posting behind a place that changed the same credit.
+local function next_of_credit(journal, place, credit)
+  for i = place + 2, #journal, 2 do
+    if journal[i + 1] == credit then
+      return journal[i]
     end
   end
 end
 
 -- The buckets after a posting: the present ones, less what later postings of the journal changed.
-local function fill_after(journal, index)
-  local posting, credit = journal.postings[index], journal.credits[index]
-  local later_posting = next_of_credit(journal, index)
+local function fill_after(posting, credit, later_posting)
   for bucket = C_GRANTED, C_REVOKED do
     local after = credit[bucket]
     if later_posting then
       after = later_posting[bucket + E_AFTER_OF] - later_posting[bucket + E_DELTA_OF]
+    end
+    if after < 0 or after > AMOUNT_MAX then
+      error("a bucket is out of bounds")
     end
     posting[bucket + E_AFTER_OF] = after
   end
@@ -146,9 +148,8 @@ end
 
 -- Gives every posting its version and buckets after, and asserts I1, I2 and I3.
 local function seal(journal)
-  local postings, credits = journal.postings, journal.credits
-  for i = 1, #postings do
-    local posting, credit = postings[i], credits[i]
+  for i = 1, #journal, 2 do
+    local posting, credit = journal[i], journal[i + 1]
     if credit then
       credit[C_VERSION] = credit[C_VERSION] + 1
       posting[E_VERSION] = credit[C_VERSION]
@@ -156,13 +157,12 @@ local function seal(journal)
       posting[E_VERSION] = trees.account(journal.tree, posting[E_ACCOUNT])[A_VERSION]
     end
   end
-  for i = #postings, 1, -1 do
-    local posting = postings[i]
-    if credits[i] then
-      fill_after(journal, i)
-      assert_conserved(unpack(posting, E_DELTA, E_AFTER - 1))
-      assert_conserved(unpack(posting, E_AFTER, E_FIRST_SEQ - 1))
-      assert_bounds(unpack(posting, E_AFTER, E_FIRST_SEQ - 1))
+  for i = #journal - 1, 1, -2 do
+    local posting, credit = journal[i], journal[i + 1]
+    if credit then
+      fill_after(posting, credit, next_of_credit(journal, i, credit))
+      assert_conserved(posting, E_DELTA)
+      assert_conserved(posting, E_AFTER)
     end
   end
 end
@@ -173,10 +173,10 @@ end
 -- Answers the first and last sequence number, and the first entry, which takes the answer.
 function journals.write(journal, facts)
   seal(journal)
-  local postings, partition = journal.postings, journal.tree.partition
+  local first, partition = journal[1], journal.tree.partition
   local first_seq = partition.meta[M_SEQ] + 1
-  for i = 1, #postings do
-    local entry = postings[i]
+  for i = 1, #journal, 2 do
+    local entry = journal[i]
     entry[E_AT] = facts.at_ms or entry[E_AT]
     entry[E_FIRST_SEQ] = first_seq
     entry[E_MODE] = facts.mode or 0
@@ -186,6 +186,6 @@ function journals.write(journal, facts)
     entry[E_REFUND_OF] = facts.refund_of or ""
     partitions.append(partition, entry)
   end
-  postings[1][E_ENDS_HOLD] = facts.ends_hold or 0
-  return first_seq, partition.meta[M_SEQ], postings[1]
+  first[E_ENDS_HOLD] = facts.ends_hold or 0
+  return first_seq, partition.meta[M_SEQ], first
 end

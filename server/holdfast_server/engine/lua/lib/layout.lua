@@ -3,7 +3,7 @@
 -- Where a grant, and what an entry says of it, keep what lies in a bucket.
 local PART_OF = { [C_AVAILABLE] = 2, [C_HELD] = 3, [C_BURNED] = 4, [C_EXPIRED] = 5, [C_REVOKED] = 6 }
 
--- Loops that every Reserve runs count by themselves: ipairs calls a function for every element.
+-- Loops that every Reserve or Commit runs count by themselves: ipairs calls a function for every element.
 
 -- Modules, filled by the files that follow.
 local partitions, trees, journals, draws, windows, limits, settle, due = {}, {}, {}, {}, {}, {}, {}, {}
@@ -12,7 +12,7 @@ local spending, committing, holding, granting, describing, keeping = {}, {}, {},
 
 local floor, fmod, min, max, insert, remove = math.floor, math.fmod, math.min, math.max, table.insert, table.remove
 local call, pack, unpack_message, sub, type = redis.call, cmsgpack.pack, cmsgpack.unpack, string.sub, type
-local format, byte, next = string.format, string.byte, next
+local format, next = string.format, next
 
 -- Stands for every list of an answer that has nothing in it. Nobody may append to it: in a library it
 -- lives longer than a call.
@@ -24,13 +24,15 @@ local NONE = setmetatable({}, {
 
 -- Values packed one after another: an array without its header. `{ unpack_message(row) }` makes a table
 -- of the right size at once, where an array would grow value by value.
+-- Whether a part of a row is still packed is told by asking for its first value: a string has none, and
+-- asking for a type is a call.
 local function row(values)
   return pack(unpack(values))
 end
 
 -- A whole number as text. Lua's own conversion would use an exponent from 1e14 on; redis.call does not.
 local function text(number)
-  return format("%.0f", number)
+  return format("%d", number)
 end
 
 -- Exact for 0 <= a < 2^53: a plain division would round before it is cut.
@@ -62,6 +64,6 @@ local function failure(reason, ...)
 end
 
 -- The answer to a decided operation (see apply.lua), with what its file lists at the end.
-local function decided(first_seq, last_seq, outcome, mode, warnings, own)
-  return { first_seq, last_seq, outcome, mode, 0, 0, NONE, NONE, warnings, unpack(own) }
+local function decided(first_seq, last_seq, outcome, mode, warnings, ...)
+  return { first_seq, last_seq, outcome, mode, 0, 0, NONE, NONE, warnings, ... }
 end

@@ -3,19 +3,25 @@
 
 local BALANCE_WARN_PERCENTS = { 80, 95 }
 
+local function settle_limits(limited, account, state, now)
+  local of_account = trees.limits(state)
+  for i = 1, #of_account do
+    local limit, n = of_account[i], #limited
+    windows.settle(limit, trees.offsets(state), now)
+    limited[n + 1], limited[n + 2], limited[n + 3] = account, state, limit
+  end
+end
+
 -- Brings the limits of a path to the present and lists them, as [account, state, limit, ...]. What
--- follows takes this list: where nothing is limited it is empty, and costs next to nothing.
+-- follows takes this list: where nothing is limited it is empty, and nothing needs to be asked of it.
 function limits.settle(tree, path, now)
-  local limited = {}
+  local limited = NONE
   for i = 1, #path do
     local account = path[i]
     local state = trees.account(tree, account)
-    local of_account = state[A_LIMITS] == "" and NONE or trees.limits(state)
-    for j = 1, #of_account do
-      local limit = of_account[j]
-      windows.settle(limit, trees.offsets(state), now)
-      local n = #limited
-      limited[n + 1], limited[n + 2], limited[n + 3] = account, state, limit
+    if state[A_LIMITS] ~= "" then
+      limited = limited == NONE and {} or limited
+      settle_limits(limited, account, state, now)
     end
   end
   return limited
@@ -128,12 +134,15 @@ end
 -- Warns when what is left of the credits that the last grant found passes a threshold.
 function limits.balance_warnings(warnings, account, credit_type, credit, before)
   local topped = credit[C_TOPPED]
-  if topped > 0 then
-    for i = 1, #BALANCE_WARN_PERCENTS do
-      local percent = BALANCE_WARN_PERCENTS[i]
-      if crossed(topped, percent, topped - before, topped - credit[C_AVAILABLE]) then
-        insert(warnings, { WARN_BALANCE, account, "", credit_type, percent })
-      end
+  local after = topped - credit[C_AVAILABLE]
+  -- No threshold lies below a half, which doubles tell exactly.
+  if after < topped / 2 then
+    return
+  end
+  for i = 1, #BALANCE_WARN_PERCENTS do
+    local percent = BALANCE_WARN_PERCENTS[i]
+    if crossed(topped, percent, topped - before, after) then
+      insert(warnings, { WARN_BALANCE, account, "", credit_type, percent })
     end
   end
 end

@@ -26,22 +26,20 @@ function partitions.load(header, index)
   if why then
     return nil, why
   end
-  local meta = found[1] and { unpack_message(found[1]) } or { 0, 0, 0, 0, 0, 0 }
+  local meta, now = found[1] and { unpack_message(found[1]) } or { 0, 0, 0, 0, 0, 0 }, clock_ms(header)
   local partition = {
     meta = meta,
     flushed = tonumber(found[2] or "0"),
     number = header[5][index],
     epoch = epoch,
     fence = found[3],
-    now = max(meta[M_LAST_MS], clock_ms(header)),
+    now = now > meta[M_LAST_MS] and now or meta[M_LAST_MS],
     header = header,
     base = base,
     due_key = KEYS[base + DUE],
-    entries = {},
+    entries = { nil },
     -- New idempotency records and ended holds.
     records = {},
-    late = NONE,
-    late_changes = NONE,
   }
   partitions.turn_generation(partition)
   return partition
@@ -103,15 +101,14 @@ function partitions.backlogged(partition)
 end
 
 local function keep_late(partition, hold, value)
-  if partition.late == NONE then
-    partition.late = {}
-  end
-  partition.late[hold] = value
+  local late = partition.late or {}
+  partition.late = late
+  late[hold] = value
 end
 
 -- Expired holds that can still be committed: `value` false forgets one.
 function partitions.late_hold(partition, hold)
-  local known = partition.late[hold]
+  local known = partition.late and partition.late[hold]
   if known == nil then
     local packed = call("HGET", key_of(partition, LATE), hold)
     known = packed and unpack_message(packed) or false
@@ -122,10 +119,9 @@ end
 
 function partitions.set_late(partition, hold, value)
   keep_late(partition, hold, value)
-  if partition.late_changes == NONE then
-    partition.late_changes = {}
-  end
-  insert(partition.late_changes, { hold, value })
+  local changes = partition.late_changes or {}
+  partition.late_changes = changes
+  insert(changes, { hold, value })
 end
 
 -- Touches what will be written, and was not read, with a command of its type: a key of a wrong type
@@ -137,7 +133,7 @@ function partitions.check(loaded)
     if #partition.entries > 0 then
       outboxes[#outboxes + 1] = key_of(partition, OUT)
     end
-    if #partition.late_changes > 0 then
+    if partition.late_changes then
       call("HLEN", key_of(partition, LATE))
       call("ZCARD", key_of(partition, LATED))
     end
@@ -155,7 +151,7 @@ function partitions.write_outbox(partition)
   local entries, out, epoch = partition.entries, key_of(partition, OUT), partition.epoch
   local before = partition.meta[M_SEQ] - #entries
   for i = 1, #entries do
-    call("XADD", out, format("%.0f-%.0f", epoch, before + i), "e", pack(entries[i]))
+    call("XADD", out, format("%d-%d", epoch, before + i), "e", pack(entries[i]))
   end
 end
 
@@ -181,7 +177,7 @@ function partitions.write_rest(partition)
     end
   end
   partitions.write_list("HSET", state, set)
-  local changes = partition.late_changes
+  local changes = partition.late_changes or NONE
   for i = 1, #changes do
     partitions.write_late(partition, changes[i][1], changes[i][2])
   end
@@ -202,7 +198,8 @@ end
 function partitions.write_list(command, key, list)
   local n = #list
   for first = 1, n, 1000 do
-    call(command, key, unpack(list, first, min(first + 999, n)))
+    local last = first + 999
+    call(command, key, unpack(list, first, last < n and last or n))
   end
 end
 

@@ -24,7 +24,8 @@ end
 -- Who owes what no credits cover: the first on the path that was ever granted this credit type, whose
 -- next grant will repay it; the root when nobody was.
 local function debtor(tree, path, credit_type)
-  for _, account in ipairs(path) do
+  for i = 1, #path do
+    local account = path[i]
     local credit = trees.credit(trees.account(tree, account), credit_type)
     if credit and credit[C_GRANTED] > 0 then
       return account
@@ -135,16 +136,16 @@ function settle.line(journal, account, line, plan, kind, now)
 end
 
 function settle.captured(hold)
-  local total = 0
-  for _, line in ipairs(hold[H_LINES]) do
-    total = total + line[N_CAPTURED]
+  local total, lines = 0, hold[H_LINES]
+  for i = 1, #lines do
+    total = total + lines[i][N_CAPTURED]
   end
   return total
 end
 
 -- Forgets an ended hold; an end that moved nothing is written down all the same.
 function settle.close(journal, tree, hold_id, hold, kind)
-  if #journal.postings == 0 then
+  if journals.is_empty(journal) then
     journals.posting(journal, kind, hold[H_ACCOUNT], hold[H_LINES][1][N_CREDIT_TYPE])
   end
   trees.set_hold(tree, hold_id, false)
@@ -154,11 +155,12 @@ end
 
 -- Remembers how a hold ended, for as long as idempotency keys are remembered.
 function settle.remember_end(partition, hold_id, state, lines, first_seq)
-  local committed = {}
-  for _, line in ipairs(lines) do
-    insert(committed, line[N_CREDIT_TYPE] .. "=" .. text(line[N_CAPTURED]))
+  local committed = ""
+  for i = 1, #lines do
+    local line = lines[i]
+    committed = committed .. (i > 1 and "," or "") .. line[N_CREDIT_TYPE] .. "=" .. text(line[N_CAPTURED])
   end
-  partitions.remember(partition, "h" .. hold_id, pack({ state, table.concat(committed, ","), first_seq }))
+  partitions.remember(partition, "h" .. hold_id, pack({ state, committed, first_seq }))
 end
 
 local STATE_NAMES = { [OPEN] = "OPEN", [COMMITTED] = "COMMITTED", [RELEASED] = "RELEASED", [EXPIRED] = "EXPIRED" }
@@ -182,7 +184,8 @@ end
 -- Gives back what a settlement did not use, counts what it used above the hold.
 function settle.count(tree, hold, lines, nothing, now, warnings)
   local limited = limits.settle(tree, trees.path(tree, hold[H_ACCOUNT]), now)
-  for _, line in ipairs(lines) do
+  for i = 1, #lines do
+    local line = lines[i]
     limits.give_back(tree, hold[H_COUNTS], line[1], line[3], now)
     if line[4] > 0 then
       limits.count(tree, limited, hold[H_FEATURE], line[1], line[4], now, nil, warnings)

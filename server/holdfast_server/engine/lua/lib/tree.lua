@@ -34,14 +34,14 @@ function trees.load(partition, index, op, about_hold)
     partition = partition,
     accounts = { [account] = unpacked(found[3]) },
     holds = hold and { [hold] = unpacked(found[4]) } or {},
-    -- What is to be written: a field with the account, the hold or the terms, false where it goes.
+    -- What is to be written: accounts, and a field with the hold or the terms, false where it goes.
+    touched = {},
     changed = {},
     -- A member's due time, false for one to be removed.
     due_changes = {},
     due_ms = due_ms,
     due_ms_stored = due_ms,
     due_packed = found[2],
-    due_in_set = due_ms > 0 and not found[2],
   }
 end
 
@@ -96,32 +96,24 @@ function trees.offsets(state)
   return part(state, A_OFFSETS)
 end
 
--- The state of a credit type, nil where the account never had any. `place` is where it stands.
-function trees.credit_at(state, place)
-  local credit = state[place]
-  if type(credit) == "string" then
-    credit = { unpack_message(credit) }
-    state[place] = credit
+-- A row within a row: a credit of an account, or an effective grant of a credit, by its place.
+local function row_at(values, place)
+  local known = values[place]
+  if known[1] == nil then
+    known = { unpack_message(known) }
+    values[place] = known
   end
-  return credit
+  return known
 end
+trees.credit_at, trees.grant_at = row_at, row_at
 
+-- The state of a credit type, nil where the account never had any.
 function trees.credit(state, credit_type)
   for place = A_FIRST_CREDIT, #state, 2 do
     if state[place] == credit_type then
-      return trees.credit_at(state, place + 1)
+      return row_at(state, place + 1)
     end
   end
-end
-
--- An effective grant of a credit, by its place.
-function trees.grant_at(credit, place)
-  local grant = credit[place]
-  if type(grant) == "string" then
-    grant = { unpack_message(grant) }
-    credit[place] = grant
-  end
-  return grant
 end
 
 -- The grants that are not effective yet.
@@ -130,7 +122,7 @@ function trees.pending(credit)
 end
 
 function trees.touch(tree, account)
-  tree.changed["a" .. account] = tree.accounts[account]
+  tree.touched[account] = tree.accounts[account]
 end
 
 -- Keeps the terms of an account that no decision reads; "" for none.
@@ -212,7 +204,7 @@ end
 
 local function pack_part(values, place)
   local known = values[place]
-  if type(known) == "table" then
+  if known ~= "" and type(known) == "table" then
     values[place] = next(known) == nil and "" or pack(known)
   end
 end
@@ -221,7 +213,7 @@ end
 local function pack_credit(credit)
   pack_part(credit, C_PENDING)
   for place = C_FIRST_GRANT, #credit do
-    if type(credit[place]) == "table" then
+    if credit[place][G_ID] ~= nil then
       credit[place] = row(credit[place])
     end
   end
@@ -233,27 +225,26 @@ local function pack_account(state)
   pack_part(state, A_LIMITS)
   pack_part(state, A_OFFSETS)
   for place = A_FIRST_CREDIT + 1, #state, 2 do
-    if type(state[place]) == "table" then
+    if state[place][C_VERSION] ~= nil then
       state[place] = pack_credit(state[place])
     end
   end
   return row(state)
 end
 
-local ACCOUNT_FIELD = string.byte("a")
-
 -- Appends what is to be written of a tree: [field, value, ...] and [field, ...].
 function trees.list_changes(tree, set, gone)
   local n = 0
+  for account, state in pairs(tree.touched) do
+    set[n + 1], set[n + 2] = "a" .. account, pack_account(state)
+    n = n + 2
+  end
   for field, value in pairs(tree.changed) do
-    if not value then
-      gone[#gone + 1] = field
-    else
-      if type(value) == "table" then
-        value = byte(field) == ACCOUNT_FIELD and pack_account(value) or row(value)
-      end
-      set[n + 1], set[n + 2] = field, value
+    if value then
+      set[n + 1], set[n + 2] = field, value[1] == nil and value or row(value)
       n = n + 2
+    else
+      gone[#gone + 1] = field
     end
   end
 end

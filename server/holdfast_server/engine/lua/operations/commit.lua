@@ -13,8 +13,9 @@ local function actual_amounts(op, names, held)
   for place = FIRST_LINE, #op, 2 do
     named[op[place]] = op[place + 1]
   end
-  local amounts = {}
-  for i, name in ipairs(names) do
+  local amounts = { nil }
+  for i = 1, #names do
+    local name = names[i]
     local amount = named[name]
     named[name] = nil
     if amount == nil then
@@ -27,8 +28,8 @@ local function actual_amounts(op, names, held)
 end
 
 local function any_above(amounts, held)
-  for i, amount in ipairs(amounts) do
-    if amount > held[i] then
+  for i = 1, #amounts do
+    if amounts[i] > held[i] then
       return true
     end
   end
@@ -39,30 +40,29 @@ local function rejected(mode, state, expires_ms)
 end
 
 local function answer(first_seq, last_seq, mode, warnings, state, late, expires_ms, lines)
-  return decided(first_seq, last_seq, GRANTED, mode, warnings, { state, late, expires_ms, unpack(lines) })
+  return decided(first_seq, last_seq, GRANTED, mode, warnings, state, late, expires_ms, unpack(lines))
 end
 
 local function sum(amounts)
   local total = 0
-  for _, amount in ipairs(amounts) do
-    total = total + amount
+  for i = 1, #amounts do
+    total = total + amounts[i]
   end
   return total
 end
 
 local function names_and_held(hold)
-  local names, held = {}, {}
-  for i, line in ipairs(hold[H_LINES]) do
-    names[i], held[i] = line[N_CREDIT_TYPE], (draws.totals(line[N_DRAWS]))
+  local names, held, lines = { nil }, { nil }, hold[H_LINES]
+  for i = 1, #lines do
+    names[i], held[i] = lines[i][N_CREDIT_TYPE], (draws.totals(lines[i][N_DRAWS]))
   end
   return names, held
 end
 
 local function plan_lines(op, tree, hold, amounts)
-  local plans = {}
-  for i, line in ipairs(hold[H_LINES]) do
-    local keep = op[FINAL] == 0
-    local plan, failed = settle.plan_line(tree, hold[H_ACCOUNT], line, amounts[i], keep, hold[H_MODE], op[OVERAGE])
+  local plans, lines, keep = { nil }, hold[H_LINES], op[FINAL] == 0
+  for i = 1, #lines do
+    local plan, failed = settle.plan_line(tree, hold[H_ACCOUNT], lines[i], amounts[i], keep, hold[H_MODE], op[OVERAGE])
     if failed then
       return nil, failed
     end
@@ -77,7 +77,7 @@ local function finish(op, tree, journal, hold, kind, expires_ms)
     settle.close(journal, tree, hold_id, hold, kind)
     return
   end
-  if #journal.postings == 0 then
+  if journals.is_empty(journal) then
     journals.posting(journal, kind, hold[H_ACCOUNT], hold[H_LINES][1][N_CREDIT_TYPE])
   end
   hold[H_EXPIRES] = expires_ms
@@ -108,9 +108,9 @@ local function commit_open(op, tree, hold)
   end
   local nothing = op[FINAL] == 1 and settle.captured(hold) == 0 and sum(amounts) == 0
   local kind = nothing and KIND_RELEASE or KIND_COMMIT
-  local journal, lines, warnings = journals.new(tree), {}, {}
-  for i, line in ipairs(hold[H_LINES]) do
-    lines[i] = settle.line(journal, account, line, plans[i], kind, now)
+  local journal, lines, warnings = journals.new(tree), { nil }, {}
+  for i = 1, #plans do
+    lines[i] = settle.line(journal, account, hold[H_LINES][i], plans[i], kind, now)
   end
   settle.count(tree, hold, lines, nothing, now, warnings)
   finish(op, tree, journal, hold, kind, expires_ms)
@@ -176,7 +176,7 @@ local function commit_late(op, tree, late, kind)
       limits.count(tree, limited, late[T_FEATURE], receipt[1], receipt[2], now, nil, warnings)
     end
   end
-  if #journal.postings == 0 then
+  if journals.is_empty(journal) then
     journals.posting(journal, kind, account, names[1])
   end
   local state = op[FINAL] == 1 and COMMITTED or EXPIRED

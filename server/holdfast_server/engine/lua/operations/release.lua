@@ -26,7 +26,7 @@ function holding.release(op, tree)
     context = op[O_CONTEXT],
   })
   settle.remember_end(tree.partition, op[O_HOLD], RELEASED, hold[H_LINES], first_seq)
-  return decided(first_seq, last_seq, GRANTED, mode, NONE, lines), entry
+  return decided(first_seq, last_seq, GRANTED, mode, NONE, unpack(lines)), entry
 end
 
 function holding.extend(op, tree)
@@ -49,5 +49,5 @@ function holding.extend(op, tree)
     mode = hold[H_MODE],
     context = op[O_CONTEXT],
   })
-  return decided(first_seq, last_seq, GRANTED, hold[H_MODE], NONE, { expires_ms }), entry
+  return decided(first_seq, last_seq, GRANTED, hold[H_MODE], NONE, expires_ms), entry
 end

@@ -25,18 +25,26 @@ local function judge_status(tree, path)
   return frozen and R_ACCOUNT_FROZEN
 end
 
--- Answers the denial, or the amounts that limits let pass.
-local function judge_limits(limited, op, now)
-  local found = limits.exceeded(limited, op[FEATURE], "", 1, now)
+-- Everything that was asked for.
+local function asked(op)
   local amounts = { nil }
   for place = FIRST_LINE, #op, 3 do
+    amounts[#amounts + 1] = op[place + 1]
+  end
+  return amounts
+end
+
+-- Answers the denial, or lowers amounts to what limits let pass.
+local function judge_limits(limited, op, amounts, now)
+  local found = limits.exceeded(limited, op[FEATURE], "", 1, now)
+  for i = 1, #amounts do
+    local place = FIRST_LINE + (i - 1) * 3
     found = found or limits.exceeded(limited, op[FEATURE], op[place], least(op, place), now)
     if found then
       return found
     end
-    amounts[#amounts + 1] = limits.remaining(limited, op[FEATURE], op[place], op[place + 1])
+    amounts[i] = limits.remaining(limited, op[FEATURE], op[place], amounts[i])
   end
-  return nil, amounts
 end
 
 -- Lowers amounts to what there is; answers what is missing of the least that is needed.
@@ -49,7 +57,9 @@ local function judge_credits(tree, path, op, amounts)
       shortfalls = #shortfalls > 0 and shortfalls or {}
       insert(shortfalls, { op[place], there, needed - there })
     end
-    amounts[i] = min(amounts[i], there)
+    if amounts[i] > there then
+      amounts[i] = there
+    end
   end
   return shortfalls
 end
@@ -61,21 +71,13 @@ local function judge(tree, path, limited, op, now)
   if reason then
     return reason, nil, NONE, NONE, 0
   end
-  local found, amounts = judge_limits(limited, op, now)
+  local amounts = asked(op)
+  local found = #limited > 0 and judge_limits(limited, op, amounts, now)
   if found then
     return R_LIMIT_EXCEEDED, nil, NONE, found[1], found[2]
   end
   local shortfalls = judge_credits(tree, path, op, amounts)
   return #shortfalls > 0 and R_INSUFFICIENT_CREDITS or 0, amounts, shortfalls, NONE, 0
-end
-
--- Everything that was asked for.
-local function asked(op)
-  local amounts = {}
-  for place = FIRST_LINE, #op, 3 do
-    amounts[#amounts + 1] = op[place + 1]
-  end
-  return amounts
 end
 
 -- What the verdict means in a mode, and the amounts to draw; shadow grants all that was asked.
@@ -119,9 +121,8 @@ end
 
 -- Only an account whose credits were drawn can have passed a threshold.
 local function warn_balances(journal, warnings)
-  local postings, credits = journal.postings, journal.credits
-  for i = 1, #postings do
-    local posting, credit = postings[i], credits[i]
+  for i = 1, #journal, 2 do
+    local posting, credit = journal[i], journal[i + 1]
     if credit[C_TOPPED] > 0 then
       local before = credit[C_AVAILABLE] - posting[C_AVAILABLE + E_DELTA_OF]
       limits.balance_warnings(warnings, posting[E_ACCOUNT], posting[E_CREDIT_TYPE], credit, before)
@@ -129,18 +130,23 @@ local function warn_balances(journal, warnings)
   end
 end
 
--- Books the lines into `target`, counts them, and warns.
-local function book(journal, op, kind, target, lines, limited, warnings)
-  local tree, counts = journal.tree, {}
-  local now = tree.partition.now
-  for i = 1, #lines do
-    draws.apply(journal, kind, lines[i][N_CREDIT_TYPE], lines[i][N_DRAWS], target)
-  end
+-- Counts the request and its lines; answers what was counted.
+local function count(tree, op, lines, limited, warnings)
+  local counts, now = {}, tree.partition.now
   limits.count(tree, limited, op[FEATURE], "", 1, now, counts, warnings)
   for i = 1, #lines do
     local line = lines[i]
     limits.count(tree, limited, op[FEATURE], line[N_CREDIT_TYPE], (draws.totals(line[N_DRAWS])), now, counts, warnings)
   end
+  return counts
+end
+
+-- Books the lines into `target`, counts them, and warns.
+local function book(journal, op, kind, target, lines, limited, warnings)
+  for i = 1, #lines do
+    draws.apply(journal, kind, lines[i][N_CREDIT_TYPE], lines[i][N_DRAWS], target)
+  end
+  local counts = #limited > 0 and count(journal.tree, op, lines, limited, warnings) or NONE
   warn_balances(journal, warnings)
   return counts
 end
