@@ -89,11 +89,6 @@ local NAMES = {
 local header, unknown_to_ledger
 local loaded_partitions, loaded_fences, loaded_trees
 
--- The field of an operation's idempotency record.
-local function record_field(op)
-  return "k" .. op[O_DIGEST]
-end
-
 local function partition_of(op)
   local index = op[O_PARTITION]
   local partition, why = loaded_partitions[index], loaded_fences[index]
@@ -152,7 +147,7 @@ local function decide(op, shard)
   if tree.behind and op[O_CODE] ~= CODE_EXPIRE_DUE then
     return FAILED, pack({ R_OVERLOADED, { "retry_after_ms", RETRY_AFTER_MS } })
   end
-  local field, fingerprint = record_field(op), op[O_FINGERPRINT]
+  local field, fingerprint = "k" .. digest, op[O_FINGERPRINT]
   if digest ~= "" then
     local record = record_of(partition, field, digest, shard)
     if record then

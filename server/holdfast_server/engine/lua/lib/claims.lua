@@ -18,8 +18,11 @@ end
 
 local function keep_found(asked, first, found)
   for i = 1, #found do
-    local digest = asked[first + i - 1]
-    claimed[digest] = claimed[digest] or found[i]
+    local holder = found[i]
+    if holder then
+      local digest = asked[first + i - 1]
+      claimed[digest] = claimed[digest] or holder
+    end
   end
 end
 

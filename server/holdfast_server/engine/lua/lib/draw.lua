@@ -13,10 +13,9 @@ local function overdraft_room(state, credit_type, credit)
 end
 
 function draws.spendable(tree, path, credit_type)
-  local total = 0
+  local total, accounts = 0, tree.accounts
   for i = 1, #path do
-    local account = path[i]
-    local state = trees.account(tree, account)
+    local state = accounts[path[i]]
     local credit = trees.credit(state, credit_type)
     total = total + (credit and credit[C_AVAILABLE] or 0) + overdraft_room(state, credit_type, credit)
   end
@@ -36,9 +35,10 @@ draws.push = push
 
 -- Takes from the own grants first, then from those above; appends to `list`, answers what is missing.
 function draws.from_grants(tree, path, credit_type, amount, list)
+  local accounts = tree.accounts
   for i = 1, #path do
     local account = path[i]
-    local credit = trees.credit(trees.account(tree, account), credit_type) or NONE
+    local credit = trees.credit(accounts[account], credit_type) or NONE
     for place = C_FIRST_GRANT, #credit do
       if amount == 0 then
         return 0
@@ -61,7 +61,7 @@ end
 function draws.from_overdraft(tree, path, credit_type, amount, list)
   for i = 1, #path do
     local account = path[i]
-    local state = trees.account(tree, account)
+    local state = tree.accounts[account]
     local part = min(amount, overdraft_room(state, credit_type, trees.credit(state, credit_type)))
     if part > 0 then
       push(list, account, SOURCE_DEBT, part)
@@ -205,7 +205,7 @@ function draws.totals(list)
   return total, debt, unenforced
 end
 
--- The first `amount` of the draws, and the rest.
+-- The first `amount` of the draws, the rest, and how much of `amount` they lack.
 function draws.split(list, amount)
   local first, rest = draws.list(), draws.list()
   for i = 1, #list, 3 do
@@ -218,5 +218,5 @@ function draws.split(list, amount)
     end
     amount = amount - part
   end
-  return first, rest
+  return first, rest, amount
 end

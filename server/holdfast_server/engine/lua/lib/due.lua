@@ -50,14 +50,8 @@ local function expire_hold(tree, hold_id)
   end
   settle.close(journal, tree, hold_id, hold, KIND_HOLD_EXPIRED)
   partitions.set_late(tree.partition, hold_id, late)
-  journals.write(journal, {
-    hold = hold_id,
-    actor = account,
-    ends_hold = EXPIRED,
-    mode = hold[H_MODE],
-    at_ms = expires_ms,
-    context = context("Expire", hex(hold_id)),
-  })
+  journals.end_hold(journal, EXPIRED)
+  journals.write(journal, context("Expire", hex(hold_id)), account, hold[H_MODE], hold_id, { at_ms = expires_ms })
   return 1
 end
 
@@ -90,7 +84,7 @@ local function expire_grant(tree, account, credit_type, grant)
   credit[C_TOPPED] = max(0, credit[C_TOPPED] - grant[G_REMAINING])
   journals.transfer(posting, credit, C_AVAILABLE, C_EXPIRED, grant[G_REMAINING], grant)
   draws.forget(tree, account, credit_type, credit, grant)
-  journals.write(journal, { at_ms = grant[G_EXPIRES], context = context("ExpireGrant", hex(grant[G_ID])) })
+  journals.write(journal, context("ExpireGrant", hex(grant[G_ID])), nil, nil, nil, { at_ms = grant[G_EXPIRES] })
 end
 
 function due.find_pending(credit, grant_id)
@@ -109,7 +103,7 @@ local function start_pending(tree, account, credit_type, credit, grant_id)
   remove(trees.pending(credit), index)
   local journal = journals.new(tree)
   due.start_grant(journal, account, credit_type, grant, KIND_GRANT_EFFECTIVE)
-  journals.write(journal, { at_ms = grant[G_EFFECTIVE], context = context("StartGrant", hex(grant_id)) })
+  journals.write(journal, context("StartGrant", hex(grant_id)), nil, nil, nil, { at_ms = grant[G_EFFECTIVE] })
 end
 
 local function change_grant(tree, member)

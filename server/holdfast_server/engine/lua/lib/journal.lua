@@ -52,12 +52,6 @@ function journals.posting(journal, kind, account, credit_type)
   return posting, credit
 end
 
-local function change_bucket(posting, credit, bucket, amount)
-  local place = bucket + E_DELTA_OF
-  credit[bucket] = credit[bucket] + amount
-  posting[place] = posting[place] + amount
-end
-
 -- Where a posting keeps what it changes of a grant: part 2 remaining, 3 held, ... (PART_OF) stands so
 -- far behind the answer.
 local function place_of(posting, grant)
@@ -86,8 +80,9 @@ end
 
 -- Moves an amount between two buckets on the right side of the equation.
 function journals.transfer(posting, credit, from, to, amount, grant)
-  change_bucket(posting, credit, from, -amount)
-  change_bucket(posting, credit, to, amount)
+  local from_place, to_place = from + E_DELTA_OF, to + E_DELTA_OF
+  credit[from], credit[to] = credit[from] - amount, credit[to] + amount
+  posting[from_place], posting[to_place] = posting[from_place] - amount, posting[to_place] + amount
   if grant then
     local place = place_of(posting, grant)
     change_part(posting, place, grant, PART_OF[from], -amount)
@@ -97,8 +92,9 @@ end
 
 -- Adds an amount on both sides; a negative amount takes it back.
 function journals.book(posting, credit, source, target, amount)
-  change_bucket(posting, credit, source, amount)
-  change_bucket(posting, credit, target, amount)
+  local source_place, target_place = source + E_DELTA_OF, target + E_DELTA_OF
+  credit[source], credit[target] = credit[source] + amount, credit[target] + amount
+  posting[source_place], posting[target_place] = posting[source_place] + amount, posting[target_place] + amount
 end
 
 -- How much the left side of the equation can grow and stay an exact integer.
@@ -167,25 +163,30 @@ local function seal(journal)
   end
 end
 
+-- Says in the first entry how the hold ended that the journal is about.
+function journals.end_hold(journal, state)
+  journal[1][E_ENDS_HOLD] = state
+end
+
 -- Seals a journal and appends its postings to the partition's outbox.
--- `facts` are what all of its entries share: mode, hold, actor, ends_hold, context, refund_of, and when
--- it happened, unless that is now.
+-- All of its entries share a context and, where they have them, who acted, if not the account itself, the
+-- mode and the hold; `rare` may have refund_of, and at_ms: when it happened, unless that is now.
 -- Answers the first and last sequence number, and the first entry, which takes the answer.
-function journals.write(journal, facts)
+function journals.write(journal, context, actor, mode, hold, rare)
   seal(journal)
+  rare = rare or NONE
   local first, partition = journal[1], journal.tree.partition
   local first_seq = partition.meta[M_SEQ] + 1
   for i = 1, #journal, 2 do
     local entry = journal[i]
-    entry[E_AT] = facts.at_ms or entry[E_AT]
+    entry[E_AT] = rare.at_ms or entry[E_AT]
     entry[E_FIRST_SEQ] = first_seq
-    entry[E_MODE] = facts.mode or 0
-    entry[E_HOLD] = facts.hold or ""
-    entry[E_ACTOR] = facts.actor or entry[E_ACCOUNT]
-    entry[E_CONTEXT] = facts.context
-    entry[E_REFUND_OF] = facts.refund_of or ""
+    entry[E_MODE] = mode or 0
+    entry[E_HOLD] = hold or ""
+    entry[E_ACTOR] = actor or entry[E_ACCOUNT]
+    entry[E_CONTEXT] = context
+    entry[E_REFUND_OF] = rare.refund_of or ""
     partitions.append(partition, entry)
   end
-  first[E_ENDS_HOLD] = facts.ends_hold or 0
   return first_seq, partition.meta[M_SEQ], first
 end

@@ -18,7 +18,7 @@ function limits.settle(tree, path, now)
   local limited = NONE
   for i = 1, #path do
     local account = path[i]
-    local state = trees.account(tree, account)
+    local state = tree.accounts[account]
     if state[A_LIMITS] ~= "" then
       limited = limited == NONE and {} or limited
       settle_limits(limited, account, state, now)

@@ -32,7 +32,6 @@ function partitions.load(header, index)
     flushed = tonumber(found[2] or "0"),
     number = header[5][index],
     epoch = epoch,
-    fence = found[3],
     now = now > meta[M_LAST_MS] and now or meta[M_LAST_MS],
     header = header,
     base = base,
@@ -162,7 +161,7 @@ function partitions.write_rest(partition)
   end
   local state = key_of(partition, STATE)
   meta[M_LAST_MS] = partition.now
-  local set, n = { "m", row(meta) }, 2
+  local set, n = { "m", row(meta), nil, nil }, 2
   for field, value in pairs(records) do
     set[n + 1], set[n + 2] = field, value
     n = n + 2
@@ -171,7 +170,7 @@ function partitions.write_rest(partition)
     local floor = partitions.cold_floor(partition)
     call("UNLINK", key_of(partition, FORMER))
     call("RENAME", state, key_of(partition, FORMER))
-    set[n + 1], set[n + 2], set[n + 3], set[n + 4] = "f", partition.flushed, "e", partition.fence
+    set[n + 1], set[n + 2], set[n + 3], set[n + 4] = "f", partition.flushed, "e", fences.armed(partition.epoch)
     if floor >= 0 then
       set[n + 5], set[n + 6] = "c", floor
     end

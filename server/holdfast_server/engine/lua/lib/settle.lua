@@ -26,7 +26,7 @@ end
 local function debtor(tree, path, credit_type)
   for i = 1, #path do
     local account = path[i]
-    local credit = trees.credit(trees.account(tree, account), credit_type)
+    local credit = trees.credit(tree.accounts[account], credit_type)
     if credit and credit[C_GRANTED] > 0 then
       return account
     end
@@ -52,8 +52,7 @@ end
 
 -- Burns the first `amount` of a line's draws; the rest is kept or goes back. Changes nothing yet.
 function settle.plan_line(tree, account, line, amount, keep, mode, overage)
-  local burned, rest = draws.split(line[N_DRAWS], amount)
-  local excess = amount - (draws.totals(line[N_DRAWS]))
+  local burned, rest, excess = draws.split(line[N_DRAWS], amount)
   local overflow, failed = settle.plan_overflow(tree, account, line[N_CREDIT_TYPE], excess, mode, overage)
   local plan = { burned = burned, returned = keep and NONE or rest, kept = keep and rest or NONE, overflow = overflow }
   return plan, failed
@@ -85,7 +84,8 @@ local function give_back_to_grant(journal, posting, credit, grant, amount, now)
     target = C_EXPIRED
   end
   journals.transfer(posting, credit, C_HELD, target, amount, grant)
-  if target == C_AVAILABLE and grant[G_EXPIRES] > 0 then
+  -- What still had something left has its due time.
+  if target == C_AVAILABLE and grant[G_EXPIRES] > 0 and grant[G_REMAINING] == amount then
     trees.add_due(journal.tree, draws.due_member(journal.tree, "g", grant, account, credit_type), grant[G_EXPIRES])
   end
   draws.forget(journal.tree, account, credit_type, credit, grant)

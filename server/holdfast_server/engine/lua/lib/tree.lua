@@ -130,9 +130,10 @@ function trees.set_terms(tree, account, terms)
   tree.changed["n" .. account] = terms ~= "" and terms
 end
 
--- The account and those above it, the root last: a list of ids. Empty when it does not exist.
+-- The account and those above it, the root last: a list of ids. Empty when it does not exist. All that
+-- stand on a path are in `tree.accounts` from then on.
 function trees.path(tree, account)
-  local path = {}
+  local path = { nil }
   while account ~= "" do
     local state = trees.account(tree, account)
     if not state then

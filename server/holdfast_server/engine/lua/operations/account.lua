@@ -48,7 +48,7 @@ local function write(op, tree, state)
   raise_heights(tree, state)
   local journal = journals.new(tree)
   journals.posting(journal, KIND_ACCOUNT, op[ACCOUNT], "")
-  local first_seq, last_seq, entry = journals.write(journal, { context = op[O_CONTEXT] })
+  local first_seq, last_seq, entry = journals.write(journal, op[O_CONTEXT])
   return { first_seq, last_seq, state[A_VERSION], state[A_CREATED], op[ALL] }, entry
 end
 

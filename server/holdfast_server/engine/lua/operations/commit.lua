@@ -115,13 +115,10 @@ local function commit_open(op, tree, hold)
   settle.count(tree, hold, lines, nothing, now, warnings)
   finish(op, tree, journal, hold, kind, expires_ms)
   local state = op[FINAL] == 0 and OPEN or nothing and RELEASED or COMMITTED
-  local first_seq, last_seq, entry = journals.write(journal, {
-    hold = op[O_HOLD],
-    actor = account,
-    mode = mode,
-    ends_hold = op[FINAL] == 1 and state or 0,
-    context = op[O_CONTEXT],
-  })
+  if op[FINAL] == 1 then
+    journals.end_hold(journal, state)
+  end
+  local first_seq, last_seq, entry = journals.write(journal, op[O_CONTEXT], account, mode, op[O_HOLD])
   if op[FINAL] == 1 then
     settle.remember_end(tree.partition, op[O_HOLD], state, hold[H_LINES], first_seq)
     expires_ms = 0
@@ -180,14 +177,11 @@ local function commit_late(op, tree, late, kind)
     journals.posting(journal, kind, account, names[1])
   end
   local state = op[FINAL] == 1 and COMMITTED or EXPIRED
-  local first_seq, last_seq, entry = journals.write(journal, {
-    hold = op[O_HOLD],
-    actor = account,
-    mode = mode,
-    -- Nothing else of a lost hold is in the ledger, which lets a hold end once.
-    ends_hold = kind == KIND_RECOVERED_COMMIT and state or 0,
-    context = op[O_CONTEXT],
-  })
+  -- Nothing else of a lost hold is in the ledger, which lets a hold end once.
+  if kind == KIND_RECOVERED_COMMIT then
+    journals.end_hold(journal, state)
+  end
+  local first_seq, last_seq, entry = journals.write(journal, op[O_CONTEXT], account, mode, op[O_HOLD])
   if op[FINAL] == 1 then
     partitions.set_late(tree.partition, op[O_HOLD], false)
     local ended = {}

@@ -64,7 +64,7 @@ function granting.grant(op, tree)
   else
     repaid = due.start_grant(journal, account, credit_type, grant, KIND_GRANT)
   end
-  local first_seq, last_seq, entry = journals.write(journal, { context = op[O_CONTEXT] })
+  local first_seq, last_seq, entry = journals.write(journal, op[O_CONTEXT])
   return { first_seq, last_seq, op[GRANT], repaid, buckets(credit) }, entry
 end
 
@@ -112,7 +112,7 @@ function granting.revoke(op, tree)
   if not found then
     return failure(R_GRANT_NOT_FOUND)
   end
-  local first_seq, last_seq, entry = journals.write(journal, { context = op[O_CONTEXT] })
+  local first_seq, last_seq, entry = journals.write(journal, op[O_CONTEXT])
   return { first_seq, last_seq, taken, held, buckets(credit), found }, entry
 end
 
@@ -225,11 +225,8 @@ function granting.refund(op, tree)
   for _, line in ipairs(lines) do
     line[5] = draws.available(state, line[1])
   end
-  local first_seq, last_seq, entry = journals.write(journal, {
-    actor = account,
-    context = op[O_CONTEXT],
-    refund_of = op[REFUND_OF],
-  })
+  local first_seq, last_seq, entry =
+    journals.write(journal, op[O_CONTEXT], account, nil, nil, { refund_of = op[REFUND_OF] })
   state[A_REFUND_SEQ] = last_seq
   trees.touch(tree, account)
   return { first_seq, last_seq, lines }, entry

@@ -97,7 +97,7 @@ function keeping.book_unenforced(op, tree)
     local posting, credit = journals.posting(journal, KIND_UNENFORCED, account, line[1])
     journals.book(posting, credit, C_UNENFORCED, C_BURNED, line[2])
   end
-  local first_seq, last_seq, entry = journals.write(journal, { context = op[O_CONTEXT] })
+  local first_seq, last_seq, entry = journals.write(journal, op[O_CONTEXT])
   return { first_seq, last_seq }, entry
 end
 

@@ -18,13 +18,8 @@ function holding.release(op, tree)
   end
   settle.count(tree, hold, lines, untouched, now, {})
   settle.close(journal, tree, op[O_HOLD], hold, KIND_RELEASE)
-  local first_seq, last_seq, entry = journals.write(journal, {
-    hold = op[O_HOLD],
-    actor = account,
-    mode = mode,
-    ends_hold = RELEASED,
-    context = op[O_CONTEXT],
-  })
+  journals.end_hold(journal, RELEASED)
+  local first_seq, last_seq, entry = journals.write(journal, op[O_CONTEXT], account, mode, op[O_HOLD])
   settle.remember_end(tree.partition, op[O_HOLD], RELEASED, hold[H_LINES], first_seq)
   return decided(first_seq, last_seq, GRANTED, mode, NONE, unpack(lines)), entry
 end
@@ -43,11 +38,7 @@ function holding.extend(op, tree)
   trees.add_due(tree, "h" .. op[O_HOLD], expires_ms)
   local journal = journals.new(tree)
   journals.posting(journal, KIND_EXTEND, hold[H_ACCOUNT], hold[H_LINES][1][N_CREDIT_TYPE])
-  local first_seq, last_seq, entry = journals.write(journal, {
-    hold = op[O_HOLD],
-    actor = hold[H_ACCOUNT],
-    mode = hold[H_MODE],
-    context = op[O_CONTEXT],
-  })
+  local first_seq, last_seq, entry =
+    journals.write(journal, op[O_CONTEXT], hold[H_ACCOUNT], hold[H_MODE], op[O_HOLD])
   return decided(first_seq, last_seq, GRANTED, hold[H_MODE], NONE, expires_ms), entry
 end

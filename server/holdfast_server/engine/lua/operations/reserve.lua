@@ -15,8 +15,7 @@ end
 local function judge_status(tree, path)
   local frozen = false
   for i = 1, #path do
-    local account = path[i]
-    local status = trees.account(tree, account)[A_STATUS]
+    local status = tree.accounts[path[i]][A_STATUS]
     if status == STATUS_CLOSED then
       return R_ACCOUNT_CLOSED
     end
@@ -97,9 +96,10 @@ end
 local function plan_line(tree, path, credit_type, amount)
   local list = draws.list()
   local missing = draws.from_grants(tree, path, credit_type, amount, list)
-  if missing > 0 then
-    missing = draws.from_overdraft(tree, path, credit_type, missing, list)
+  if missing == 0 then
+    return list
   end
+  missing = draws.from_overdraft(tree, path, credit_type, missing, list)
   if missing > 0 then
     draws.push(list, path[1], SOURCE_UNENFORCED, missing)
   end
@@ -215,12 +215,7 @@ function spending.reserve(op, tree)
   trees.add_due(tree, "h" .. hold_id, expires_ms)
   trees.count_hold(tree, account, 1)
   local entry
-  reply[1], reply[2], entry = journals.write(journal, {
-    hold = hold_id,
-    actor = account,
-    mode = op[MODE],
-    context = op[O_CONTEXT],
-  })
+  reply[1], reply[2], entry = journals.write(journal, op[O_CONTEXT], account, op[MODE], hold_id)
   reply[10], reply[11] = hold_id, expires_ms
   append_held(reply, trees.account(tree, account), lines)
   return reply, entry
@@ -234,10 +229,6 @@ function spending.burn(op, tree)
   end
   append_burned(reply, trees.account(tree, op[O_ACCOUNT]), lines)
   local entry
-  reply[1], reply[2], entry = journals.write(journal, {
-    actor = op[O_ACCOUNT],
-    mode = op[MODE],
-    context = op[O_CONTEXT],
-  })
+  reply[1], reply[2], entry = journals.write(journal, op[O_CONTEXT], op[O_ACCOUNT], op[MODE])
   return reply, entry
 end
