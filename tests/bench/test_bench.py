@@ -45,6 +45,7 @@ def test_callers_go_on_with_what_is_back_while_trees_come_back() -> None:
     assert found["accounts"] == 300
     assert found["measure"] == pytest.approx(300 / found["seconds"], rel=0.05)
     assert 0 < found["first_answer_s"] < found["seconds"]
+    assert 0 < found["used"] <= 300
     assert found["back_calls"] > 0
     assert 0 < found["back_p50_ms"] <= found["back_p99_ms"]
 

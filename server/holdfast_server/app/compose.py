@@ -39,6 +39,7 @@ from holdfast_server.control.passage import Passage
 from holdfast_server.control.policies import Policies
 from holdfast_server.control.reconcile import Reconciler
 from holdfast_server.control.spool import Spool
+from holdfast_server.control.warm_up import WarmUp
 from holdfast_server.domain.operation import Durability
 from holdfast_server.domain.submit import Submitter
 from holdfast_server.domain.token import TokenSigner
@@ -61,6 +62,7 @@ from holdfast_server.engine.watermark import Watermarks
 from holdfast_server.ledger.records import CreditType
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.settings import Settings
+from holdfast_server.telemetry.names import Hydrated
 
 #: Name of the spool in the state directory.
 SPOOL_FOLDER = "spool"
@@ -74,6 +76,7 @@ class Decider:
     batcher: Batcher
     directory: Directory
     signer: TokenSigner
+    hydrator: Hydrator
 
 
 def build_decider(process: Process) -> Decider:
@@ -107,7 +110,7 @@ def build_decider(process: Process) -> Decider:
         batcher, roots, accounts, keys, signer, process.config, process.epochs.acknowledged
     )
     engine = Engine(parts)
-    return Decider(engine, batcher, directory, signer)
+    return Decider(engine, batcher, directory, signer, hydrator)
 
 
 def build_operations(process: Process, decider: Decider) -> Operations:
@@ -145,6 +148,18 @@ def build_due_search(process: Process) -> DueSearch:
     """What finds out what is due in partitions that were rebuilt."""
     keys = process.keys
     return DueSearch(process.ledger, DueNotes(process.store, keys), keys)
+
+
+def build_warm_up(process: Process, decider: Decider) -> WarmUp:
+    """What brings back trees that were in use when their partition was rebuilt."""
+    hydrator = decider.hydrator.beside(Hydrated.WARM_UP)
+    trees = TreeStore(process.store, process.keys)
+    clock_ms = process.store.clock.expected_ms
+
+    async def wants_memory() -> bool:
+        return await trees.memory_percent() >= process.settings.evict_memory_percent
+
+    return WarmUp(process.ledger, hydrator, process.keys, wants_memory, clock_ms)
 
 
 def build_former_homes(process: Process) -> FormerHomes:

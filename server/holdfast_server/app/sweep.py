@@ -1,5 +1,5 @@
 """The sweeper process: ends holds and grants whose time has come without anybody asking, compares
-the hot store with the ledger, and removes from it what nobody uses."""
+the hot store with the ledger, removes from it what nobody uses, and brings back what it lost."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from holdfast_server.app.compose import (
     build_due_search,
     build_evictor,
     build_former_homes,
+    build_warm_up,
 )
 from holdfast_server.app.process import Parent, Process, background, run_process
 from holdfast_server.control.sweeper import Sweeper
@@ -35,6 +36,7 @@ async def _sweep(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background(build_due_search(process).run()))
         await stack.enter_async_context(background(build_former_homes(process).run()))
+        await stack.enter_async_context(background(build_warm_up(process, decider).run()))
         if process.settings.audit_trees_per_second:
             await stack.enter_async_context(background(build_auditor(process).run()))
         if process.settings.evict_idle_ms:

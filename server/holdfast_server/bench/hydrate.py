@@ -19,6 +19,7 @@ from holdfast_server.bench.rounds import Done, Round, middle, timed
 from holdfast_server.bench.stage import Options, Stage, connect, populating
 from holdfast_server.bench.traffic import CREDIT_TYPE
 from holdfast_server.control.hydration import NAMES_MAX
+from holdfast_server.engine.keys import Keys
 from holdfast_server.ledger.store import Ledger
 
 #: Streams that callers share. A stream stays with one worker, so several make all of them work.
@@ -34,9 +35,9 @@ _PLAIN: Final = "SELECT * FROM holdfast.entry WHERE tenant = %s AND account = AN
 
 async def hydrate(stage: Stage, options: Options) -> Found:
     """Trees a second until all are back, from the moment in which the store lost everything: the
-    service finds that out, recovers, and has each account used by one of many callers. Meanwhile
-    others go on with accounts that are back. The floor reads the same rows, and makes nothing of
-    them.
+    service finds that out, recovers, and brings them back by itself, while many callers use one
+    account after the other, and others go on with accounts that are back. The floor reads the same
+    rows, and makes nothing of them.
     """
     meter, measured, floor = Meter(stage.processes), list[Round](), list[Round]()
     names = [f"bench-{number:07d}" for number in range(options.accounts)]
@@ -49,7 +50,7 @@ async def hydrate(stage: Stage, options: Options) -> Found:
             await _flushed(ledger, entries)
             floor.append(await timed(meter, partial(_read, reader, names)))
             stage.on_round()
-            rounds.append(Returning(clients, names))
+            rounds.append(Returning(clients, names, partial(_count, stage, store, ledger)))
             await store.flushall()
             measured.append(await timed(meter, partial(rounds[-1].run, options.in_flight)))
             stage.on_round()
@@ -93,6 +94,17 @@ async def _flushed(ledger: Ledger, entries: int) -> None:
             if sum(seq for _, seq in flushed.values()) >= entries:
                 return
             await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _count(stage: Stage, store: Redis, ledger: Ledger) -> int:
+    """How many trees are in the store."""
+    keys = Keys(stage.partitions)
+    keys.epochs.learn(await ledger.epochs())
+    asked = store.pipeline(transaction=False)
+    for partition in range(keys.partitions):
+        for name in keys.hot_sets(partition, keys.epoch(partition)):
+            asked.scard(name)
+    return sum(await asked.execute())
 
 
 async def _reader(postgres_url: str) -> psycopg.AsyncConnection[Any]:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,14 +18,20 @@ from holdfast_server.domain.bounds import TTL_MS_MAX
 #: Reserves a second on accounts that are back, each committed; few, so that they measure and do
 #: not load.
 STEADY_PER_SECOND: Final = 50
+#: Seconds between two looks at how many trees are back.
+LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(slots=True)
 class Returning:
-    """One round: every account is used once by callers that share some streams."""
+    """One round: accounts are used once each, by callers that share some streams, until all trees
+    are back.
+    """
 
     clients: Sequence[AsyncClient]
     names: Sequence[str]
+    #: How many trees are in the store.
+    count: Callable[[], Awaitable[int]]
     #: A source of its own, so that runs are alike.
     chance: random.Random = field(default_factory=lambda: random.Random(1))
     back: list[str] = field(default_factory=list)
@@ -33,18 +39,26 @@ class Returning:
     first: float = 0.0
     waited: list[float] = field(default_factory=list)
     entries: int = 0
+    is_over: bool = False
 
     async def run(self, in_flight: int) -> Done:
-        """Uses all accounts, so many at a time, in no order that the ledger would know."""
+        """Uses accounts, so many at a time, in no order that the ledger would know."""
         shuffled = self.chance.sample(self.names, len(self.names))
         left, began = iter(shuffled), time.perf_counter()
         clients = itertools.islice(itertools.cycle(self.clients), in_flight)
         steady = asyncio.create_task(self._go_on())
-        await asyncio.gather(*(self._use(client, left, began) for client in clients))
-        done = Done(len(self.back))
+        using = asyncio.gather(*(self._use(client, left, began) for client in clients))
+        await self._all_back()
+        self.is_over = True
+        await using
         steady.cancel()
         await asyncio.wait({steady})
-        return done
+        return Done(len(self.names))
+
+    async def _all_back(self) -> None:
+        """Waits until all trees are in the store, and something can be said of calls meanwhile."""
+        while not self.waited or await self.count() < len(self.names):
+            await asyncio.sleep(LOOK_SECONDS)
 
     def facts(self) -> dict[str, Any]:
         """What callers saw."""
@@ -54,6 +68,7 @@ class Returning:
             return round(ordered[(len(ordered) - 1) * percent // 100] * 1e3, 1)
 
         return {
+            "used": len(self.back),
             "first_answer_s": round(self.first, 2),
             "back_p50_ms": percentile_ms(50),
             "back_p99_ms": percentile_ms(99),
@@ -62,6 +77,8 @@ class Returning:
 
     async def _use(self, client: AsyncClient, left: Iterator[str], began: float) -> None:
         for name in left:
+            if self.is_over:
+                return
             await client.reserve(name, RESERVED, ttl_ms=TTL_MS_MAX, feature="chat")
             self.first = self.first or time.perf_counter() - began
             self.back.append(name)

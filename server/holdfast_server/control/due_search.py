@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import Final
 
 from holdfast_server import failpoint
-from holdfast_server.domain.epoch import FIRST
+from holdfast_server.control.rebuilt import RebuiltPartitions
 from holdfast_server.engine.due_notes import DueNotes, DueRoot, Page
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.store import ScriptFault
@@ -26,8 +25,6 @@ PAGE_ENTRIES: Final = 2_000
 #: Pause between two looks: where something is left to be read, and where nothing is.
 PAUSE_SECONDS: Final = 0.2
 IDLE_SECONDS: Final = 1.0
-#: Seconds after which a partition is tried again of which nothing could be read or noted.
-AGAIN_SECONDS: Final = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +33,8 @@ class DueSearch:
     """Searches rebuilt partitions for as long as it runs. Any number may run."""
 
     def __init__(self, ledger: Dues, notes: DueNotes, keys: Keys) -> None:
-        self._ledger, self._notes, self._keys = ledger, notes, keys
-        #: The homes of partitions that have been searched.
-        self._searched = dict[int, int]()
-        #: When partitions are tried again that failed.
-        self._resting = dict[int, float]()
+        self._ledger, self._notes = ledger, notes
+        self._partitions = RebuiltPartitions(ledger, keys)
 
     async def run(self) -> None:
         """Searches until cancelled. A store that is away is asked again later."""
@@ -59,26 +53,9 @@ class DueSearch:
         """Reads one page of each partition that is not searched yet; answers whether all are.
         Raises LEDGER_UNAVAILABLE.
         """
-        now = time.monotonic()
-        wanted = {
-            partition: home
-            for partition, home in self._unsearched().items()
-            if now >= self._resting.get(partition, 0.0)
-        }
-        for each in await self._ledger.rebuilt() if wanted else ():
-            if wanted.get(each.partition) == each.home:
-                await self._look_at(each)
-        return not self._unsearched()
-
-    def _unsearched(self) -> dict[int, int]:
-        """The homes of partitions that were rebuilt and, as far as is known here, not searched."""
-        epoch, home = self._keys.epoch, self._keys.epochs.home
-        homes = {each: home(each, epoch(each)) for each in range(self._keys.partitions)}
-        return {
-            partition: home
-            for partition, home in homes.items()
-            if home > self._searched.get(partition, FIRST.home)
-        }
+        for each in await self._partitions.due():
+            await self._look_at(each)
+        return self._partitions.are_done
 
     async def _look_at(self, rebuilt: Rebuilt) -> None:
         """A partition of which nothing can be read or noted keeps nobody from the others."""
@@ -87,10 +64,10 @@ class DueSearch:
         except (HoldfastError, ScriptFault) as error:
             facts = {"partition": rebuilt.partition, "why": str(error)}
             _log.warning("a search for what is due failed", extra={"facts": facts})
-            self._resting[rebuilt.partition] = time.monotonic() + AGAIN_SECONDS
+            self._partitions.rest(rebuilt)
             return
         if unread <= 1:
-            self._searched[rebuilt.partition] = rebuilt.home
+            self._partitions.finish(rebuilt)
             facts = {"partition": rebuilt.partition, "home": rebuilt.home}
             _log.info("a rebuilt partition knows what is due in it", extra={"facts": facts})
 

@@ -28,6 +28,7 @@ from holdfast_server.engine.image import draw_image
 from holdfast_server.engine.tree_store import Installed, NewTree, TreeStore
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.histories import HistoryTooLong, TreesRead
+from holdfast_server.telemetry.names import Hydrated
 from holdfast_server.telemetry.recorder import Recorder
 
 #: Names in one read of the ledger.
@@ -92,15 +93,22 @@ class Hydrator:
         trees: TreeStore,
         recorder: Recorder,
         limits: HydrationLimits | None = None,
+        why: Hydrated = Hydrated.USED,
     ) -> None:
         self._ledger, self._trees, self._keys = ledger, trees, trees.keys
-        self._recorder = recorder
+        self._recorder, self._why = recorder, why
         self._limits = limits or HydrationLimits()
         self._budget = _Budget(self._limits.names_per_second)
         self._asked: dict[Name, asyncio.Future[Outcome]] = {}
         self._waiting: deque[Name] = deque()
         self._absent: OrderedDict[Name, tuple[Absent, float]] = OrderedDict()
         self._running: set[asyncio.Task[None]] = set()
+
+    def beside(self, why: Hydrated) -> Hydrator:
+        """One with a queue of its own and the same budget: its names keep nobody waiting here."""
+        other = Hydrator(self._ledger, self._trees, self._recorder, self._limits, why)
+        other._budget = self._budget
+        return other
 
     async def bring(self, names: Sequence[Name]) -> Mapping[Name, Outcome]:
         """See `Hydration.bring`."""
@@ -239,7 +247,8 @@ class Hydrator:
                 await asyncio.sleep(0)
         failpoint.hit("hydrate.before_install")
         installed = await self._trees.install(new)
-        self._recorder.hydrated(sum(each is Installed.INSTALLED for each in installed.values()))
+        count = sum(each is Installed.INSTALLED for each in installed.values())
+        self._recorder.hydrated(self._why, count)
         return dict.fromkeys(names, Installed.STALE) | installed
 
     def _read_to(self, read: TreesRead, name: Name) -> int | None:

@@ -140,6 +140,11 @@ class Keys:
         number = int.from_bytes(digest, "big") >> HOT_NUMBER_SHIFT
         return f"{self.prefix(partition, epoch)}hot:{number % HOT_SETS}", number
 
+    def hot_sets(self, partition: int, epoch: int) -> list[str]:
+        """The sets that have the trees of a partition which are in the store."""
+        prefix = self.prefix(partition, epoch)
+        return [f"{prefix}hot:{number}" for number in range(HOT_SETS)]
+
     def claim_shard(self, digest: bytes) -> int:
         """The shard that knows an idempotency key, by its digest."""
         return digest[0] % CLAIM_SHARDS

@@ -1,4 +1,6 @@
-"""Reading what is due: open holds and grants, found by the entries that placed and gave them."""
+"""Reading what is to be done about rebuilt partitions: which trees were in use, and what is due in
+them: open holds and grants, found by the entries that placed and gave them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast_server.ledger import rows
-from holdfast_server.ledger.database import EVERY_TENANT, Database, fetch_all
+from holdfast_server.ledger.database import EVERY_TENANT, Database, fetch_all, fetch_tuples
 from holdfast_server.ledger.sql import QUERIES
 
 #: Milliseconds that one search may take.
@@ -53,6 +55,23 @@ class Dues(Database):
         async with self.reading("") as cursor:
             found = await fetch_all(cursor, QUERIES["given_up"], until_ms=until_ms)
         return [FormerHome(row["partition"], row["home"]) for row in found]
+
+    async def active_between(
+        self, partition: int, first_seq: int, before_seq: int, since_ms: int
+    ) -> list[tuple[str, str]]:
+        """Tenant and root of the trees that have some entries of a partition which are not older
+        than that.
+        """
+        async with self.reading(EVERY_TENANT, limit_ms=DUE_MS_MAX) as cursor:
+            found = await fetch_tuples(
+                cursor,
+                QUERIES["active_between"],
+                partition=partition,
+                first_seq=first_seq,
+                before_seq=before_seq,
+                since_ms=since_ms,
+            )
+        return [(tenant, root) for tenant, root in found]
 
     async def due_between(self, partition: int, first_seq: int, before_seq: int) -> list[DueTree]:
         """The trees of holds and grants that some entries of a partition placed or gave, and that

@@ -19,7 +19,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from holdfast_server.telemetry import names
 from holdfast_server.telemetry.histograms import ExportReader, Histogram, PageReader
-from holdfast_server.telemetry.names import Alert, Audited, Cause, Delivery, Kind, Metric, Replayed
+from holdfast_server.telemetry.names import (
+    Alert,
+    Audited,
+    Cause,
+    Delivery,
+    Hydrated,
+    Kind,
+    Metric,
+    Replayed,
+)
 from holdfast_server.telemetry.recorder import Recorder
 
 #: Time between two exports by OTLP.
@@ -132,8 +141,8 @@ class Metrics(Recorder):
     def sweep_failed(self, reason: Enum, trees: int) -> None:
         self._add(names.SWEEP_FAILED, trees, reason.name)
 
-    def hydrated(self, trees: int) -> None:
-        self._add(names.HYDRATED, trees)
+    def hydrated(self, why: Hydrated, trees: int) -> None:
+        self._add(names.HYDRATED, trees, why)
 
     def evicted(self, trees: int) -> None:
         self._add(names.EVICTED, trees)

@@ -55,6 +55,15 @@ class Replayed(StrEnum):
     LOST = "lost"
 
 
+class Hydrated(StrEnum):
+    """Why a tree was brought from the ledger."""
+
+    #: Somebody waits for it.
+    USED = "used"
+    #: It was lately in use when its partition was rebuilt.
+    WARM_UP = "warm_up"
+
+
 class Audited(StrEnum):
     """What came of comparing a tree in the hot store with the ledger."""
 
@@ -204,7 +213,8 @@ HYDRATED = Metric(
     "holdfast.hydrated",
     Kind.COUNTER,
     "{tree}",
-    "Trees that were brought from the ledger into the hot store.",
+    "Trees that were brought from the ledger into the hot store, and why.",
+    ("why",),
 )
 EVICTED = Metric(
     "holdfast.evicted",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, StrEnum
 
-from holdfast_server.telemetry.names import Alert, Audited, Cause, Delivery, Replayed
+from holdfast_server.telemetry.names import Alert, Audited, Cause, Delivery, Hydrated, Replayed
 
 
 class Recorder:
@@ -56,7 +56,7 @@ class Recorder:
     def sweep_failed(self, reason: Enum, trees: int) -> None:
         """What is due in so many trees could not be ended."""
 
-    def hydrated(self, trees: int) -> None:
+    def hydrated(self, why: Hydrated, trees: int) -> None:
         """So many trees were brought from the ledger into the hot store."""
 
     def evicted(self, trees: int) -> None:

@@ -715,6 +715,20 @@ FROM (
 WHERE given_up_at <= holdfast.instant(%(until_ms)s)
 ORDER BY partition, home;
 
+-- active_between --
+-- Trees that have entries in a part of a partition which are not older than that. The root of an account is
+-- a scalar, since a join may be planned as one reading of all accounts for each page.
+SELECT DISTINCT page.tenant, (
+    SELECT a.root FROM holdfast.account AS a
+    WHERE a.tenant = page.tenant AND a.account = page.account
+) AS root
+FROM (
+    SELECT DISTINCT tenant, account FROM holdfast.entry
+    WHERE partition = %(partition)s AND seq >= %(first_seq)s AND seq < %(before_seq)s
+      AND event_time >= holdfast.instant(%(since_ms)s)
+) AS page
+ORDER BY page.tenant, root;
+
 -- due_between --
 -- Trees in which something may be due, by the entries of a part of a partition that placed a hold or gave
 -- a grant: holds that have not ended, and grants that time has not changed since. Every entry of a tree

@@ -1,0 +1,165 @@
+"""Brings back by themselves the trees of rebuilt partitions that were lately in use.
+
+They would come back when somebody uses them (control/hydration.py), one by one and under the eyes
+of whoever waits. Here they come many at a time, the newest first: the ledger is read page by page
+from the entry that it had last when the partition was rebuilt, until entries are too old. Where
+this is stands nowhere: whoever begins anew finds most trees there already, which costs little, and
+once the newest entries have grown old there is nothing left to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from holdfast_server import failpoint
+from holdfast_server.control.rebuilt import Rebuilds, RebuiltPartitions
+from holdfast_server.engine.cold import Hydration, Name
+from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.side_by_side import in_parts
+from holdfast_server.errors import HoldfastError
+from holdfast_server.ledger.due import Rebuilt
+
+#: Trees that were in use for so long ago are left to whoever uses them: as long as a tree must
+#: rest before it may leave the store, unless a setting says otherwise.
+ACTIVE_MS: Final = 3_600_000
+#: Entries that one page reads.
+PAGE_ENTRIES: Final = 5_000
+#: Trees that are asked for at once.
+TREES_MAX: Final = 1_000
+#: Trees of a partition that could not be brought and are tried once more at its end. More of them
+#: are a sign that something else is wrong: the partition is begun anew later.
+FAILED_MAX: Final = 1_000
+#: Pause between two looks: where something is left to be read, where nothing is, and where memory
+#: is wanted.
+PAUSE_SECONDS: Final = 0.05
+IDLE_SECONDS: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+#: A source of its own: nobody's seed makes processes march in step.
+_CHANCE = random.Random()
+
+
+class ActiveTrees(Rebuilds, Protocol):
+    """Knows what was in use."""
+
+    async def active_between(
+        self, partition: int, first_seq: int, before_seq: int, since_ms: int
+    ) -> list[Name]:
+        """See `Dues.active_between`."""
+        ...
+
+
+@dataclass(slots=True)
+class _Walk:
+    """How far a partition has been read."""
+
+    home: int
+    #: Entries below this number are still to be read.
+    unread: int
+    #: Trees that could not be brought.
+    failed: set[Name] = field(default_factory=set)
+
+
+class WarmUp:
+    """Brings trees for as long as it runs. Any number may run."""
+
+    def __init__(
+        self,
+        ledger: ActiveTrees,
+        hydration: Hydration,
+        keys: Keys,
+        wants_memory: Callable[[], Awaitable[bool]],
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._ledger, self._hydration = ledger, hydration
+        self._wants_memory, self._clock_ms = wants_memory, clock_ms
+        self._partitions = RebuiltPartitions(ledger, keys)
+        self._walks = dict[int, _Walk]()
+
+    async def run(self) -> None:
+        """Brings trees until cancelled. A store that is away is asked again later."""
+        while True:
+            goes_on = False
+            try:
+                goes_on = await self.look()
+            except HoldfastError as error:
+                _log.warning("trees do not come back by themselves: %s", error.reason.name)
+            except Exception:
+                # Whoever uses a tree brings it all the same.
+                _log.exception("bringing trees back failed")
+            await asyncio.sleep(PAUSE_SECONDS if goes_on else IDLE_SECONDS)
+
+    async def look(self) -> bool:
+        """Brings the trees of one page of each partition that is not done; answers whether to go
+        on at once. Raises errors of both stores.
+
+        Others that do the same take the partitions in another order.
+        """
+        if not self._clock_ms():
+            # What is old is not known yet.
+            return False
+        found = await self._partitions.due()
+        for each in _CHANCE.sample(found, len(found)):
+            if await self._wants_memory():
+                # Room is made for those that are in use; what comes now would be in the way.
+                return False
+            await self._look_at(each)
+        return bool(found)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all is back, as far as is known here."""
+        return self._partitions.are_done
+
+    async def _look_at(self, rebuilt: Rebuilt) -> None:
+        """A partition of which nothing can be read keeps nobody from the others."""
+        walk = self._walk(rebuilt)
+        try:
+            is_read = await self._read_page(rebuilt.partition, walk)
+        except HoldfastError as error:
+            facts = {"partition": rebuilt.partition, "why": str(error)}
+            _log.warning("trees do not come back by themselves", extra={"facts": facts})
+            self._partitions.rest(rebuilt)
+            return
+        if len(walk.failed) > FAILED_MAX:
+            self._partitions.rest(rebuilt)
+            del self._walks[rebuilt.partition]
+        elif is_read:
+            await self._finish(rebuilt, walk)
+
+    def _walk(self, rebuilt: Rebuilt) -> _Walk:
+        walk = self._walks.get(rebuilt.partition)
+        if walk is None or walk.home != rebuilt.home:
+            walk = _Walk(rebuilt.home, rebuilt.start_seq + 1)
+            self._walks[rebuilt.partition] = walk
+        return walk
+
+    async def _read_page(self, partition: int, walk: _Walk) -> bool:
+        """Brings the trees of one page, and answers whether it was the last one."""
+        first = max(1, walk.unread - PAGE_ENTRIES)
+        since_ms = self._clock_ms() - ACTIVE_MS
+        found = await self._ledger.active_between(partition, first, walk.unread, since_ms)
+        failpoint.hit("warm_up.after_read")
+        for part in in_parts([name for name in found if name not in walk.failed], TREES_MAX):
+            walk.failed |= await self._bring(part)
+        walk.unread = first
+        return first <= 1 or not found
+
+    async def _bring(self, names: Sequence[Name]) -> set[Name]:
+        """Those that could not be brought."""
+        outcomes = await self._hydration.bring(names)
+        return {name for name, became in outcomes.items() if isinstance(became, HoldfastError)}
+
+    async def _finish(self, rebuilt: Rebuilt, walk: _Walk) -> None:
+        """A store may have been away for a moment: what failed is tried once more."""
+        failed = await self._bring(sorted(walk.failed)) if walk.failed else ()
+        facts = {"partition": rebuilt.partition, "home": rebuilt.home, "failed": len(failed)}
+        _log.info("trees that were in use are back", extra={"facts": facts})
+        self._partitions.finish(rebuilt)
+        del self._walks[rebuilt.partition]
