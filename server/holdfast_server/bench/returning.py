@@ -57,8 +57,10 @@ class Returning:
 
     async def _all_back(self) -> None:
         """Waits until all trees are in the store, and something can be said of calls meanwhile."""
-        while not self.waited or await self.count() < len(self.names):
+        while True:
             await asyncio.sleep(LOOK_SECONDS)
+            if self.waited and await self.count() >= len(self.names):
+                return
 
     def facts(self) -> dict[str, Any]:
         """What callers saw."""

@@ -29,7 +29,9 @@ from holdfast_server.ledger.due import Rebuilt
 ACTIVE_MS: Final = 3_600_000
 #: Entries that one page reads.
 PAGE_ENTRIES: Final = 5_000
-#: Trees that are asked for at once.
+#: Partitions that are looked at side by side: one is read while trees of the other are brought.
+PARTITIONS_MAX: Final = 2
+#: Trees of one of them that are asked for at once: fewer than may wait (control/hydration.py).
 TREES_MAX: Final = 1_000
 #: Trees of a partition that could not be brought and are tried once more at its end. More of them
 #: are a sign that something else is wrong: the partition is begun anew later.
@@ -105,11 +107,11 @@ class WarmUp:
             # What is old is not known yet.
             return False
         found = await self._partitions.due()
-        for each in _CHANCE.sample(found, len(found)):
+        for some in in_parts(_CHANCE.sample(found, len(found)), PARTITIONS_MAX):
             if await self._wants_memory():
                 # Room is made for those that are in use; what comes now would be in the way.
                 return False
-            await self._look_at(each)
+            await asyncio.gather(*map(self._look_at, some))
         return bool(found)
 
     @property
