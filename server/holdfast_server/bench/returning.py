@@ -19,7 +19,7 @@ from holdfast_server.domain.bounds import TTL_MS_MAX
 #: not load.
 STEADY_PER_SECOND: Final = 50
 #: Seconds between two looks at how many trees are back.
-LOOK_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 0.5
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -22,16 +22,16 @@ from holdfast_server.engine.cold import Hydration, Name
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.side_by_side import in_parts
 from holdfast_server.errors import HoldfastError
-from holdfast_server.ledger.due import Rebuilt
+from holdfast_server.ledger.due import EntriesPage, Rebuilt
 
 #: Trees that were in use for so long ago are left to whoever uses them: as long as a tree must
 #: rest before it may leave the store, unless a setting says otherwise.
 ACTIVE_MS: Final = 3_600_000
-#: Entries that one page reads.
-PAGE_ENTRIES: Final = 5_000
-#: Partitions that are looked at side by side: one is read while trees of the other are brought.
-PARTITIONS_MAX: Final = 2
-#: Trees of one of them that are asked for at once: fewer than may wait (control/hydration.py).
+#: Entries that one page of a partition has.
+PAGE_ENTRIES: Final = 2_000
+#: Partitions that are read together: many have few trees each.
+PARTITIONS_MAX: Final = 16
+#: Trees that are asked for at once: fewer than may wait (control/hydration.py).
 TREES_MAX: Final = 1_000
 #: Trees of a partition that could not be brought and are tried once more at its end. More of them
 #: are a sign that something else is wrong: the partition is begun anew later.
@@ -50,10 +50,10 @@ _CHANCE = random.Random()
 class ActiveTrees(Rebuilds, Protocol):
     """Knows what was in use."""
 
-    async def active_between(
-        self, partition: int, first_seq: int, before_seq: int, since_ms: int
-    ) -> list[Name]:
-        """See `Dues.active_between`."""
+    async def active_in(
+        self, pages: Sequence[EntriesPage], since_ms: int
+    ) -> Mapping[int, Sequence[Name]]:
+        """See `Dues.active_in`."""
         ...
 
 
@@ -111,7 +111,7 @@ class WarmUp:
             if await self._wants_memory():
                 # Room is made for those that are in use; what comes now would be in the way.
                 return False
-            await asyncio.gather(*map(self._look_at, some))
+            await self._look_at(some)
         return bool(found)
 
     @property
@@ -119,48 +119,62 @@ class WarmUp:
         """Whether all is back, as far as is known here."""
         return self._partitions.are_done
 
-    async def _look_at(self, rebuilt: Rebuilt) -> None:
-        """A partition of which nothing can be read keeps nobody from the others."""
-        walk = self._walk(rebuilt)
+    async def _look_at(self, some: Sequence[Rebuilt]) -> None:
+        """Partitions of which nothing can be read rest, and others go on."""
+        pages = {each: self._page(each) for each in some}
+        since_ms = self._clock_ms() - ACTIVE_MS
         try:
-            is_read = await self._read_page(rebuilt.partition, walk)
+            found = await self._ledger.active_in(list(pages.values()), since_ms)
         except HoldfastError as error:
-            facts = {"partition": rebuilt.partition, "why": str(error)}
+            facts = {"partitions": len(some), "why": str(error)}
             _log.warning("trees do not come back by themselves", extra={"facts": facts})
-            self._partitions.rest(rebuilt)
+            for each in some:
+                self._partitions.rest(each)
             return
-        if len(walk.failed) > FAILED_MAX:
-            self._partitions.rest(rebuilt)
-            del self._walks[rebuilt.partition]
-        elif is_read:
-            await self._finish(rebuilt, walk)
+        failpoint.hit("warm_up.after_read")
+        failed = await self._bring(
+            [
+                name
+                for partition, names in found.items()
+                for name in names
+                if name not in self._walks[partition].failed
+            ]
+        )
+        for each, page in pages.items():
+            names = found.get(each.partition, ())
+            await self._go_on(each, page, failed.intersection(names), is_last=not names)
 
-    def _walk(self, rebuilt: Rebuilt) -> _Walk:
+    def _page(self, rebuilt: Rebuilt) -> EntriesPage:
+        """What is to be read next."""
         walk = self._walks.get(rebuilt.partition)
         if walk is None or walk.home != rebuilt.home:
             walk = _Walk(rebuilt.home, rebuilt.start_seq + 1)
             self._walks[rebuilt.partition] = walk
-        return walk
+        return EntriesPage(rebuilt.partition, max(1, walk.unread - PAGE_ENTRIES), walk.unread)
 
-    async def _read_page(self, partition: int, walk: _Walk) -> bool:
-        """Brings the trees of one page, and answers whether it was the last one."""
-        first = max(1, walk.unread - PAGE_ENTRIES)
-        since_ms = self._clock_ms() - ACTIVE_MS
-        found = await self._ledger.active_between(partition, first, walk.unread, since_ms)
-        failpoint.hit("warm_up.after_read")
-        for part in in_parts([name for name in found if name not in walk.failed], TREES_MAX):
-            walk.failed |= await self._bring(part)
-        walk.unread = first
-        return first <= 1 or not found
+    async def _go_on(
+        self, rebuilt: Rebuilt, page: EntriesPage, failed: Set[Name], *, is_last: bool
+    ) -> None:
+        walk = self._walks[rebuilt.partition]
+        walk.failed |= failed
+        walk.unread = page.first_seq
+        if len(walk.failed) > FAILED_MAX:
+            self._partitions.rest(rebuilt)
+            del self._walks[rebuilt.partition]
+        elif is_last or page.first_seq <= 1:
+            await self._finish(rebuilt, walk)
 
     async def _bring(self, names: Sequence[Name]) -> set[Name]:
         """Those that could not be brought."""
-        outcomes = await self._hydration.bring(names)
-        return {name for name, became in outcomes.items() if isinstance(became, HoldfastError)}
+        failed = set[Name]()
+        for part in in_parts(names, TREES_MAX):
+            outcomes = await self._hydration.bring(part)
+            failed |= {name for name in part if isinstance(outcomes[name], HoldfastError)}
+        return failed
 
     async def _finish(self, rebuilt: Rebuilt, walk: _Walk) -> None:
         """A store may have been away for a moment: what failed is tried once more."""
-        failed = await self._bring(sorted(walk.failed)) if walk.failed else ()
+        failed = await self._bring(sorted(walk.failed))
         facts = {"partition": rebuilt.partition, "home": rebuilt.home, "failed": len(failed)}
         _log.info("trees that were in use are back", extra={"facts": facts})
         self._partitions.finish(rebuilt)

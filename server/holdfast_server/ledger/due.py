@@ -4,6 +4,8 @@ them: open holds and grants, found by the entries that placed and gave them.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +35,15 @@ class FormerHome:
 
 
 @dataclass(frozen=True, slots=True)
+class EntriesPage:
+    """The entries of a partition from one sequence number on that are below another."""
+
+    partition: int
+    first_seq: int
+    before_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class DueTree:
     """A tree in which something may be due, and nothing of what was read before `due_ms`."""
 
@@ -56,22 +67,25 @@ class Dues(Database):
             found = await fetch_all(cursor, QUERIES["given_up"], until_ms=until_ms)
         return [FormerHome(row["partition"], row["home"]) for row in found]
 
-    async def active_between(
-        self, partition: int, first_seq: int, before_seq: int, since_ms: int
-    ) -> list[tuple[str, str]]:
-        """Tenant and root of the trees that have some entries of a partition which are not older
-        than that.
+    async def active_in(
+        self, pages: Sequence[EntriesPage], since_ms: int
+    ) -> dict[int, list[tuple[str, str]]]:
+        """Tenant and root of the trees that have entries in these pages which are not older than
+        that, by partition.
         """
         async with self.reading(EVERY_TENANT, limit_ms=DUE_MS_MAX) as cursor:
             found = await fetch_tuples(
                 cursor,
-                QUERIES["active_between"],
-                partition=partition,
-                first_seq=first_seq,
-                before_seq=before_seq,
+                QUERIES["active_in"],
+                partitions=[each.partition for each in pages],
+                first_seqs=[each.first_seq for each in pages],
+                before_seqs=[each.before_seq for each in pages],
                 since_ms=since_ms,
             )
-        return [(tenant, root) for tenant, root in found]
+        trees = defaultdict[int, list[tuple[str, str]]](list)
+        for partition, tenant, root in found:
+            trees[partition].append((tenant, root))
+        return trees
 
     async def due_between(self, partition: int, first_seq: int, before_seq: int) -> list[DueTree]:
         """The trees of holds and grants that some entries of a partition placed or gave, and that

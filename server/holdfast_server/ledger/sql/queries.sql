@@ -715,19 +715,27 @@ FROM (
 WHERE given_up_at <= holdfast.instant(%(until_ms)s)
 ORDER BY partition, home;
 
--- active_between --
--- Trees that have entries in a part of a partition which are not older than that. The root of an account is
--- a scalar, since a join may be planned as one reading of all accounts for each page.
-SELECT DISTINCT page.tenant, (
+-- active_in --
+-- Trees that have entries in parts of some partitions which are not older than that. Each part is limited by
+-- what it can have, and the root of an account is a scalar, since a join may be planned as one reading of
+-- all entries or all accounts.
+SELECT DISTINCT page.partition, page.tenant, (
     SELECT a.root FROM holdfast.account AS a
     WHERE a.tenant = page.tenant AND a.account = page.account
 ) AS root
 FROM (
-    SELECT DISTINCT tenant, account FROM holdfast.entry
-    WHERE partition = %(partition)s AND seq >= %(first_seq)s AND seq < %(before_seq)s
-      AND event_time >= holdfast.instant(%(since_ms)s)
+    SELECT DISTINCT wanted.partition, e.tenant, e.account
+    FROM unnest(%(partitions)s::integer[], %(first_seqs)s::bigint[], %(before_seqs)s::bigint[])
+        AS wanted (partition, first_seq, before_seq)
+    CROSS JOIN LATERAL (
+        SELECT entry.tenant, entry.account FROM holdfast.entry
+        WHERE entry.partition = wanted.partition
+          AND entry.seq >= wanted.first_seq AND entry.seq < wanted.before_seq
+          AND entry.event_time >= holdfast.instant(%(since_ms)s)
+        LIMIT wanted.before_seq - wanted.first_seq
+    ) AS e
 ) AS page
-ORDER BY page.tenant, root;
+ORDER BY page.partition, page.tenant, root;
 
 -- due_between --
 -- Trees in which something may be due, by the entries of a part of a partition that placed a hold or gave
