@@ -371,3 +371,20 @@ async def test_a_hold_expires_although_everything_was_deleted(stack: Stack) -> N
         await until(lambda: expired(stack, account), RESTART_S)
         (credit,) = (await client.balance(account)).credits
         assert (credit.buckets.available, credit.buckets.held) == (GRANTED, 0)
+
+
+async def is_stored(stack: Stack, account: str) -> bool:
+    """Whether the tree of a root is in the store."""
+    async with redis.Redis.from_url(stack.store.url) as store:
+        return bool([key async for key in store.scan_iter(match=f"*:t:*/{account}")])
+
+
+async def test_accounts_come_back_although_everything_was_deleted(stack: Stack) -> None:
+    """F11, F54: those that were in use, without anybody asking for one."""
+    async with new_client(stack, timeout_ms=RECOVERY_MS) as client:
+        account = await funded(client)
+        await client.burn(account, 7, durability=Durability.LEDGER)
+        async with redis.Redis.from_url(stack.store.url) as store:
+            await store.flushall()
+        await until(lambda: is_stored(stack, account), RESTART_S)
+        assert await burned(client, account) == 7
