@@ -40,5 +40,11 @@ def migration_names() -> list[str]:
     return sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
 
 
+def _every_query() -> LiteralString:
+    """The files of the folder `queries`, in a row: one for each thing that the ledger is asked."""
+    folder = resources.files(__name__).joinpath("queries")
+    return "\n".join(read_sql(f"queries/{file.name}") for file in folder.iterdir())
+
+
 #: Every named query.
-QUERIES: Mapping[str, LiteralString] = MappingProxyType(parse_queries(read_sql("queries.sql")))
+QUERIES: Mapping[str, LiteralString] = MappingProxyType(parse_queries(_every_query()))

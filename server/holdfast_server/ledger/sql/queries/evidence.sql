@@ -1,0 +1,144 @@
+-- partition_entries --
+-- A partition from its first entry on, as the chain runs.
+SELECT * FROM holdfast.entry WHERE partition = %(partition)s ORDER BY seq;
+
+-- tip --
+-- Where a partition ends, by what the flusher says.
+SELECT partition, epoch, last_seq AS seq, last_hash AS hash FROM holdfast.flush_cursor
+WHERE partition = %(partition)s;
+
+-- tips --
+-- The same for every partition.
+SELECT partition, epoch, last_seq AS seq, last_hash AS hash FROM holdfast.flush_cursor;
+
+-- tree_accounts --
+-- The accounts of a tree. None is ever removed, so these are at least those of any earlier moment.
+WITH RECURSIVE tree AS (
+    SELECT account, 1 AS level FROM holdfast.account
+    WHERE tenant = %(tenant)s AND account = %(root)s
+    UNION ALL
+    SELECT below.account, tree.level + 1
+    FROM holdfast.account AS below JOIN tree ON below.parent = tree.account
+    WHERE below.tenant = %(tenant)s AND tree.level < %(levels_max)s
+)
+SELECT DISTINCT account FROM tree;
+
+-- tree_sums --
+-- What all entries of some accounts up to a place add up to.
+SELECT
+    account, credit_type, max(version) AS version,
+    sum(delta_granted)::bigint AS granted, sum(delta_debt)::bigint AS debt,
+    sum(delta_unenforced)::bigint AS unenforced, sum(delta_available)::bigint AS available,
+    sum(delta_held)::bigint AS held, sum(delta_burned)::bigint AS burned,
+    sum(delta_expired)::bigint AS expired, sum(delta_revoked)::bigint AS revoked
+FROM holdfast.entry
+WHERE tenant = %(tenant)s AND account = ANY(%(accounts)s)
+  AND partition = %(partition)s AND seq <= %(seq)s
+GROUP BY account, credit_type;
+
+-- tree_newest --
+-- The newest entry up to a place of each of some credits: it has the buckets after it.
+SELECT newest.*
+FROM unnest(%(accounts)s::text[], %(credit_types)s::text[]) AS wanted (account, credit_type)
+CROSS JOIN LATERAL (
+    SELECT
+        e.account, e.credit_type, e.version, e.granted, e.debt, e.unenforced, e.available, e.held,
+        e.burned, e.expired, e.revoked
+    FROM holdfast.entry AS e
+    WHERE e.tenant = %(tenant)s AND e.account = wanted.account
+      AND e.credit_type = wanted.credit_type AND e.seq <= %(seq)s
+    ORDER BY e.event_time DESC, e.version DESC
+    LIMIT 1
+) AS newest;
+
+-- tree_grants --
+-- What is left of grants and held of them, by all entries up to a place.
+SELECT
+    account, credit_type, grant_id,
+    sum(posting.remaining)::bigint AS remaining, sum(posting.held)::bigint AS held
+FROM holdfast.entry AS e, holdfast.postings(e.grant_ids, e.grant_changes) AS posting
+WHERE tenant = %(tenant)s AND account = ANY(%(accounts)s)
+  AND partition = %(partition)s AND seq <= %(seq)s
+GROUP BY account, credit_type, grant_id
+HAVING sum(posting.remaining) <> 0 OR sum(posting.held) <> 0;
+
+-- tree_holds --
+-- What holds hold that were placed and not ended up to a place, and who placed them.
+WITH mine AS (
+    SELECT hold, account, credit_type, delta_held, kind, ends_hold, actor
+    FROM holdfast.entry
+    WHERE tenant = %(tenant)s AND account = ANY(%(accounts)s)
+      AND partition = %(partition)s AND seq <= %(seq)s AND hold IS NOT NULL
+), left_open AS (
+    SELECT hold, max(actor) FILTER (WHERE kind = 3) AS placed_by
+    FROM mine
+    GROUP BY hold
+    HAVING bool_or(kind = 3) AND max(ends_hold) = 0
+)
+SELECT hold, placed_by, account, credit_type, sum(delta_held)::bigint AS held
+FROM mine JOIN left_open USING (hold)
+GROUP BY hold, placed_by, account, credit_type;
+
+-- recorded_seq --
+-- How far the ledger is in a partition.
+SELECT last_seq FROM holdfast.flush_cursor WHERE partition = %(partition)s;
+
+-- roots --
+-- A page of all trees.
+SELECT tenant, root FROM holdfast.account
+WHERE parent = '' AND (tenant, account) > (%(after_tenant)s, %(after_root)s)
+ORDER BY tenant, account
+LIMIT %(limit)s;
+
+-- count_roots --
+-- How many trees there are.
+SELECT count(*) AS trees FROM holdfast.account WHERE parent = '';
+
+-- newest_roots --
+-- The trees of a partition's newest entries.
+SELECT DISTINCT a.tenant, a.root
+FROM (
+    SELECT tenant, account FROM holdfast.entry
+    WHERE partition = %(partition)s
+    ORDER BY seq DESC
+    LIMIT %(limit)s
+) AS newest
+JOIN holdfast.account AS a USING (tenant, account);
+
+-- note_finding --
+-- Keeps a figure that was not the same in both stores. The same of the same moment adds nothing.
+INSERT INTO holdfast.audit_finding
+    (partition, epoch, seq, tenant, account, credit_type, part, name, version, hot, ledger)
+VALUES (
+    %(partition)s, %(epoch)s, %(seq)s, %(tenant)s, %(account)s, %(credit_type)s, %(part)s, %(name)s,
+    %(version)s, %(hot)s, %(ledger)s
+)
+ON CONFLICT DO NOTHING;
+
+-- findings --
+-- The newest figures that were not the same.
+SELECT * FROM holdfast.audit_finding ORDER BY found_at DESC, account, credit_type, part, name
+LIMIT %(limit)s;
+
+-- checkpoint_head --
+-- The newest checkpoint, and how long ago it was made.
+SELECT
+    number, hash, pending,
+    greatest(0, extract(epoch FROM now() - made_at) * 1000)::bigint AS age_ms
+FROM holdfast.checkpoint_head;
+
+-- keep_checkpoint --
+-- Compare-and-set: of all who make the next checkpoint, one gets its number.
+UPDATE holdfast.checkpoint_head
+SET number = %(number)s, hash = %(hash)s, pending = %(line)s, made_at = now()
+WHERE number = %(number)s - 1 AND pending = '';
+
+-- checkpoint_delivered --
+-- It is kept elsewhere.
+UPDATE holdfast.checkpoint_head SET pending = '' WHERE number = %(number)s;
+
+-- entries_at --
+-- The hashes at some places.
+SELECT e.partition, e.seq, e.hash
+FROM unnest(%(partitions)s::integer[], %(seqs)s::bigint[]) AS wanted (partition, seq)
+JOIN holdfast.entry AS e USING (partition, seq);
