@@ -18,18 +18,35 @@ from holdfast_server.control.spool import Spool
 from holdfast_server.control.spool_files import read_segment, segments_of
 from holdfast_server.control.spool_record import Record, Spooled, decode
 from holdfast_server.domain.operation import (
+    AccountTerms,
     BookUnenforced,
     Burn,
     Caller,
     Commit,
+    CreateAccount,
+    ExpireDue,
     Extend,
+    GetBalance,
+    Grant,
+    GrantSource,
+    GrantTerms,
     Line,
     Mode,
     Operation,
+    Refund,
     Release,
     Reserve,
+    Revoke,
+    UpdateAccount,
 )
-from holdfast_server.domain.policy import Policy, PolicySet, StoreUnavailable, Subject
+from holdfast_server.domain.policy import (
+    Policy,
+    PolicySet,
+    Scope,
+    ScopeKind,
+    StoreUnavailable,
+    Subject,
+)
 from holdfast_server.domain.reply import (
     Applied,
     BalanceReply,
@@ -271,3 +288,20 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.005)
+
+
+TENANT = Scope(ScopeKind.TENANT, "t")
+MODES = {mode: [Policy(TENANT, mode)] for mode in Mode}
+#: Every operation that spends without naming a hold.
+SPENDING: tuple[Operation, ...] = (reserve("s1"), burn("s2"))
+#: Every operation that the gate has nothing to say about.
+OTHERS: tuple[Operation, ...] = (
+    GetBalance("t", "org.user"),
+    Refund("t", "1-1-1", "f1"),
+    CreateAccount("t", "new", AccountTerms(), "a1"),
+    UpdateAccount("t", "org", AccountTerms(), frozenset({"labels"}), "a2"),
+    Grant("t", "org", GrantTerms("ai", 5, GrantSource.PURCHASE), "g1"),
+    Revoke("t", "org", "0" * 32, "g2"),
+    BookUnenforced("t", "org", LINES, "b1"),
+    ExpireDue("t", "org"),
+)

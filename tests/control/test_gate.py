@@ -1,4 +1,4 @@
-"""The gate: kill switch, store away and bypassed tokens, for every operation and kind of hold."""
+"""The gate: kill switch and bypassed tokens, for every operation and kind of hold."""
 
 from __future__ import annotations
 
@@ -9,32 +9,17 @@ from dataclasses import replace
 import pytest
 
 from holdfast_server.domain.operation import (
-    AccountTerms,
     BookUnenforced,
     Burn,
     Commit,
     CommitLine,
-    CreateAccount,
     ExpireDue,
     Extend,
     GetBalance,
-    Grant,
-    GrantSource,
-    GrantTerms,
     Line,
     Mode,
     Operation,
-    Refund,
     Release,
-    Revoke,
-    UpdateAccount,
-)
-from holdfast_server.domain.policy import (
-    Policy,
-    Scope,
-    ScopeKind,
-    StoreUnavailable,
-    StoreUnavailableKind,
 )
 from holdfast_server.domain.reply import (
     BurnReply,
@@ -49,11 +34,13 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.names import Alert, Cause, Replayed
 from tests.control.support import (
     CALLER,
-    GRANTED,
     LINES,
+    MODES,
     NOW_MS,
+    OTHERS,
     PLACED,
     SIGNER,
+    SPENDING,
     TOKEN_BYPASSED,
     TOKEN_HELD,
     TOKEN_OFF,
@@ -61,15 +48,11 @@ from tests.control.support import (
     MakeStage,
     Rules,
     burn,
-    granted,
     outcome_of,
     records_of,
     reserve,
     unavailable,
 )
-
-TENANT = Scope(ScopeKind.TENANT, "t")
-ALLOW = StoreUnavailable(StoreUnavailableKind.ALLOW)
 
 # A token of another tenant, one that was changed, and no token at all.
 FOREIGN = SIGNER.issue("u", HoldToken(TokenKind.BYPASSED, "a", "a", b"b" * 16, "", LINES))
@@ -86,24 +69,10 @@ ON_HOLDS: tuple[Callable[[str], Operation], ...] = (
     lambda hold: Release("t", hold, "r1", "done"),
     lambda hold: Extend("t", hold, 5_000, "e1"),
 )
-#: Every operation that spends without naming a hold.
-SPENDING: tuple[Operation, ...] = (reserve("s1"), burn("s2"))
-#: Every operation that the gate has nothing to say about.
-OTHERS: tuple[Operation, ...] = (
-    GetBalance("t", "org.user"),
-    Refund("t", "1-1-1", "f1"),
-    CreateAccount("t", "new", AccountTerms(), "a1"),
-    UpdateAccount("t", "org", AccountTerms(), frozenset({"labels"}), "a2"),
-    Grant("t", "org", GrantTerms("ai", 5, GrantSource.PURCHASE), "g1"),
-    Revoke("t", "org", "0" * 32, "g2"),
-    BookUnenforced("t", "org", LINES, "b1"),
-    ExpireDue("t", "org"),
-)
 HOLDS = (TOKEN_HELD, TOKEN_BYPASSED, TOKEN_OFF, *STRANGE)
 EVERY_OPERATION = (*SPENDING, *OTHERS, *(make(hold) for make in ON_HOLDS for hold in HOLDS))
 
 EVERY_ERROR = (None, *(reason for reason in Reason if reason is not Reason.UNSPECIFIED))
-MODES = {mode: [Policy(TENANT, mode)] for mode in Mode}
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -345,131 +314,3 @@ async def test_a_full_spool_refuses_nothing_under_kill_but_counts_what_is_lost(
     assert {outcome_of(answer) for answer in answers} == {Outcome.BYPASSED}
     assert stage.reports.results == [Replayed.LOST] * 2
     assert Alert.SPOOL_FULL in stage.reports.alerts
-
-
-# --- The store is away --------------------------------------------------------------------------
-
-
-async def test_what_passes_while_the_store_is_away_is_the_engines_error_by_default(
-    stage_of: MakeStage,
-) -> None:
-    stage = stage_of(Engine(unavailable()))
-    for operation in (reserve(), burn(), Commit("t", TOKEN_HELD, "c"), *OTHERS):
-        assert await stage.one(operation) is stage.engine.error
-
-
-async def test_allow_lets_pass_and_books_later(stage_of: MakeStage) -> None:
-    rules = Rules([Policy(TENANT, store_unavailable=ALLOW)])
-    stage = stage_of(Engine(unavailable()), rules)
-    assert outcome_of(await stage.one(reserve())) is Outcome.BYPASSED
-    assert outcome_of(await stage.one(burn())) is Outcome.BYPASSED
-    assert outcome_of(await stage.one(Commit("t", TOKEN_HELD, "c"))) is Reason.STORE_UNAVAILABLE
-    assert outcome_of(await stage.one(Commit("t", TOKEN_BYPASSED, "d"))) is Outcome.BYPASSED
-    spooled = stage.spooled()
-    assert [each.key for each in spooled] == ["burn-k", "d"]
-    assert stage.reports.alerts == [Alert.FAIL_OPEN] * 2
-
-
-async def test_one_line_that_is_denied_denies_all(stage_of: MakeStage) -> None:
-    ai = Scope(ScopeKind.CREDIT_TYPE, "t", "ai")
-    rules = Rules([Policy(ai, store_unavailable=ALLOW)])
-    stage = stage_of(Engine(unavailable()), rules)
-    assert await stage.one(burn()) is stage.engine.error
-    only_ai = burn("o", lines=(Line("ai", 1),))
-    assert outcome_of(await stage.one(only_ai)) is Outcome.BYPASSED
-
-
-async def test_a_bound_counts_per_account_credit_type_and_minute(stage_of: MakeStage) -> None:
-    bounded = StoreUnavailable(StoreUnavailableKind.ALLOW_BOUNDED, 250)
-    rules = Rules([Policy(TENANT, store_unavailable=bounded)])
-    stage = stage_of(Engine(unavailable()), rules)
-
-    async def passes(key: str, account: str = "a") -> bool:
-        answer = await stage.one(burn(key, account=account))
-        return outcome_of(answer) is Outcome.BYPASSED
-
-    assert [await passes(key) for key in ("1", "2", "3")] == [True, True, False]
-    # What had passed passes again, and is not counted twice.
-    assert await passes("1")
-    assert await passes("4", account="b")
-    stage.now_ms += 60_000
-    assert await passes("5")
-    assert len(stage.spooled()) == 4
-
-
-async def test_what_cannot_be_written_down_does_not_pass_by_policy(stage_of: MakeStage) -> None:
-    rules = Rules([Policy(TENANT, store_unavailable=ALLOW)])
-    stage = stage_of(Engine(unavailable()), rules, spool_records_max=1)
-    assert outcome_of(await stage.one(burn("1"))) is Outcome.BYPASSED
-    assert await stage.one(burn("2")) is stage.engine.error
-    assert await stage.one(Commit("t", TOKEN_BYPASSED, "c")) is stage.engine.error
-
-
-OWN_TROUBLE = (
-    Reason.STORE_UNAVAILABLE,
-    Reason.STORE_WRITE_BLOCKED,
-    Reason.STORE_OUT_OF_MEMORY,
-    Reason.FENCED,
-    Reason.RESULT_UNKNOWN,
-    Reason.OVERLOADED,
-    Reason.LEDGER_UNAVAILABLE,
-    Reason.LEDGER_BACKLOG,
-    Reason.DEADLINE_EXCEEDED,
-    Reason.INTERNAL,
-)
-
-
-@pytest.mark.parametrize("mode", [Mode.OFF, Mode.SHADOW])
-@pytest.mark.parametrize("reason", OWN_TROUBLE)
-@pytest.mark.parametrize("operation", SPENDING)
-async def test_shadow_and_off_never_refuse_for_our_own_trouble(
-    stage_of: MakeStage, mode: Mode, reason: Reason, operation: Operation
-) -> None:
-    stage = stage_of(Engine(unavailable(reason)), Rules(MODES[mode]), spool_records_max=1)
-    await stage.spool.append(CALLER, Release("t", TOKEN_HELD, "fills the spool"))
-    assert outcome_of(await stage.one(operation)) is Outcome.BYPASSED
-
-
-@pytest.mark.parametrize("reason", [Reason.ACCOUNT_NOT_FOUND, Reason.IDEMPOTENCY_KEY_REUSED])
-async def test_the_callers_own_mistakes_are_told_in_shadow_too(
-    stage_of: MakeStage, reason: Reason
-) -> None:
-    stage = stage_of(Engine(unavailable(reason)), Rules(MODES[Mode.SHADOW]))
-    assert outcome_of(await stage.one(burn())) is reason
-
-
-async def test_a_burn_that_may_have_been_applied_is_repeated_as_itself(stage_of: MakeStage) -> None:
-    rules = Rules([Policy(TENANT, store_unavailable=ALLOW)])
-    stage = stage_of(Engine(unavailable(Reason.RESULT_UNKNOWN)), rules)
-    await stage.one(burn())
-    assert stage.spooled() == [burn()]
-
-
-async def test_the_dials_of_a_child_are_those_of_its_tree(stage_of: MakeStage) -> None:
-    """`org` is inside a dial of 10 percent and `org.user` is not."""
-    dialled = Policy(TENANT, enforce_percent=10)
-    known = stage_of(Engine(unavailable()), Rules([dialled], {"org.user": "org"}))
-    unknown = stage_of(Engine(unavailable()), Rules([dialled]))
-    assert outcome_of(await known.one(reserve())) is Reason.STORE_UNAVAILABLE
-    assert outcome_of(await unknown.one(reserve())) is Outcome.BYPASSED
-
-
-async def test_a_denial_is_an_answer_that_the_gate_does_not_touch(stage_of: MakeStage) -> None:
-    stage = stage_of(rules=Rules([Policy(TENANT, store_unavailable=ALLOW)]))
-    denied = BurnReply(replace(GRANTED, outcome=Outcome.DENIED), PLACED)
-    stage.engine.answers["k"] = denied
-    assert await stage.one(burn()) is denied
-
-
-async def test_answers_keep_the_order_of_a_mixed_list(stage_of: MakeStage) -> None:
-    stage = stage_of()
-    operations: list[Operation] = [
-        burn("1"),
-        Commit("t", TOKEN_OFF, "2"),
-        Commit("t", TOKEN_BYPASSED, "3"),
-        reserve("4"),
-        Release("t", TOKEN_BYPASSED, "5"),
-        GetBalance("t", "a"),
-    ]
-    answers = await stage.gate.submit(CALLER, operations)
-    assert [type(answer) for answer in answers] == [type(granted(each)) for each in operations]
