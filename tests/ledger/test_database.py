@@ -18,6 +18,7 @@ from holdfast_server.domain.policy import Policy, Scope, ScopeKind
 from holdfast_server.domain.reply import Buckets, HoldState
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.database import READ_MS_MAX, connection_text
+from holdfast_server.ledger.due import EntriesPage
 from holdfast_server.ledger.records import (
     CreditType,
     Finding,
@@ -95,6 +96,7 @@ CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
     "rebuilt": lambda ledger: ledger.rebuilt(),
     "given_up": lambda ledger: ledger.given_up(0),
     "due_between": lambda ledger: ledger.due_between(0, 1, 2),
+    "active_in": lambda ledger: ledger.active_in([EntriesPage(0, 1, 2)], 0),
     "tips": lambda ledger: ledger.tips(),
     "transaction_entries": lambda ledger: ledger.transaction_entries("t", 0, 1, 1),
     "verify": lambda ledger: ledger.verify(),
