@@ -34,6 +34,10 @@ from holdfast_server.errors import HoldfastError
 
 #: Accounts that are made at one time.
 CHUNK: Final = 1_000
+#: How often one is asked for whose answer was lost, and the pause before: a store that has
+#: millions of keys may stand still for seconds, such as while it forks.
+ATTEMPTS_MAX: Final = 10
+PAUSE_SECONDS: Final = 2.0
 
 _FACTS: Final = Facts(op.Caller("bench", "", ""))
 
@@ -93,13 +97,20 @@ class Population:
             on_chunk()
 
     async def _decide(self, items: Sequence[Item]) -> list[Raw]:
-        decided = []
-        for (answer,) in await asyncio.gather(*(self._batcher.submit([each]) for each in items)):
-            if isinstance(answer, HoldfastError):
+        return await asyncio.gather(*map(self._decide_one, items))
+
+    async def _decide_one(self, item: Item) -> Raw:
+        """The same again, under the same key, where nobody knows what became of it."""
+        attempts = 0
+        while True:
+            (answer,) = await self._batcher.submit([item])
+            attempts += 1
+            if not isinstance(answer, HoldfastError):
+                assert answer.flag in (Flag.FRESH, Flag.REPLAYED), answer
+                return answer
+            if attempts == ATTEMPTS_MAX:
                 raise answer
-            assert answer[0] == Flag.FRESH, answer
-            decided.append(answer)
-        return decided
+            await asyncio.sleep(PAUSE_SECONDS)
 
     def _item(self, operation: op.Operation, account: str, facts: Facts = _FACTS) -> Item:
         return Item(operation, facts, account, self._keys.partition(self._tenant, account))
