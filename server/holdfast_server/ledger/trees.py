@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-from holdfast_server.domain.bounds import TREE_LEVELS_MAX
 from holdfast_server.domain.figures import (
     BUCKETS,
     HELD,
@@ -52,13 +51,7 @@ class Trees(Database):
         async with self.reading(tenant, limit_ms=READ_MS_MAX if limited else 0) as cursor:
             if not await _reaches(cursor, partition, seq):
                 return None
-            found = await fetch_all(
-                cursor,
-                QUERIES["tree_accounts"],
-                tenant=tenant,
-                root=root,
-                levels_max=TREE_LEVELS_MAX,
-            )
+            found = await fetch_all(cursor, QUERIES["tree_accounts"], tenant=tenant, root=root)
             accounts = sorted({row["account"] for row in found} | set(also))
             which = {"tenant": tenant, "accounts": accounts, "partition": partition, "seq": seq}
             sums = await fetch_all(cursor, QUERIES["tree_sums"], **which)

@@ -13,15 +13,7 @@ SELECT partition, epoch, last_seq AS seq, last_hash AS hash FROM holdfast.flush_
 
 -- tree_accounts --
 -- The accounts of a tree. None is ever removed, so these are at least those of any earlier moment.
-WITH RECURSIVE tree AS (
-    SELECT account, 1 AS level FROM holdfast.account
-    WHERE tenant = %(tenant)s AND account = %(root)s
-    UNION ALL
-    SELECT below.account, tree.level + 1
-    FROM holdfast.account AS below JOIN tree ON below.parent = tree.account
-    WHERE below.tenant = %(tenant)s AND tree.level < %(levels_max)s
-)
-SELECT DISTINCT account FROM tree;
+SELECT account FROM holdfast.account WHERE tenant = %(tenant)s AND root = %(root)s;
 
 -- tree_sums --
 -- What all entries of some accounts up to a place add up to.
