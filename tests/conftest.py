@@ -5,7 +5,12 @@ from hypothesis import settings
 
 from tests.support.fault_table import TESTS, named_tests, read_rows
 
-pytest_plugins = ["tests.fixtures.stores", "tests.fixtures.databases", "tests.fixtures.server"]
+pytest_plugins = [
+    "tests.fixtures.stores",
+    "tests.fixtures.databases",
+    "tests.fixtures.engines",
+    "tests.fixtures.server",
+]
 
 # `--hypothesis-profile=long` runs thousands of histories where the suite runs hundreds.
 settings.register_profile("long", max_examples=3_000, stateful_step_count=60)

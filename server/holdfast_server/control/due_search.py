@@ -8,11 +8,11 @@ in the partition itself, so that whoever comes next goes on from there (engine/l
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Final
 
 from holdfast_server import failpoint
+from holdfast_server.control.looking import keep_looking
 from holdfast_server.control.rebuilt import RebuiltPartitions
 from holdfast_server.engine.due_notes import DueNotes, DueRoot, Page
 from holdfast_server.engine.keys import Keys
@@ -37,17 +37,13 @@ class DueSearch:
         self._partitions = RebuiltPartitions(ledger, keys)
 
     async def run(self) -> None:
-        """Searches until cancelled. A store that is away is asked again later."""
-        while True:
-            is_done = True
-            try:
-                is_done = await self.look()
-            except HoldfastError as error:
-                _log.warning("search for what is due: %s", error.reason.name)
-            except Exception:
-                # Nobody would miss it, and what is due would not end.
-                _log.exception("a search for what is due failed")
-            await asyncio.sleep(IDLE_SECONDS if is_done else PAUSE_SECONDS)
+        """Searches until cancelled."""
+        await keep_looking(
+            "search for what is due",
+            self.look,
+            pause_seconds=PAUSE_SECONDS,
+            idle_seconds=IDLE_SECONDS,
+        )
 
     async def look(self) -> bool:
         """Reads one page of each partition that is not searched yet; answers whether all are.

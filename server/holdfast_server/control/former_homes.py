@@ -7,7 +7,6 @@ that moves may escape one scan. That is written down in the partition, and nobod
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -15,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from holdfast_server import failpoint
+from holdfast_server.control.looking import keep_looking
 from holdfast_server.domain.bounds import FORMER_HOME_MS
 from holdfast_server.engine.former_keys import FormerKeys
-from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.due import Dues
 
 #: Steps of one look, and the pause before the next while something is left.
@@ -51,17 +50,13 @@ class FormerHomes:
         self._cleared = dict[int, int]()
 
     async def run(self) -> None:
-        """Removes until cancelled. A store that is away is asked again later."""
-        while True:
-            is_done = True
-            try:
-                is_done = await self.look()
-            except HoldfastError as error:
-                _log.warning("removal of former hot state: %s", error.reason.name)
-            except Exception:
-                # Nobody would miss it until the store is full.
-                _log.exception("a removal of former hot state failed")
-            await asyncio.sleep(IDLE_SECONDS if is_done else PAUSE_SECONDS)
+        """Removes until cancelled."""
+        await keep_looking(
+            "removal of former hot state",
+            self.look,
+            pause_seconds=PAUSE_SECONDS,
+            idle_seconds=IDLE_SECONDS,
+        )
 
     async def look(self) -> bool:
         """Takes some steps; answers whether nothing is left to be done for now. An error of a

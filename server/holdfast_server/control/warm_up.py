@@ -9,7 +9,6 @@ once the newest entries have grown old there is nothing left to read.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from holdfast_server import failpoint
+from holdfast_server.control.looking import keep_looking
 from holdfast_server.control.rebuilt import Rebuilds, RebuiltPartitions
 from holdfast_server.engine.cold import Hydration, Name
 from holdfast_server.engine.keys import Keys
@@ -85,34 +85,30 @@ class WarmUp:
         self._walks = dict[int, _Walk]()
 
     async def run(self) -> None:
-        """Brings trees until cancelled. A store that is away is asked again later."""
-        while True:
-            goes_on = False
-            try:
-                goes_on = await self.look()
-            except HoldfastError as error:
-                _log.warning("trees do not come back by themselves: %s", error.reason.name)
-            except Exception:
-                # Whoever uses a tree brings it all the same.
-                _log.exception("bringing trees back failed")
-            await asyncio.sleep(PAUSE_SECONDS if goes_on else IDLE_SECONDS)
+        """Brings trees until cancelled."""
+        await keep_looking(
+            "trees come back by themselves",
+            self.look,
+            pause_seconds=PAUSE_SECONDS,
+            idle_seconds=IDLE_SECONDS,
+        )
 
     async def look(self) -> bool:
-        """Brings the trees of one page of each partition that is not done; answers whether to go
-        on at once. Raises errors of both stores.
+        """Brings the trees of one page of each partition that is not done; answers whether nothing
+        is left to be done for now. Raises errors of both stores.
 
         Others that do the same take the partitions in another order.
         """
         if not self._clock_ms():
             # What is old is not known yet.
-            return False
+            return True
         found = await self._partitions.due()
         for some in in_parts(_CHANCE.sample(found, len(found)), PARTITIONS_MAX):
             if await self._wants_memory():
                 # Room is made for those that are in use; what comes now would be in the way.
-                return False
+                return True
             await self._look_at(some)
-        return bool(found)
+        return not found
 
     @property
     def is_done(self) -> bool:
