@@ -18,7 +18,7 @@ TTL_MS = 2_000
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def folder_of_servers() -> Iterator[Path]:
     """Not below pytest's own: as root, Postgres runs as a user who may not enter that."""
     with TemporaryDirectory(prefix="holdfast-faults-") as name:
         Path(name).chmod(0o711)
@@ -28,7 +28,7 @@ def _folder() -> Iterator[Path]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running_stack() -> AsyncIterator[Stack]:
     """Starts it once for all tests of a module."""
-    with _folder() as folder:
+    with folder_of_servers() as folder:
         async with Stack(folder) as stack:
             yield stack
 

@@ -141,6 +141,11 @@ class Proxy:
         for writer in list(self._writers):
             _reset(writer)
 
+    def lead_to(self, port: int, host: str = LOOPBACK) -> None:
+        """Another server stands behind it from now on, as when a name leads to a new master."""
+        self._upstream = (host, port)
+        self.rst()
+
     def heal(self) -> None:
         """Nothing is broken any more."""
         self._refusing = False
