@@ -25,6 +25,7 @@ from holdfast_server.domain.bounds import BATCH_ITEMS_MAX
 from holdfast_server.engine import store
 from holdfast_server.engine.backlog import entries_waiting
 from holdfast_server.engine.scripts import Clock
+from holdfast_server.engine.store_clock import wall_ms
 from holdfast_server.errors import HoldfastError, Reason
 from tests.faults.faketime import LIBRARY, needs_faketime
 from tests.support.arming import arm
@@ -220,10 +221,28 @@ async def test_the_clock_of_the_store_jumps(
 
 
 @needs_faketime
+async def test_who_starts_while_the_clock_is_ahead_asks_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """F44: of three clocks the two that agree count, from the very first call on."""
+    with clock_of_its_own(monkeypatch, tmp_path) as (server, set_clock):
+        real = build(server.url, partitions=1, clock=Clock.STORE)
+        await fund(real)
+        await real.decide([reserve("before")])
+        real.store.clock.hear(wall_ms())
+        await jump(real, set_clock, 1)
+        assert await held(real) == 1
+        await entries_waiting(real.store, real.keys)
+        assert real.store.clock.is_suspect
+        assert await held(real) == 1
+        await real.store.close()
+
+
+@needs_faketime
 async def test_a_clock_that_is_believed_ends_everything(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The naive way: who never looked at the clock before takes any time from it."""
+    """The naive way: who never looked at a clock before takes any time from the store."""
     with clock_of_its_own(monkeypatch, tmp_path) as (server, set_clock):
         real = build(server.url, partitions=1, clock=Clock.STORE)
         await fund(real)

@@ -72,6 +72,44 @@ def test_a_jump_ahead_is_not_followed_until_it_is_taken_back(machine: Machine) -
     assert not machine.clock.is_suspect
 
 
+@pytest.mark.parametrize("wrong_ms", [0, -HOUR_MS])
+def test_a_store_ahead_of_everybody_is_not_believed_at_first(
+    machine: Machine, wrong_ms: int
+) -> None:
+    """Even if this machine's clock is wrong, or the other one."""
+    machine.clock.hear(machine.wall_ms)
+    machine.wall_ms += wrong_ms
+    machine.store_ms += HOUR_MS
+    for _ in range(2):
+        assert machine.look() == HOUR_MS
+        assert machine.clock.is_suspect
+        machine.wait(JUMP_MS_MAX)
+    machine.store_ms -= HOUR_MS
+    assert machine.look() == 0
+    assert not machine.clock.is_suspect
+
+
+def test_before_the_first_look_the_later_of_the_others_counts(machine: Machine) -> None:
+    machine.clock.hear(machine.wall_ms - HOUR_MS)
+    assert machine.clock.expected_ms() == machine.wall_ms
+    machine.clock.hear(machine.wall_ms + HOUR_MS)
+    assert machine.clock.expected_ms() == machine.wall_ms + HOUR_MS
+
+
+@pytest.mark.parametrize("other_ms", [HOUR_MS, -HOUR_MS])
+def test_one_other_that_agrees_is_enough(machine: Machine, other_ms: int) -> None:
+    machine.clock.hear(machine.wall_ms + other_ms)
+    assert machine.look() == 0
+    assert not machine.clock.is_suspect
+
+
+def test_a_store_that_is_behind_is_believed(machine: Machine) -> None:
+    machine.clock.hear(machine.wall_ms)
+    machine.store_ms -= HOUR_MS
+    assert machine.look() == 0
+    assert not machine.clock.is_suspect
+
+
 def test_a_jump_to_the_time_of_the_machine_is_a_correction(machine: Machine) -> None:
     machine.store_ms -= HOUR_MS
     machine.look()

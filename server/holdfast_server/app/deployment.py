@@ -93,7 +93,8 @@ def _with_key_file(settings: Settings, facts: DeploymentFacts) -> DeploymentFact
 
 def _write_copy(path: Path, facts: DeploymentFacts) -> None:
     """A copy that cannot be written is missed only while the ledger is away."""
-    fields = {**dataclasses.asdict(facts), "token_keys": _hex(facts.token_keys)}
+    copy = dataclasses.replace(facts, read_at_ms=0)
+    fields = {**dataclasses.asdict(copy), "token_keys": _hex(facts.token_keys)}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -153,6 +153,8 @@ async def _open_process(settings: Settings, role: str) -> AsyncIterator[Process]
         ledger = await stack.enter_async_context(open_ledger(settings))
         facts = await learn_facts(settings, ledger)
         store = open_store(settings.redis_url)
+        if facts.read_at_ms:
+            store.clock.hear(facts.read_at_ms)
         stack.push_async_callback(store.close)
         config = ConfigCache(ledger, settings.state_dir, metrics)
         keys = Keys(facts.partitions)

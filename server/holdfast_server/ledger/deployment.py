@@ -76,6 +76,7 @@ async def _facts(cursor: Cursor) -> DeploymentFacts:
         created_at_ms=rows.milliseconds(deployment["created_at"]),
         token_keys={row["key_id"]: row["secret"] for row in keys},
         active_token_key=keys[0]["key_id"],
+        read_at_ms=rows.milliseconds(deployment["read_at"]),
     )
 
 

@@ -233,6 +233,8 @@ class DeploymentFacts:
     created_at_ms: int
     token_keys: Mapping[int, bytes] = field(repr=False)
     active_token_key: int
+    #: What the ledger's clock showed when it was asked; 0 in a copy.
+    read_at_ms: int = field(default=0, compare=False)
 
     @property
     def name(self) -> str:

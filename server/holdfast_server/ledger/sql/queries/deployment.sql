@@ -18,8 +18,8 @@ SELECT partition, 1, 0, %(genesis)s FROM numbers;
 INSERT INTO holdfast.token_key (key_id, secret) VALUES (1, %(secret)s);
 
 -- deployment --
--- The facts of the deployment.
-SELECT partitions, created_at FROM holdfast.deployment;
+-- The facts of the deployment, and what the ledger's clock shows.
+SELECT partitions, created_at, clock_timestamp() AS read_at FROM holdfast.deployment;
 
 -- token_keys --
 -- The newest first: it signs.
