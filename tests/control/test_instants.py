@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
 
 from holdfast_server.domain.reply import Buckets
-from tests.support.both import Both, both_stores
+from tests.support.both import Both
 from tests.support.pair import START_MS
-
-
-@pytest_asyncio.fixture
-async def both(valkey_url: str, migrated_postgres_url: str) -> AsyncIterator[Both]:
-    async with both_stores(valkey_url, migrated_postgres_url) as opened:
-        yield opened
 
 
 async def at(both: Both, account: str, instant_ms: int) -> Buckets:

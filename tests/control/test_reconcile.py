@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +28,6 @@ from tests.support.pair import START_MS
 from tests.support.waiting import until
 
 TREE = ("t", "shop")
-
-
-@pytest.fixture
-async def both(valkey_url: str, migrated_postgres_url: str) -> AsyncIterator[Both]:
-    async with both_stores(valkey_url, migrated_postgres_url) as stores:
-        yield stores
 
 
 @pytest.fixture

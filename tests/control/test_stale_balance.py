@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.errors import HoldfastError, Reason
-from tests.support.both import Both, both_stores
-
-
-@pytest_asyncio.fixture
-async def both(valkey_url: str, migrated_postgres_url: str) -> AsyncIterator[Both]:
-    async with both_stores(valkey_url, migrated_postgres_url) as opened:
-        yield opened
+from tests.support.both import Both
 
 
 async def balances(
