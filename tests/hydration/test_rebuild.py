@@ -31,10 +31,14 @@ def offsets_now(zone: str, instant_ms: int) -> Offsets:
 
 def rebuilt(entries: list[Entry], tenant: str, root: str, real: Real) -> dict[str, Any]:
     """What the entries give of a tree."""
-    accounts = {entry.account for entry in entries if _root_of(entry) == root}
-    mine = [entry for entry in entries if entry.account in accounts]
-    image = draw_image(rebuild(tenant, root, mine, offsets_now))
+    image = draw_image(rebuild(tenant, root, entries_of(entries, root), offsets_now))
     return drawn(image, real.clock.now_ms)
+
+
+def entries_of(entries: list[Entry], root: str) -> list[Entry]:
+    """Those of one tree."""
+    accounts = {entry.account for entry in entries if _root_of(entry) == root}
+    return [entry for entry in entries if entry.account in accounts]
 
 
 def _root_of(entry: Entry) -> object:

@@ -6,6 +6,23 @@ from them by the rules of `domain.twin`, whose state this builds. Pure: no clock
 """
 
 from holdfast_server.domain.rebuild.history import rebuild, tell
-from holdfast_server.domain.rebuild.state import Rebuilt
+from holdfast_server.domain.rebuild.snapshot import (
+    SNAPSHOT_LAYOUT,
+    Snapshot,
+    UnusableSnapshot,
+    restore,
+    take,
+)
+from holdfast_server.domain.rebuild.state import MissingEntries, Rebuilt
 
-__all__ = ["Rebuilt", "rebuild", "tell"]
+__all__ = [
+    "SNAPSHOT_LAYOUT",
+    "MissingEntries",
+    "Rebuilt",
+    "Snapshot",
+    "UnusableSnapshot",
+    "rebuild",
+    "restore",
+    "take",
+    "tell",
+]

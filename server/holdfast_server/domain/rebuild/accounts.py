@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.operation import AccountTerms
-from holdfast_server.domain.rebuild.state import Rebuilt, detail_of
+from holdfast_server.domain.rebuild.state import Rebuilt, check_version, detail_of
 from holdfast_server.domain.terms import account_terms
 from holdfast_server.domain.twin.accounts import counters_of, raise_heights, replace_terms
 from holdfast_server.domain.twin.state import AccountState
@@ -17,6 +17,7 @@ def account(rebuilt: Rebuilt, transaction: Sequence[Entry]) -> None:
     (entry,) = transaction
     terms = account_terms(detail_of(transaction))
     state = rebuilt.tree.accounts.get(entry.account)
+    check_version(entry, state.version if state else 0)
     if state is None:
         state = _create(rebuilt, entry, terms)
     else:

@@ -38,6 +38,7 @@ def tell(state: Rebuilt, entries: Iterable[Entry]) -> None:
     for _, group in groupby(entries, key=lambda entry: entry.first_seq):
         transaction = list(group)
         _FOLDS[transaction[0].kind](state, transaction)
+        state.follow(transaction)
 
 
 def rebuild(

@@ -22,11 +22,29 @@ class Rebuilt:
     tree: Tree
     offsets_at: OffsetsAt
     late: dict[str, LateHold] = field(default_factory=dict)
+    #: How many entries it was told, and where and of when the last one is.
+    entries: int = 0
+    partition: int = 0
+    epoch: int = 0
+    seq: int = 0
+    event_ms: int = 0
+
+    def follow(self, transaction: Sequence[Entry]) -> None:
+        """Notes that it was told a transaction."""
+        last = transaction[-1]
+        self.entries += len(transaction)
+        self.partition, self.epoch, self.seq = last.partition, last.epoch, last.seq
+        self.event_ms = last.event_ms
+
+
+class MissingEntries(Exception):
+    """Entries do not follow each other: some between them were not told."""
 
 
 def post(tree: Tree, entry: Entry) -> Credit:
     """Takes over the buckets after an entry and what it did to grants that are effective."""
     credit = tree.accounts[entry.account].credit(entry.credit_type)
+    check_version(entry, credit.version)
     credit.version = entry.version
     credit.buckets = dict(zip(BUCKETS, entry.after.as_tuple(), strict=True))
     for posting in entry.grants:
@@ -36,6 +54,12 @@ def post(tree: Tree, entry: Entry) -> Credit:
             grant.held += posting.held
             credit.forget(grant)
     return credit
+
+
+def check_version(entry: Entry, before: int) -> None:
+    """Versions have no gaps. Raises `MissingEntries` where one shows."""
+    if entry.version != before + 1:
+        raise MissingEntries(f"version {entry.version} at {entry.seq} follows {before}")
 
 
 def detail_of(transaction: Sequence[Entry]) -> dict[str, Any]:
