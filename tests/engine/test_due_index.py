@@ -87,9 +87,11 @@ async def test_members_of_one_time_end_in_the_order_of_their_names(real: Real) -
     answers = await real.decide(
         [op.Reserve("t", "a", (op.Line("ai", 1),), 1_000, f"k{number}") for number in range(12)]
     )
-    tree, _ = real.keys.tree_keys(real.keys.partition("t", "a"), 1, "t", "a")
-    packed: Any = await real.store.client.hget(tree, DUE_FIELD)
+    real.clock.now_ms += 2_000
+    await real.decide([op.GetBalance("t", "a")])
+    outbox = real.keys.outbox(real.keys.partition("t", "a"), 1)
+    entries: Any = await real.store.client.xrange(outbox)
+    ended = b"".join(fields[b"e"] for _, fields in entries[-12:])
     tokens = [SIGNER.read("t", answer.hold) for answer in answers]
-    members = sorted(b"h" + token.hold for token in tokens if token is not None)
-    places = [packed.index(member) for member in members]
+    places = [ended.index(hold) for hold in sorted(each.hold for each in tokens if each)]
     assert places == sorted(places)

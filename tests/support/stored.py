@@ -17,7 +17,7 @@ from holdfast_server.domain.twin.state import Counter
 from holdfast_server.domain.twin.windows import settle_counter
 from holdfast_server.engine.image import Image
 from holdfast_server.engine.keys import DUE_FIELD
-from holdfast_server.engine.rows import unpack_row
+from holdfast_server.engine.rows import unpack_due, unpack_row
 from tests.support.pair import Real
 
 CREDIT_PLACE, GRANT_PLACE, PENDING_PLACE = 10, 13, 12
@@ -58,8 +58,7 @@ def comparable(
         if mark == b"a":
             found[f"account {rest.decode()}"] = _account(unpack_row(value), now_ms)
         elif mark == DUE_FIELD.encode():
-            listed = unpack_row(value)
-            due = dict(zip(listed[1::2], listed[::2], strict=True))
+            due = unpack_due(value)
         elif mark == b"h":
             found[f"hold {rest.hex()}"] = _plain(unpack_row(value))
         else:

@@ -13,7 +13,7 @@ from holdfast_server.domain.operation import CreateAccount, Mode
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.engine.failures import failed, fenced
 from holdfast_server.engine.keys import DUE_FIELD, NUMBERS_FIELD, Keys
-from holdfast_server.engine.rows import unpack_row
+from holdfast_server.engine.rows import unpack_due, unpack_row
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Argument, Store, failure
 from holdfast_server.engine.unpack import unpack_terms
@@ -100,7 +100,7 @@ class AccountReader:
         """
         small = await self._read(tenant, root, "HGET", DUE_FIELD)
         if small is not None:
-            return _listed(unpack_row(small), start_ms)[offset : offset + SCAN_ROWS]
+            return _listed(small, start_ms)[offset : offset + SCAN_ROWS]
         span = (start_ms, "+inf", "BYSCORE", "LIMIT", offset, SCAN_ROWS, "WITHSCORES")
         partition, index = self._keys.partition(tenant, root), self._tree_keys(tenant, root)[1]
         return _scored(await self._read_key(partition, index, "ZRANGE", *span))
@@ -178,10 +178,10 @@ def _holds_after(rows: list[tuple[bytes, int]], after: HoldCursor | None) -> lis
     return [hold for hold in holds if (hold.expires_ms, hold.hold) > place]
 
 
-def _listed(values: list[Any], start_ms: int) -> list[tuple[bytes, int]]:
-    """Members with their times, of a small index: times and members in turn."""
-    pairs = zip(values[1::2], values[::2], strict=True)
-    return [(member, at_ms) for member, at_ms in pairs if at_ms >= start_ms]
+def _listed(small: bytes, start_ms: int) -> list[tuple[bytes, int]]:
+    """Members with their times, of a small index: in the order that a large one has."""
+    listed = sorted((at_ms, member) for member, at_ms in unpack_due(small).items())
+    return [(member, at_ms) for at_ms, member in listed if at_ms >= start_ms]
 
 
 def _scored(rows: list[Any]) -> list[tuple[bytes, int]]:

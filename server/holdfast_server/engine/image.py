@@ -26,10 +26,10 @@ from holdfast_server.domain.twin.state import (
 )
 from holdfast_server.engine.keys import DUE_FIELD
 from holdfast_server.engine.pack import pack_limit, pack_unread_terms
-from holdfast_server.engine.rows import pack_row, pack_value
+from holdfast_server.engine.rows import pack_due, pack_row, pack_value
 
-#: So many members of a tree's index are a list in its hash (lua/lib/due_index.lua, MEMBERS_MAX).
-DUE_LIST_MAX: Final = 16
+#: An index that takes no more is a list in the tree's hash (lua/lib/due_index.lua, LIST_BYTES_MAX).
+DUE_LIST_BYTES_MAX: Final = 512
 
 _SOURCES: Final = {DEBT: "D", UNENFORCED: "U"}
 
@@ -48,7 +48,7 @@ class Image:
     @property
     def due_set(self) -> Mapping[bytes, int]:
         """What is due, where that is too much for the tree's hash."""
-        return self.due if len(self.due) > DUE_LIST_MAX else {}
+        return {} if DUE_FIELD.encode() in self.fields else self.due
 
     @property
     def due_ms(self) -> int:
@@ -72,9 +72,8 @@ def draw_image(rebuilt: Rebuilt) -> Image:
     for hold in tree.holds.values():
         fields[b"h" + bytes.fromhex(hold.hold)] = pack_row(_hold(hold))
     due = dict(_due(tree))
-    if 0 < len(due) <= DUE_LIST_MAX:
-        listed = sorted((at_ms, member) for member, at_ms in due.items())
-        fields[DUE_FIELD.encode()] = pack_row([part for pair in listed for part in pair])
+    if due and len(listed := pack_due(due)) <= DUE_LIST_BYTES_MAX:
+        fields[DUE_FIELD.encode()] = listed
     late = {bytes.fromhex(hold): _late(each) for hold, each in rebuilt.late.items()}
     return Image(fields, due, late)
 

@@ -6,13 +6,15 @@ Lua makes a table of the right size from a row, where an array would grow value 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgpack
 
 #: So many values msgpack announces in one byte; more than that, in three.
 _SHORT_ARRAY_MAX: Final = 15
+#: The time of something that is due.
+_TIME_BYTES: Final = 7
 #: One for all: making one takes longer than packing a row. For one thread only.
 _PACKER: Final = msgpack.Packer(use_bin_type=False)
 
@@ -34,3 +36,22 @@ def unpack_row(row: bytes) -> list[Any]:
     unpacker = msgpack.Unpacker(raw=True, strict_map_key=False)
     unpacker.feed(row)
     return list(unpacker)
+
+
+def pack_due(due: Mapping[bytes, int]) -> bytes:
+    """Members and when they are due, as a list in a tree's hash (lua/lib/due_index.lua)."""
+    return b"".join(
+        at_ms.to_bytes(_TIME_BYTES, "big") + bytes((len(member),)) + member
+        for member, at_ms in due.items()
+    )
+
+
+def unpack_due(listed: bytes) -> dict[bytes, int]:
+    """The same the other way round."""
+    due, place = dict[bytes, int](), 0
+    while place < len(listed):
+        member = place + _TIME_BYTES + 1
+        end = member + listed[member - 1]
+        due[listed[member:end]] = int.from_bytes(listed[place : place + _TIME_BYTES], "big")
+        place = end
+    return due

@@ -1,30 +1,49 @@
 -- The index of a tree's due times: what expires or becomes effective in it, and when (lib/due.lua).
 --
 -- Most trees have few such members: a list in the tree's own hash, which is read and written along with
--- the rest, [at_ms, member, at_ms, member, ...] by time and then by member, costs neither a command nor
--- a key. What outgrows MEMBERS_MAX becomes a sorted set beside the tree, in the same order, and stays
--- one until it is empty.
-local MEMBERS_MAX = 16
+-- the rest, costs neither a command nor a key. It is a text of one record after another, in no order, so
+-- that a member comes and goes without a look at the others: 7 bytes of time, a byte with the member's
+-- length, the member. What outgrows LIST_BYTES_MAX becomes a sorted set beside the tree, ordered by time
+-- and then by member, and stays one until it is empty.
+-- A member begins with an id that nobody chooses (lib/due.lua), so none is found within another record.
+local LIST_BYTES_MAX = 512
+local TIME_BYTES = 7
 
--- The list that a small index is, or false for a sorted set.
-local function list_of(tree)
-  local packed = tree.due_packed
-  if not packed then
-    return tree.due_ms_stored == 0 and {}
+local char, find = string.char, string.find
+
+-- The list as it was stored, false for a sorted set: a time without a list means a set.
+function due_index.stored(packed, due_ms)
+  return packed or due_ms == 0 and ""
+end
+
+local function by_time(a, b)
+  if a[2] ~= b[2] then
+    return a[2] < b[2]
   end
-  return packed ~= "" and { unpack_message(packed) } or {}
+  return a[1] < b[1]
+end
+
+-- The members of a list, each [member, at_ms], in the order of a sorted set.
+local function members_of(list)
+  local found, place, length, at_ms = {}, 1, nil, nil
+  while place <= #list do
+    at_ms, length, place = struct.unpack(">I7B", list, place)
+    insert(found, { sub(list, place, place + length - 1), at_ms })
+    place = place + length
+  end
+  table.sort(found, by_time)
+  return found
 end
 
 -- What is due by now, in order: [member, at_ms, member, at_ms, ...], so many members at most.
 function due_index.due_now(tree, count)
-  local now, list = tree.partition.now, list_of(tree)
-  local found = {}
-  if list then
-    for i = 1, #list, 2 do
-      if list[i] > now or i > 2 * count then
+  local now, found = tree.partition.now, {}
+  if tree.due_list then
+    for i, each in ipairs(members_of(tree.due_list)) do
+      if each[2] > now or i > count then
         break
       end
-      found[i], found[i + 1] = list[i + 1], list[i]
+      found[2 * i - 1], found[2 * i] = each[1], each[2]
     end
     return found
   end
@@ -35,55 +54,49 @@ function due_index.due_now(tree, count)
   return found
 end
 
-local function insert_member(list, at_ms, member)
-  local n = #list
-  local i = n + 1
-  while i > 1 and (list[i - 2] > at_ms or (list[i - 2] == at_ms and list[i - 1] > member)) do
-    list[i], list[i + 1] = list[i - 2], list[i - 1]
-    i = i - 2
+-- From now on the tree has a sorted set, in which all that the list had is new.
+local function outgrow(tree, list)
+  tree.due_changes, tree.due_list, tree.due_outgrown = {}, false, true
+  for _, each in ipairs(members_of(list)) do
+    tree.due_changes[each[1]] = each[2]
   end
-  list[i], list[i + 1] = at_ms, member
 end
 
--- Takes the members that change out of a list, and puts in those that have a time.
-local function change_list(list, changes)
-  local kept, n = 0, #list
-  for i = 1, n, 2 do
-    if changes[list[i + 1]] == nil then
-      list[kept + 1], list[kept + 2] = list[i], list[i + 1]
-      kept = kept + 2
-    end
-  end
-  for i = kept + 1, n do
-    list[i] = nil
-  end
-  for member, at_ms in pairs(changes) do
-    if at_ms then
-      insert_member(list, at_ms, member)
-    end
-  end
-  return list
-end
-
--- Works out what `write` will store. A sorted set is touched here, so that a key of a wrong type ends
--- the call before anything is written.
-function due_index.prepare(tree)
-  if not next(tree.due_changes) then
+-- Gives a member its time, or takes it out where `at_ms` is false.
+function due_index.set(tree, member, at_ms)
+  local list = tree.due_list
+  if not list then
+    local changes = tree.due_changes or {}
+    tree.due_changes = changes
+    changes[member] = at_ms
     return
   end
-  local list = list_of(tree)
-  tree.due_list = list and change_list(list, tree.due_changes)
-  if not list or #tree.due_list > 2 * MEMBERS_MAX then
+  local named = char(#member) .. member
+  local place = find(list, named, 1, true)
+  if place then
+    list = sub(list, 1, place - 1 - TIME_BYTES) .. sub(list, place + #named)
+  end
+  if at_ms then
+    list = list .. struct_pack(">I7", at_ms) .. named
+  end
+  if #list > LIST_BYTES_MAX then
+    outgrow(tree, list)
+  else
+    tree.due_list = list
+  end
+end
+
+-- Touches the sorted set that `write` will change, so that a key of a wrong type ends the call before
+-- anything is written.
+function due_index.check(tree)
+  if tree.due_changes then
     call("ZCARD", tree.due_key)
   end
 end
 
 local function write_set(tree)
-  if not next(tree.due_changes) then
-    return
-  end
   local added, removed = {}, {}
-  for member, at_ms in pairs(tree.due_changes) do
+  for member, at_ms in pairs(tree.due_changes or NONE) do
     if at_ms then
       local n = #added
       added[n + 1], added[n + 2] = at_ms, member
@@ -95,35 +108,30 @@ local function write_set(tree)
   partitions.write_list("ZREM", tree.due_key, removed)
 end
 
--- An empty list stays while the hash has an earliest time: a time without a list means a set.
-local function write_list(tree, list, set, gone)
-  local outgrown = #list > 2 * MEMBERS_MAX
-  if outgrown then
-    partitions.write_list("ZADD", tree.due_key, list)
+-- The earliest time. That of a set is only read anew when the one that was known has passed.
+local function first_time(tree)
+  if tree.due_list then
+    local first = members_of(tree.due_list)[1]
+    return first and first[2] or 0
   end
-  if outgrown or (tree.swept and #list == 0) then
-    gone[#gone + 1] = "d"
-  elseif tree.due_list then
-    local n = #set
-    set[n + 1], set[n + 2] = "d", #list > 0 and row(list) or ""
-  end
-end
-
--- The earliest time of a set is only read anew when the one that was known has passed.
-local function first_of_set(tree)
   local first = call("ZRANGE", tree.due_key, 0, 0, "WITHSCORES")
   return tonumber(first[2] or "0")
 end
 
--- Appends what changes in the tree's hash to [field, value, ...] and [field, ...].
+-- Appends what changes in the tree's hash to [field, value, ...] and [field, ...]. An empty list stays
+-- while the hash has an earliest time.
 function due_index.write(tree, set, gone)
-  local list = tree.due_list or list_of(tree)
-  if list then
-    write_list(tree, list, set, gone)
-  else
+  local list = tree.due_list
+  if not list then
     write_set(tree)
   end
+  if tree.due_outgrown or (tree.swept and list == "") then
+    gone[#gone + 1] = "d"
+  elseif list and list ~= tree.due_list_stored then
+    local n = #set
+    set[n + 1], set[n + 2] = "d", list
+  end
   if tree.swept then
-    tree.due_ms = not list and first_of_set(tree) or list and list[1] or 0
+    tree.due_ms = first_time(tree)
   end
 end

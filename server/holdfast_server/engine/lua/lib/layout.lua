@@ -12,7 +12,7 @@ local spending, committing, holding, granting, describing, keeping = {}, {}, {},
 
 local floor, fmod, min, max, insert, remove = math.floor, math.fmod, math.min, math.max, table.insert, table.remove
 local call, pack, unpack_message, sub, type = redis.call, cmsgpack.pack, cmsgpack.unpack, string.sub, type
-local format, next = string.format, next
+local format, next, struct_pack = string.format, next, struct.pack
 
 -- Stands for every list of an answer that has nothing in it. Nobody may append to it: in a library it
 -- lives longer than a call.

@@ -27,6 +27,7 @@ function trees.load(partition, index, op, about_hold)
     found = call("HMGET", key, "m", "d", "a" .. account)
   end
   local due_ms = tonumber(found[1] or "0")
+  local due_list = due_index.stored(found[2], due_ms)
   return {
     key = key,
     due_key = KEYS[base + 2],
@@ -37,11 +38,10 @@ function trees.load(partition, index, op, about_hold)
     -- What is to be written: accounts, and a field with the hold or the terms, false where it goes.
     touched = {},
     changed = {},
-    -- A member's due time, false for one to be removed.
-    due_changes = {},
     due_ms = due_ms,
     due_ms_stored = due_ms,
-    due_packed = found[2],
+    due_list = due_list,
+    due_list_stored = due_list,
   }
 end
 
@@ -165,7 +165,7 @@ function trees.set_hold(tree, hold, value)
 end
 
 function trees.add_due(tree, member, at_ms)
-  tree.due_changes[member] = at_ms
+  due_index.set(tree, member, at_ms)
   if tree.due_ms == 0 or at_ms < tree.due_ms then
     tree.due_ms = at_ms
   end
@@ -175,12 +175,12 @@ function trees.add_due(tree, member, at_ms)
 end
 
 function trees.remove_due(tree, member)
-  tree.due_changes[member] = false
+  due_index.set(tree, member, false)
 end
 
 -- Touches what will be written and was not read; see `partitions.check`.
 function trees.check(tree)
-  due_index.prepare(tree)
+  due_index.check(tree)
   if tree.swept or tree.listed or tree.due_ms ~= tree.due_ms_stored then
     call("ZCARD", tree.partition.due_key)
   end
