@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.rebuild import rebuild
 from holdfast_server.engine.cold import Name
 from holdfast_server.engine.keys import FLUSHED_FIELD
-from holdfast_server.ledger.histories import TreesRead
+from holdfast_server.ledger.histories import TreeRead, TreesRead
 from tests.support.pair import Real
 
 
@@ -32,7 +33,11 @@ class OutboxLedger:
         for entry in entries:
             root = roots[entry.tenant, entry.account]
             trees.setdefault((entry.tenant, root), []).append(entry)
-        return TreesRead(cursors, roots, trees)
+        return TreesRead(cursors, roots, {name: self.fold(name, trees[name]) for name in trees})
+
+    def fold(self, name: Name, entries: Sequence[Entry]) -> TreeRead:
+        """The tree of all its entries."""
+        return TreeRead(rebuild(*name, entries), len(entries))
 
     async def flush(self) -> None:
         """Says to the store that the ledger has everything."""

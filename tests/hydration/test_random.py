@@ -16,9 +16,10 @@ from hypothesis.stateful import rule
 from holdfast_server.control.hydration import Hydrator
 from holdfast_server.domain.bounds import AMOUNT_MAX
 from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.rebuild import Snapshot, restore, take, tell
 from holdfast_server.engine.cold import Name
 from holdfast_server.engine.tree_store import Evicted, TreeStore
-from holdfast_server.ledger.histories import TreesRead
+from holdfast_server.ledger.histories import TreeRead, TreesRead
 from holdfast_server.telemetry.recorder import Recorder
 from tests.hydration.outbox_ledger import OutboxLedger
 from tests.property.test_oracle import TENANT, TREE, Oracle, run_histories
@@ -79,14 +80,62 @@ class FirstReading(OutboxLedger):
 
     def __init__(self) -> None:
         super().__init__()
-        self._first: dict[Name, Sequence[Entry]] = {}
+        self._first: dict[Name, TreeRead] = {}
 
     async def read_trees(self, names: Sequence[Name]) -> TreesRead:
         read = await super().read_trees(names)
         trees = {(tenant, read.roots.get((tenant, name), name)) for tenant, name in names}
-        for tree in trees & read.entries.keys():
-            self._first.setdefault(tree, read.entries[tree])
-        return replace(read, entries={**read.entries, **self._first})
+        for tree in trees & read.trees.keys():
+            self._first.setdefault(tree, read.trees[tree])
+        return replace(read, trees={**read.trees, **self._first})
+
+
+class SnapshotLedger(OutboxLedger):
+    """It reads what is behind a snapshot, where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.snapshots: dict[Name, Snapshot] = {}
+
+    def fold(self, name: Name, entries: Sequence[Entry]) -> TreeRead:
+        kept = self.snapshots.get(name)
+        if kept is None:
+            return super().fold(name, entries)
+        rebuilt = restore(kept, kept.digest)
+        behind = [entry for entry in entries if entry.seq > kept.seq]
+        tell(rebuilt, behind)
+        return TreeRead(rebuilt, len(behind))
+
+    async def snapshot(self, name: Name) -> None:
+        """Takes one of all that there is, behind the one before."""
+        self.snapshots[name] = take((await self.read_trees([name])).trees[name].rebuilt)
+
+
+class FromSnapshots(Hydration):
+    """Trees come back by snapshots that were taken at any time."""
+
+    ledger_of = SnapshotLedger
+
+    @rule(root=roots)
+    def take_snapshot(self, root: str) -> None:
+        assert isinstance(self.ledger, SnapshotLedger)
+        self._wait(self.ledger.snapshot((TENANT, root)))
+
+
+class Stuck(SnapshotLedger):
+    """The naive one: what is behind a snapshot is left out."""
+
+    def fold(self, name: Name, entries: Sequence[Entry]) -> TreeRead:
+        kept = self.snapshots.get(name)
+        if kept is None:
+            return super().fold(name, entries)
+        return TreeRead(restore(kept, kept.digest), 0)
+
+
+class FromStuckSnapshots(FromSnapshots):
+    """Trees come back as they were when somebody took their snapshot."""
+
+    ledger_of = Stuck
 
 
 class NaiveHydration(Hydration):
@@ -98,6 +147,17 @@ class NaiveHydration(Hydration):
 @pytest.mark.timeout(0)
 def test_trees_come_back_as_they_were(valkey_url: str) -> None:
     run_histories(Hydration, valkey_url, EXAMPLES)
+
+
+@pytest.mark.timeout(0)
+def test_trees_come_back_by_snapshots_as_they_were(valkey_url: str) -> None:
+    run_histories(FromSnapshots, valkey_url, EXAMPLES)
+
+
+@pytest.mark.timeout(0)
+def test_the_check_sees_what_is_not_read_behind_a_snapshot(valkey_url: str) -> None:
+    with pytest.raises(AssertionError):
+        run_histories(FromStuckSnapshots, valkey_url, EXAMPLES, [Phase.generate])
 
 
 @pytest.mark.timeout(0)

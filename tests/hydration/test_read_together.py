@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 
-from holdfast_server.control import hydration
 from holdfast_server.domain import operation as op
-from holdfast_server.domain.rebuild import rebuild
+from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.rebuild import Folding
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger import histories
+from holdfast_server.ledger.sql import QUERIES
 from tests.support.both import Both
 from tests.support.due import sweeper_of
 from tests.support.eviction import evict
@@ -44,18 +45,27 @@ async def check_that_one_fails(both: Both, reason: Reason) -> None:
     assert failed == {BAD: reason}
 
 
-async def test_a_history_that_is_too_long(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_history_that_does_not_come_in_time(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of it is waited for no longer than a page may take, and the others come without it."""
     await evicted(both)
-    monkeypatch.setattr(histories, "HISTORY_ENTRIES_MAX", 10)
+    read = QUERIES["entries_of_trees"].replace(
+        "entry.seq <= %(until)s",
+        "entry.seq <= %(until)s AND (a.account <> '" + BAD + "' OR pg_sleep(30) IS NULL)",
+    )
+    monkeypatch.setattr(histories, "QUERIES", {**QUERIES, "entries_of_trees": read})
+    monkeypatch.setattr(histories, "PAGE_MS_MAX", 300)
     await check_that_one_fails(both, Reason.LEDGER_UNAVAILABLE)
 
 
 async def test_a_history_that_makes_no_tree(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(tenant: str, root: str, entries: Any) -> Any:
-        if root == BAD:
-            raise ValueError("no tree comes of it")
-        return rebuild(tenant, root, entries)
+    class Fails(Folding):
+        def add(self, entries: Sequence[Entry]) -> None:
+            if entries[0].account == BAD:
+                self.fault = ValueError("no tree comes of it")
+            super().add(entries)
 
     await evicted(both)
-    monkeypatch.setattr(hydration, "rebuild", fails)
+    monkeypatch.setattr(histories, "Folding", Fails)
     await check_that_one_fails(both, Reason.INTERNAL)

@@ -15,6 +15,7 @@ from holdfast_server.domain.epoch import Acknowledged
 from holdfast_server.domain.figures import Difference, Figure
 from holdfast_server.domain.operation import Commit
 from holdfast_server.domain.policy import Policy, Scope, ScopeKind
+from holdfast_server.domain.rebuild import SNAPSHOT_LAYOUT, Snapshot
 from holdfast_server.domain.reply import Buckets, HoldState
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.database import READ_MS_MAX, connection_text
@@ -26,6 +27,7 @@ from holdfast_server.ledger.records import (
     RecordedEntry,
     RecordedHold,
 )
+from holdfast_server.ledger.snapshots import Kept
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import Story
 from tests.support.ledger import query
@@ -35,6 +37,11 @@ def late_hold() -> RecordedHold:
     """A hold with one entry, whichever."""
     entry = Story().write(EntryKind.HOLD, "a", Buckets(available=0), hold="0a" * 16)
     return RecordedHold("a", HoldState.EXPIRED, "", False, {}, (RecordedEntry(entry, 0, b""),))
+
+
+def snapshot() -> Snapshot:
+    """One of nothing."""
+    return Snapshot("t", "r", 0, 1, 1, 1, 1, SNAPSHOT_LAYOUT, b"[[],[],[]]")
 
 
 #: Every method of the ledger that asks the database, with arguments.
@@ -53,6 +60,8 @@ CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
         [Finding(0, 1, 1, "t", Difference(Figure("a", "c", "", "held"), 1, 2))]
     ),
     "tree_figures": lambda ledger: ledger.tree_figures(("t", "r"), 0, 0, []),
+    "save_snapshot": lambda ledger: ledger.save_snapshot(snapshot()),
+    "drop_snapshot": lambda ledger: ledger.drop_snapshot(Kept(snapshot(), bytes(32))),
     "read_trees": lambda ledger: ledger.read_trees([("t", "a")]),
     "chain_hashes": lambda ledger: ledger.chain_hashes({0: (1, 2)}),
     "last_event_times": lambda ledger: ledger.last_event_times(),

@@ -50,6 +50,7 @@ def test_nothing_is_inserted_into_the_ledger_on_conflict() -> None:
         "note_finding",
         "acknowledge",
         "report_losses",
+        "save_snapshot",
     }
 
 

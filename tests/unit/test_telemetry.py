@@ -36,6 +36,7 @@ from holdfast_server.telemetry.names import (
     Hydrated,
     Kind,
     Replayed,
+    Snapshotted,
 )
 from holdfast_server.telemetry.recorder import Recorder
 from holdfast_server.telemetry.tracing import (
@@ -81,6 +82,7 @@ def report_everything(recorder: Recorder) -> None:
     recorder.spool(8, 900)
     recorder.replayed(Replayed.BOOKED)
     recorder.hydrated(Hydrated.WARM_UP, 3)
+    recorder.snapshot(Snapshotted.SAVED)
     recorder.evicted(2)
     recorder.audited(Audited.AGREES)
     recorder.drift(2)
@@ -113,6 +115,7 @@ def test_every_report_is_on_the_page(metrics: Metrics) -> None:
     assert found["holdfast_batch_duration_seconds_bucket", "le=0.001"] == 1
     assert found["holdfast_queue_operations", ""] == 7
     assert found["holdfast_hydrated_total", "why=warm_up"] == 3
+    assert found["holdfast_snapshots_total", "result=saved"] == 1
     assert found["holdfast_evicted_total", ""] == 2
     assert found["holdfast_flush_rows_total", ""] == 111
     assert found["holdfast_flush_lag_seconds", ""] == 0.5

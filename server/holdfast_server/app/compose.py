@@ -38,6 +38,7 @@ from holdfast_server.control.operations import Operations
 from holdfast_server.control.passage import Passage
 from holdfast_server.control.policies import Policies
 from holdfast_server.control.reconcile import Reconciler
+from holdfast_server.control.snapshots import SnapshotKeeper
 from holdfast_server.control.spool import Spool
 from holdfast_server.control.warm_up import WarmUp
 from holdfast_server.domain.operation import Durability
@@ -104,6 +105,7 @@ def build_decider(process: Process) -> Decider:
         TreeStore(store, keys),
         process.metrics,
         HydrationLimits(names_per_second=settings.hydrate_accounts_per_second),
+        SnapshotKeeper(process.ledger, process.metrics),
     )
     roots = Roots(directory, hydrator)
     parts = Parts(

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from holdfast_server import failpoint
-from holdfast_server.domain.rebuild import rebuild
+from holdfast_server.control.snapshots import SnapshotKeeper
 from holdfast_server.engine import failures
 from holdfast_server.engine.cold import Absent, Brought, Name, Outcome
 from holdfast_server.engine.failures import ledger_behind
@@ -93,10 +93,11 @@ class Hydrator:
         trees: TreeStore,
         recorder: Recorder,
         limits: HydrationLimits | None = None,
-        why: Hydrated = Hydrated.USED,
+        keeper: SnapshotKeeper | None = None,
     ) -> None:
+        """`keeper` keeps what took long to read, so that it does not the next time."""
         self._ledger, self._trees, self._keys = ledger, trees, trees.keys
-        self._recorder, self._why = recorder, why
+        self._recorder, self._why, self._keeper = recorder, Hydrated.USED, keeper
         self._limits = limits or HydrationLimits()
         self._budget = _Budget(self._limits.names_per_second)
         self._asked: dict[Name, asyncio.Future[Outcome]] = {}
@@ -106,8 +107,8 @@ class Hydrator:
 
     def beside(self, why: Hydrated) -> Hydrator:
         """One with a queue of its own and the same budget: its names keep nobody waiting here."""
-        other = Hydrator(self._ledger, self._trees, self._recorder, self._limits, why)
-        other._budget = self._budget
+        other = Hydrator(self._ledger, self._trees, self._recorder, self._limits, self._keeper)
+        other._budget, other._why = self._budget, why
         return other
 
     async def bring(self, names: Sequence[Name]) -> Mapping[Name, Outcome]:
@@ -129,7 +130,7 @@ class Hydrator:
         already, so that it has all of the tree's.
         """
         read = await self._ledger.read_trees([name])
-        if name not in read.entries or (self._read_to(read, name) or 0) < least_seq:
+        if name not in read.trees or (self._read_to(read, name) or 0) < least_seq:
             return Installed.STALE
         return (await self._install(read, [name], was_removed=True))[name]
 
@@ -241,15 +242,26 @@ class Hydrator:
         for name in names:
             read_to = self._read_to(read, name)
             if read_to is not None:
-                image = draw_image(rebuild(*name, read.entries[name]))
+                image = draw_image(read.trees[name].rebuilt)
                 new.append(NewTree(name, image, read_to, was_removed))
-                # Reading a tree takes a while: others get their turn.
+                # Drawing a tree takes a while: others get their turn.
                 await asyncio.sleep(0)
         failpoint.hit("hydrate.before_install")
         installed = await self._trees.install(new)
+        self._keep(read, installed)
         count = sum(each is Installed.INSTALLED for each in installed.values())
         self._recorder.hydrated(self._why, count)
         return dict.fromkeys(names, Installed.STALE) | installed
+
+    def _keep(self, read: TreesRead, installed: Mapping[Name, Installed]) -> None:
+        """What was installed was read whole: the script has seen to that."""
+        if self._keeper is None:
+            return
+        for refused in read.refused:
+            self._keeper.refuse(refused)
+        for name, became in installed.items():
+            if became is Installed.INSTALLED:
+                self._keeper.offer(read.trees[name])
 
     def _read_to(self, read: TreesRead, name: Name) -> int | None:
         """Up to where the ledger was read; None where it is in another epoch."""

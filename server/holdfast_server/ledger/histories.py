@@ -1,32 +1,78 @@
-"""Reading the history of whole trees: what the hot store is rebuilt from."""
+"""Reading whole trees: what the hot store is rebuilt from.
+
+A tree is its snapshot and the entries behind it, or all of its entries where it has no snapshot
+that can be used. Entries are told page by page, so that a history may have any length.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, LiteralString
 
-from holdfast_server.domain.entry import Entry
+from psycopg import AsyncServerCursor, errors
+from psycopg.rows import TupleRow, tuple_row
+
+from holdfast_server.domain.rebuild import (
+    Folding,
+    Rebuilt,
+    UnusableSnapshot,
+    restore,
+)
+from holdfast_server.domain.twin.state import Tree
+from holdfast_server.domain.zones import offsets_of
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger import rows
-from holdfast_server.ledger.database import EVERY_TENANT, Cursor, Database, fetch_tuples
+from holdfast_server.ledger.database import (
+    EVERY_TENANT,
+    Cursor,
+    Database,
+    fetch_all,
+    fetch_tuples,
+)
+from holdfast_server.ledger.snapshots import Kept, kept_snapshot
 from holdfast_server.ledger.sql import QUERIES
 
-#: Entries that are read at once. Whoever asks for trees that have more asks for fewer of them.
-HISTORY_ENTRIES_MAX: Final = 500_000
-#: Milliseconds that such a read may take.
-HISTORY_MS_MAX: Final = 60_000
+#: Entries of one page: they are in memory together, and told without a pause.
+PAGE_ENTRIES: Final = 2_000
+#: Milliseconds until a page must be there; the first one is sorted out of all that follow.
+PAGE_MS_MAX: Final = 60_000
+#: Behind every sequence number.
+NO_END: Final = 2**63 - 1
 
 #: Tenant, and an account or a root.
 Name = tuple[str, str]
 
+#: Hears how many entries came in a page, before they are told.
+OnPage = Callable[[int], Awaitable[None]]
+
 
 class HistoryTooLong(HoldfastError):
-    """Trees have more entries together than are read at once; fewer of them may not."""
+    """A page of trees that were read together did not come in time; of fewer it may."""
 
     def __init__(self) -> None:
         message = "the history of these accounts is too long to be read at once; ask for fewer"
         super().__init__(Reason.LEDGER_UNAVAILABLE, message)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRead:
+    """A tree as the ledger has it."""
+
+    rebuilt: Rebuilt
+    #: How many entries were read for it: all of them, or those behind its snapshot.
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A snapshot that was not used, and why."""
+
+    kept: Kept
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +83,125 @@ class TreesRead:
     cursors: Mapping[int, tuple[int, int]]
     #: The root of each account that exists, of those that were asked for.
     roots: Mapping[Name, str]
-    #: All entries of their trees, by tenant and root, in order.
-    entries: Mapping[Name, Sequence[Entry]]
+    #: Their trees, by tenant and root.
+    trees: Mapping[Name, TreeRead]
+    refused: Sequence[Refused] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much of a tree is read, and who wants to know."""
+
+    #: Entries behind this number are left out.
+    until: int = NO_END
+    #: As many entries at most; None: all.
+    entries_max: int | None = None
+    on_page: OnPage | None = None
+    #: Whether snapshots are used at all.
+    from_snapshots: bool = True
+
+
+ALL: Final = Bounds()
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Trees that are read in one transaction."""
+
+    cursor: Cursor
+    bounds: Bounds
+    foldings: dict[Name, Folding] = field(default_factory=dict)
+    refused: list[Refused] = field(default_factory=list)
+
+    async def read(self, trees: Sequence[Name]) -> None:
+        """Tells everything of these trees. Raises what keeps one from being a tree."""
+        kept = await self._restored(trees) if self.bounds.from_snapshots else {}
+        await self._from_the_first([tree for tree in trees if tree not in kept])
+        if kept:
+            await self._behind(list(kept.values()))
+            await self._from_the_first(self._unfit(kept))
+        for folding in self.foldings.values():
+            if folding.fault is not None:
+                raise folding.fault
+
+    def found(self) -> dict[Name, TreeRead]:
+        """What they are."""
+        return {tree: TreeRead(each.state, each.told) for tree, each in self.foldings.items()}
+
+    async def _restored(self, trees: Sequence[Name]) -> dict[Name, Kept]:
+        """The snapshots that can be used; their trees go on from there."""
+        tenants, roots = _columns(trees)
+        found = await fetch_all(self.cursor, QUERIES["snapshots_of"], tenants=tenants, roots=roots)
+        usable = dict[Name, Kept]()
+        for row in found:
+            kept = kept_snapshot(row)
+            try:
+                self.foldings[kept.tree] = Folding(_restore(kept, is_recorded=row["is_recorded"]))
+                usable[kept.tree] = kept
+            except UnusableSnapshot as error:
+                self.refused.append(Refused(kept, str(error)))
+            # A large one takes a while: others get their turn.
+            await asyncio.sleep(0)
+        return usable
+
+    def _unfit(self, kept: Mapping[Name, Kept]) -> list[Name]:
+        """The trees whose snapshots do not go together with what follows them."""
+        unfit = [tree for tree in kept if self.foldings[tree].fault is not None]
+        for tree in unfit:
+            why = f"the entries behind it do not follow from it: {self.foldings[tree].fault!r}"
+            self.refused.append(Refused(kept[tree], why))
+        return unfit
+
+    async def _from_the_first(self, trees: Sequence[Name]) -> None:
+        if not trees:
+            return
+        for tenant, root in trees:
+            self.foldings[tenant, root] = Folding(Rebuilt(Tree(tenant, root), offsets_of))
+        tenants, roots = _columns(trees)
+        places = {"tenants": tenants, "roots": roots, "until": self.bounds.until}
+        await self._tell(trees, QUERIES["entries_of_trees"], places)
+
+    async def _behind(self, kept: Sequence[Kept]) -> None:
+        trees = [each.tree for each in kept]
+        tenants, roots = _columns(trees)
+        places = {
+            "tenants": tenants,
+            "roots": roots,
+            "seqs": [each.snapshot.seq for each in kept],
+            "times_ms": [each.snapshot.event_ms for each in kept],
+        }
+        await self._tell(trees, QUERIES["entries_behind"], places)
+
+    async def _tell(
+        self, trees: Sequence[Name], query: LiteralString, places: Mapping[str, object]
+    ) -> None:
+        """Tree by tree, as they come: of one that is told, no entries are in memory."""
+        told: Folding | None = None
+        parameters = {**places, "limit": self.bounds.entries_max}
+        async for page in _fetched(self.cursor, query, parameters):
+            if self.bounds.on_page:
+                await self.bounds.on_page(len(page))
+            for number, group in groupby(page, key=itemgetter(0)):
+                folding = self.foldings[trees[number - 1]]
+                if told is not folding:
+                    self._end(told)
+                told = folding
+                folding.add([rows.told_entry(row[1:]) for row in group])
+            # Telling a page takes a while, too.
+            await asyncio.sleep(0)
+        self._end(told)
+
+    def _end(self, folding: Folding | None) -> None:
+        if folding and self.bounds.entries_max is None:
+            folding.finish()
+        elif folding:
+            folding.settle()
+
+
+def _restore(kept: Kept, *, is_recorded: bool) -> Rebuilt:
+    if not is_recorded:
+        raise UnusableSnapshot("the ledger does not have the entry it ends with")
+    return restore(kept.snapshot, kept.sha256)
 
 
 class Histories(Database):
@@ -47,16 +210,16 @@ class Histories(Database):
     async def read_trees(self, names: Sequence[Name]) -> TreesRead:
         """The trees that the named accounts belong to, and how far all partitions are.
 
-        Raises LEDGER_UNAVAILABLE, and `HistoryTooLong` where there are more entries than can be
-        read at once.
+        Raises LEDGER_UNAVAILABLE, and `HistoryTooLong` where fewer trees may be read in time.
         """
-        async with self.reading(EVERY_TENANT, limit_ms=HISTORY_MS_MAX) as cursor:
+        async with self.reading(EVERY_TENANT, limit_ms=PAGE_MS_MAX) as cursor:
             found = await fetch_tuples(cursor, QUERIES["cursors_now"])
             cursors = {partition: (epoch, last_seq) for partition, epoch, last_seq in found}
             roots = await _roots(cursor, names)
             trees = sorted({(tenant, root) for (tenant, _), root in roots.items()})
-            entries = await _entries(cursor, trees)
-        return TreesRead(cursors, roots, entries)
+            reading = _Reading(cursor, ALL)
+            await reading.read(trees)
+            return TreesRead(cursors, roots, reading.found(), reading.refused)
 
 
 async def _roots(cursor: Cursor, names: Sequence[Name]) -> dict[Name, str]:
@@ -65,22 +228,18 @@ async def _roots(cursor: Cursor, names: Sequence[Name]) -> dict[Name, str]:
     return {(tenant, account): root for tenant, account, root in found}
 
 
-async def _entries(cursor: Cursor, trees: Sequence[Name]) -> dict[Name, list[Entry]]:
-    tenants, roots = _columns(trees)
-    found = await fetch_tuples(
-        cursor,
-        QUERIES["entries_of_trees"],
-        tenants=tenants,
-        roots=roots,
-        limit=HISTORY_ENTRIES_MAX,
-    )
-    if len(found) == HISTORY_ENTRIES_MAX:
-        raise HistoryTooLong
-    entries: dict[Name, list[Entry]] = {name: [] for name in trees}
-    for root, *told in found:
-        entry = rows.told_entry(told)
-        entries[entry.tenant, root].append(entry)
-    return entries
+async def _fetched(
+    cursor: Cursor, query: LiteralString, parameters: Mapping[str, object]
+) -> AsyncIterator[list[TupleRow]]:
+    """The rows of a query, page by page, while the transaction lasts."""
+    pages = AsyncServerCursor(cursor.connection, "history", row_factory=tuple_row)
+    async with pages:
+        try:
+            await pages.execute(query, parameters, binary=True)
+            while page := await pages.fetchmany(PAGE_ENTRIES):
+                yield page
+        except errors.QueryCanceled as error:
+            raise HistoryTooLong from error
 
 
 def _columns(names: Sequence[Name]) -> tuple[list[str], list[str]]:

@@ -17,6 +17,7 @@ from holdfast_server.ledger.grants import Grants
 from holdfast_server.ledger.histories import Histories
 from holdfast_server.ledger.operations import Operations
 from holdfast_server.ledger.recovery import Recoveries
+from holdfast_server.ledger.snapshots import Snapshots
 from holdfast_server.ledger.trees import Trees
 from holdfast_server.ledger.verify import Verification
 
@@ -33,6 +34,7 @@ class Ledger(
     Histories,
     Operations,
     Recoveries,
+    Snapshots,
     Trees,
     Verification,
 ):

@@ -28,6 +28,7 @@ from holdfast_server.telemetry.names import (
     Kind,
     Metric,
     Replayed,
+    Snapshotted,
 )
 from holdfast_server.telemetry.recorder import Recorder
 
@@ -143,6 +144,9 @@ class Metrics(Recorder):
 
     def hydrated(self, why: Hydrated, trees: int) -> None:
         self._add(names.HYDRATED, trees, why)
+
+    def snapshot(self, result: Snapshotted) -> None:
+        self._add(names.SNAPSHOTS, 1, result)
 
     def evicted(self, trees: int) -> None:
         self._add(names.EVICTED, trees)

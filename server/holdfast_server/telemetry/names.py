@@ -64,6 +64,19 @@ class Hydrated(StrEnum):
     WARM_UP = "warm_up"
 
 
+class Snapshotted(StrEnum):
+    """What became of a snapshot of a tree."""
+
+    #: It is kept, in the place of an older one.
+    SAVED = "saved"
+    #: Too much waited to be kept, or it was too large.
+    SKIPPED = "skipped"
+    #: It could not be kept.
+    FAILED = "failed"
+    #: It could not be used, so that its tree was read from the first entry on.
+    REFUSED = "refused"
+
+
 class Audited(StrEnum):
     """What came of comparing a tree in the hot store with the ledger."""
 
@@ -216,6 +229,13 @@ HYDRATED = Metric(
     "Trees that were brought from the ledger into the hot store, and why.",
     ("why",),
 )
+SNAPSHOTS = Metric(
+    "holdfast.snapshots",
+    Kind.COUNTER,
+    "{snapshot}",
+    "Snapshots of trees in the ledger, by what became of them.",
+    ("result",),
+)
 EVICTED = Metric(
     "holdfast.evicted",
     Kind.COUNTER,
@@ -275,7 +295,7 @@ METRICS = (
     *(DECISIONS, REFUSALS, BYPASSED, RPC_DURATION, BATCH_OPERATIONS, BATCH_DURATION),
     *(SESSIONS, QUEUE_OPERATIONS, FLUSH_ROWS, FLUSH_LAG, OUTBOX_ENTRIES, OUTBOX_LAG, HOLDS_OPEN),
     *(KILL_SWITCH, POLICIES, CONFIG_VERSION, CONFIG_AGE, SPOOL_RECORDS, SPOOL_BYTES),
-    *(SWEEP_FAILED, HYDRATED, EVICTED),
+    *(SWEEP_FAILED, HYDRATED, SNAPSHOTS, EVICTED),
     *(REPLAYED, AUDITED, AUDIT_DRIFT, ALERTS, DURABILITY_WAITS, REPLICAS),
     *(CHECKPOINTS, CHECKPOINT_AGE),
     *(FENCED_PARTITIONS, RECOVERIES, RECOVERY_DURATION),

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, StrEnum
 
-from holdfast_server.telemetry.names import Alert, Audited, Cause, Delivery, Hydrated, Replayed
+from holdfast_server.telemetry.names import (
+    Alert,
+    Audited,
+    Cause,
+    Delivery,
+    Hydrated,
+    Replayed,
+    Snapshotted,
+)
 
 
 class Recorder:
@@ -58,6 +66,9 @@ class Recorder:
 
     def hydrated(self, why: Hydrated, trees: int) -> None:
         """So many trees were brought from the ledger into the hot store."""
+
+    def snapshot(self, result: Snapshotted) -> None:
+        """A snapshot of a tree was kept or used, or was not."""
 
     def evicted(self, trees: int) -> None:
         """So many trees that nobody used were removed from the hot store."""

@@ -5,6 +5,7 @@ holds what the entries did to them. What entries do not say, what was counted un
 from them by the rules of `domain.twin`, whose state this builds. Pure: no clock, no stores.
 """
 
+from holdfast_server.domain.rebuild.folding import Folding
 from holdfast_server.domain.rebuild.history import rebuild, tell
 from holdfast_server.domain.rebuild.snapshot import (
     SNAPSHOT_LAYOUT,
@@ -17,6 +18,7 @@ from holdfast_server.domain.rebuild.state import MissingEntries, Rebuilt
 
 __all__ = [
     "SNAPSHOT_LAYOUT",
+    "Folding",
     "MissingEntries",
     "Rebuilt",
     "Snapshot",

@@ -451,6 +451,28 @@ CREATE TABLE holdfast.checkpoint_head (
 INSERT INTO holdfast.checkpoint_head (number, hash, made_at, pending)
 VALUES (0, decode(repeat('00', 32), 'hex'), timestamptz 'epoch', '');
 
+-- The newest snapshot of a tree: its state after the entry at `seq`, as domain/rebuild writes it down.
+-- Derived from entries alone and read so that their fold need not begin at the first: rows may be deleted
+-- at any time. One whose entry is not in the ledger, or that is not what its digest says, is not used.
+CREATE TABLE holdfast.tree_snapshot (
+    tenant text COLLATE "C" NOT NULL,
+    root text COLLATE "C" NOT NULL,
+    partition integer NOT NULL CHECK (partition >= 0),
+    epoch bigint NOT NULL CHECK (epoch >= 1),
+    seq bigint NOT NULL CHECK (seq >= 1),
+    event_time timestamptz NOT NULL,
+    -- How many entries it stands for.
+    entries bigint NOT NULL CHECK (entries >= 1),
+    layout integer NOT NULL,
+    state bytea NOT NULL,
+    -- Over all of the above, the time of the last entry in milliseconds.
+    sha256 bytea NOT NULL CHECK (octet_length(sha256) = 32),
+    made_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant, root)
+);
+-- Digests are as good as random: whoever wants any snapshot takes the one behind any bytes.
+CREATE INDEX tree_snapshot_sample ON holdfast.tree_snapshot (sha256);
+
 -- Roles. The owner has no login and no part at run time. Whoever migrates becomes a member of each
 -- role, so that connections can step down to the least they need. Where the migrating user may not
 -- create roles and nobody made them, the triggers alone keep the ledger append-only.
@@ -486,6 +508,7 @@ WHERE tenant = current_setting('holdfast.tenant', true)
 ALTER TABLE holdfast.entry ENABLE ROW LEVEL SECURITY;
 ALTER TABLE holdfast.grant_terms ENABLE ROW LEVEL SECURITY;
 ALTER TABLE holdfast.account ENABLE ROW LEVEL SECURITY;
+ALTER TABLE holdfast.tree_snapshot ENABLE ROW LEVEL SECURITY;
 
 DO $$
 DECLARE
@@ -507,22 +530,25 @@ BEGIN
         holdfast.account, holdfast.flush_cursor, holdfast.partition_epoch, holdfast.deployment,
         holdfast.quarantine, holdfast.credit_type, holdfast.policy_audit, holdfast.config_version,
         holdfast.process, holdfast.audit_finding, holdfast.fencing, holdfast.acknowledged,
-        holdfast.loss_report, holdfast.checkpoint_head TO holdfast_reader;
+        holdfast.loss_report, holdfast.checkpoint_head, holdfast.tree_snapshot TO holdfast_reader;
     GRANT SELECT, INSERT ON holdfast.deployment, holdfast.token_key, holdfast.credit_type,
         holdfast.policy_audit, holdfast.partition_epoch, holdfast.flush_cursor,
         holdfast.fencing, holdfast.loss_report TO holdfast_control;
     GRANT SELECT, INSERT ON holdfast.quarantine, holdfast.audit_finding TO holdfast_control;
     GRANT UPDATE (epoch) ON holdfast.flush_cursor TO holdfast_control;
     GRANT SELECT, UPDATE ON holdfast.config_version, holdfast.checkpoint_head TO holdfast_control;
-    GRANT SELECT, INSERT, UPDATE, DELETE ON holdfast.process, holdfast.acknowledged
+    GRANT SELECT, INSERT, UPDATE, DELETE ON holdfast.process, holdfast.acknowledged, holdfast.tree_snapshot
         TO holdfast_control;
-    FOREACH target IN ARRAY ARRAY['entry', 'grant_terms', 'account'] LOOP
+    FOREACH target IN ARRAY ARRAY['entry', 'grant_terms', 'account', 'tree_snapshot'] LOOP
         EXECUTE format('CREATE POLICY tenant_reads ON holdfast.%I FOR SELECT TO holdfast_reader '
             'USING (tenant = current_setting(''holdfast.tenant'', true) '
             'OR current_setting(''holdfast.tenant'', true) = ''*'')', target);
+    END LOOP;
+    FOREACH target IN ARRAY ARRAY['entry', 'grant_terms', 'account'] LOOP
         EXECUTE format('CREATE POLICY flusher_writes ON holdfast.%I TO holdfast_flusher '
             'USING (true) WITH CHECK (true)', target);
     END LOOP;
+    CREATE POLICY control_writes ON holdfast.tree_snapshot TO holdfast_control USING (true) WITH CHECK (true);
     -- Postgres asks this of whoever becomes the owner of a schema.
     EXECUTE format('GRANT CREATE ON DATABASE %I TO holdfast_owner', current_database());
     ALTER SCHEMA holdfast OWNER TO holdfast_owner;

@@ -9,18 +9,98 @@ FROM unnest(%(tenants)s::text[], %(accounts)s::text[]) AS wanted (tenant, accoun
 JOIN holdfast.account AS a USING (tenant, account);
 
 -- entries_of_trees --
--- All entries of some trees, in order, with what a tree is rebuilt from (rows.py, `told_entry`).
-SELECT
-    wanted.root, e.tenant, e.account, e.credit_type, e.actor, e.partition, e.epoch, e.seq, e.first_seq, e.kind,
-    e.version, e.event_time, e.mode, e.ends_hold, e.hold, e.grant_ids, e.grant_changes, e.idempotency_key,
-    e.feature, e.detail, e.delta_granted, e.delta_debt, e.delta_unenforced, e.delta_available, e.delta_held,
-    e.delta_burned, e.delta_expired, e.delta_revoked, e.granted, e.debt, e.unenforced, e.available, e.held,
-    e.burned, e.expired, e.revoked
+-- All entries of some trees, tree by tree, with what a tree is rebuilt from (rows.py, `told_entry`). The
+-- entries of each are in order. `OFFSET 0` keeps each account's apart, since a join may be planned as one
+-- reading of the whole ledger.
+SELECT wanted.number, told.*
+FROM unnest(%(tenants)s::text[], %(roots)s::text[]) WITH ORDINALITY AS wanted (tenant, root, number)
+CROSS JOIN LATERAL (
+    SELECT
+        e.tenant, e.account, e.credit_type, e.actor, e.partition, e.epoch, e.seq, e.first_seq, e.kind, e.version,
+        e.event_time, e.mode, e.ends_hold, e.hold, e.grant_ids, e.grant_changes, e.idempotency_key, e.feature,
+        e.detail, e.delta_granted, e.delta_debt, e.delta_unenforced, e.delta_available, e.delta_held,
+        e.delta_burned, e.delta_expired, e.delta_revoked, e.granted, e.debt, e.unenforced, e.available, e.held,
+        e.burned, e.expired, e.revoked
+    FROM holdfast.account AS a
+    CROSS JOIN LATERAL (
+        SELECT * FROM holdfast.entry AS entry
+        WHERE entry.tenant = wanted.tenant AND entry.account = a.account AND entry.seq <= %(until)s
+        OFFSET 0
+    ) AS e
+    WHERE a.tenant = wanted.tenant AND a.root = wanted.root
+    ORDER BY e.seq
+    LIMIT %(limit)s
+) AS told;
+
+-- entries_behind --
+-- The same of those entries that are behind a place of each tree. Times never fall within a tree, so the
+-- index by time finds them, for each credit type of each account. The types are found one by one in the same
+-- index, since what an account has of them would else be read from its first entry on.
+SELECT wanted.number, told.*
+FROM unnest(%(tenants)s::text[], %(roots)s::text[], %(seqs)s::bigint[], %(times_ms)s::bigint[])
+    WITH ORDINALITY AS wanted (tenant, root, seq, time_ms, number)
+CROSS JOIN LATERAL (
+    WITH RECURSIVE credits AS (
+        SELECT a.account, (
+            SELECT e.credit_type FROM holdfast.entry AS e
+            WHERE e.account = a.account AND e.tenant = wanted.tenant
+            ORDER BY e.credit_type LIMIT 1
+        ) AS credit_type
+        FROM holdfast.account AS a
+        WHERE a.tenant = wanted.tenant AND a.root = wanted.root
+        UNION ALL
+        SELECT c.account, (
+            SELECT e.credit_type FROM holdfast.entry AS e
+            WHERE e.account = c.account AND e.tenant = wanted.tenant AND e.credit_type > c.credit_type
+            ORDER BY e.credit_type LIMIT 1
+        )
+        FROM credits AS c
+        WHERE c.credit_type IS NOT NULL
+    )
+    SELECT
+        e.tenant, e.account, e.credit_type, e.actor, e.partition, e.epoch, e.seq, e.first_seq, e.kind, e.version,
+        e.event_time, e.mode, e.ends_hold, e.hold, e.grant_ids, e.grant_changes, e.idempotency_key, e.feature,
+        e.detail, e.delta_granted, e.delta_debt, e.delta_unenforced, e.delta_available, e.delta_held,
+        e.delta_burned, e.delta_expired, e.delta_revoked, e.granted, e.debt, e.unenforced, e.available, e.held,
+        e.burned, e.expired, e.revoked
+    FROM credits AS c
+    CROSS JOIN LATERAL (
+        SELECT * FROM holdfast.entry AS entry
+        WHERE entry.tenant = wanted.tenant AND entry.account = c.account
+          AND entry.credit_type = c.credit_type
+          AND entry.event_time >= holdfast.instant(wanted.time_ms) AND entry.seq > wanted.seq
+        OFFSET 0
+    ) AS e
+    ORDER BY e.seq
+    LIMIT %(limit)s
+) AS told;
+
+-- snapshots_of --
+-- The snapshots of some trees, and whether the ledger has the entry that each ends with.
+SELECT s.*, EXISTS (
+    SELECT FROM holdfast.entry AS e
+    WHERE e.partition = s.partition AND e.seq = s.seq AND e.epoch = s.epoch AND e.tenant = s.tenant
+) AS is_recorded
 FROM unnest(%(tenants)s::text[], %(roots)s::text[]) AS wanted (tenant, root)
-JOIN holdfast.account AS a ON a.tenant = wanted.tenant AND a.root = wanted.root
-JOIN holdfast.entry AS e ON e.tenant = a.tenant AND e.account = a.account
-ORDER BY e.partition, e.seq
-LIMIT %(limit)s;
+JOIN holdfast.tree_snapshot AS s USING (tenant, root);
+
+-- save_snapshot --
+-- Keeps a snapshot. It never takes the place of one that goes further, unless nobody here can read that.
+INSERT INTO holdfast.tree_snapshot AS s
+    (tenant, root, partition, epoch, seq, event_time, entries, layout, state, sha256)
+VALUES (
+    %(tenant)s, %(root)s, %(partition)s, %(epoch)s, %(seq)s, holdfast.instant(%(event_ms)s), %(entries)s,
+    %(layout)s, %(state)s, %(sha256)s
+)
+ON CONFLICT (tenant, root) DO UPDATE SET
+    partition = excluded.partition, epoch = excluded.epoch, seq = excluded.seq,
+    event_time = excluded.event_time, entries = excluded.entries, layout = excluded.layout,
+    state = excluded.state, sha256 = excluded.sha256, made_at = now()
+WHERE excluded.seq > s.seq OR excluded.layout <> s.layout;
+
+-- drop_snapshot --
+-- Removes a snapshot that must not be used, unless another has taken its place.
+DELETE FROM holdfast.tree_snapshot WHERE tenant = %(tenant)s AND root = %(root)s AND sha256 = %(sha256)s;
 
 -- rebuilt --
 -- Partitions whose hot state began anew, in which epoch, and behind which number.
