@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,7 +26,7 @@ HOLD = "0b" * 16
 def pack(entry: Entry) -> bytes:
     """The bytes of an entry in the outbox."""
     context = entry.context
-    packed_context = msgpack.packb(
+    packed_context: bytes = msgpack.packb(
         [
             context.method,
             context.key,
@@ -39,30 +40,31 @@ def pack(entry: Entry) -> bytes:
             dict(context.detail),
         ]
     )
-    fields = [
+    hold = bytes.fromhex(entry.hold)
+    numbers = struct.pack(
+        ">4B19qB2I",
         LAYOUT,
         int(entry.kind),
-        entry.tenant,
-        entry.account,
-        entry.credit_type,
+        int(entry.mode or 0),
+        int(entry.ends_hold or 0),
         entry.version,
         entry.event_ms,
+        entry.first_seq,
         *entry.delta.as_tuple(),
         *entry.after.as_tuple(),
-        entry.first_seq,
-        int(entry.mode or 0),
-        bytes.fromhex(entry.hold),
-        entry.actor,
-        int(entry.ends_hold or 0),
-        packed_context,
-        entry.answer,
-        entry.refund_of,
-    ]
-    for grant in entry.grants:
-        fields += [bytes.fromhex(grant.grant_id), grant.remaining, grant.held]
-        fields += [grant.burned, grant.expired, grant.revoked]
-    packed: bytes = msgpack.packb(fields)
-    return packed
+        len(hold),
+        len(packed_context),
+        len(entry.answer),
+    )
+    texts = (entry.tenant, entry.account, entry.credit_type, entry.actor, entry.refund_of)
+    named = b"".join(text.encode() + b"\0" for text in texts)
+    grants = b"".join(_packed_grant(grant) for grant in entry.grants)
+    return numbers + named + hold + packed_context + entry.answer + grants
+
+
+def _packed_grant(grant: GrantPosting) -> bytes:
+    changes = (grant.remaining, grant.held, grant.burned, grant.expired, grant.revoked)
+    return bytes.fromhex(grant.grant_id) + struct.pack(">5q", *changes)
 
 
 async def add(client: Redis, keys: Keys, *entries: Entry) -> None:

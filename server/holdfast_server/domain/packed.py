@@ -1,11 +1,13 @@
-"""An entry as the array that the scripts write.
+"""An entry as the bytes that the scripts write.
 
-The array is flat: layout, kind, tenant, account, credit type, version, event time (ms); the eight
-changes and the eight buckets after; first sequence number, mode, hold, actor, hold state where it
-ends one, context, answer, refunded transaction; and for each grant its id and five changes.
+All numbers come first, in fixed places, big-endian: layout, kind, mode and hold state where it
+ends one, a byte each; eight bytes each for version, event time (ms), first sequence number, the
+eight changes and the eight buckets after; and the lengths of hold, context and answer. Then, each
+ended by a zero: tenant, account, credit type, actor and refunded transaction. Then hold, context
+and answer. Then for each grant its id and five changes.
 
 Most entries pass from the outbox to the ledger without ever becoming an `Entry`, which would take
-the flusher as long as all the rest of its work: `domain.columns` makes their rows from the array.
+the flusher as long as all the rest of its work: `domain.columns` makes their rows from the values.
 """
 
 from __future__ import annotations
@@ -35,9 +37,16 @@ MALFORMED: Final = (
     struct.error,
 )
 
-#: The version of the array. A flusher refuses entries of one that it does not know.
-LAYOUT: Final = 2
-#: Where it has what is looked up by its place. Each grant has so many values.
+#: The version of the bytes. A flusher refuses entries of one that it does not know.
+LAYOUT: Final = 3
+_NUMBERS: Final = struct.Struct(">4B19qB2I")
+#: Where the numbers have what is read of them together.
+_HEAD: Final = 7
+_BUCKETS: Final = 16
+_GRANT: Final = struct.Struct(">16s5q")
+_TEXTS: Final = 5
+_LAYOUT_BYTE: Final = bytes([LAYOUT])
+#: Where the values have what is looked up by its place. Each grant has so many.
 KIND: Final = 1
 TENANT: Final = 2
 VERSION: Final = 5
@@ -86,6 +95,29 @@ class PackedEntry:
         """The entry's event time, if it is a sound one."""
         event_ms: int = self.fields[EVENT_MS]
         return event_ms
+
+
+def unpack_fields(raw: bytes) -> list[Any]:
+    """The values of an entry. Raises one of MALFORMED for what is none that this version knows."""
+    if raw[:1] != _LAYOUT_BYTE:
+        raise ValueError("not the layout that this version knows")
+    numbers = _NUMBERS.unpack_from(raw)
+    layout, kind, mode, ends_hold, version, event_ms, first_seq = numbers[:_HEAD]
+    buckets, lengths = numbers[_HEAD : _HEAD + _BUCKETS], numbers[_HEAD + _BUCKETS :]
+    *texts, rest = raw[_NUMBERS.size :].split(b"\0", _TEXTS)
+    tenant, account, credit_type, actor, refund_of = texts
+    context_at = lengths[0]
+    answer_at = context_at + lengths[1]
+    grants_at = answer_at + lengths[2]
+    if grants_at > len(rest):
+        raise ValueError("shorter than it says")
+    hold, context, answer = rest[:context_at], rest[context_at:answer_at], rest[answer_at:grants_at]
+    head = [layout, kind, tenant, account, credit_type, version, event_ms]
+    tail = [first_seq, mode, hold, actor, ends_hold, context, answer, refund_of]
+    fields = [*head, *buckets, *tail]
+    for grant in _GRANT.iter_unpack(rest[grants_at:]):
+        fields += grant
+    return fields
 
 
 def to_entry(packed: PackedEntry) -> Entry:

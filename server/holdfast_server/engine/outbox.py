@@ -23,12 +23,10 @@ from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.epoch import Epoch
 from holdfast_server.domain.packed import (
     CONTEXT,
-    FIRST_GRANT,
-    GRANT_VALUES,
-    LAYOUT,
     MALFORMED,
     PackedEntry,
     to_entry,
+    unpack_fields,
 )
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.store import AWAY, WRITES_REFUSED, refused
@@ -279,7 +277,7 @@ class Outbox:
 
 
 def unpack(found: OutboxEntry) -> PackedEntry:
-    """The array that the bytes stand for. Raises OutboxEntryError."""
+    """The values that the bytes stand for. Raises OutboxEntryError."""
     entries, error = unpack_run(
         OutboxRun(found.partition, found.epoch, found.seq, [found.raw]), skipped=0
     )
@@ -300,9 +298,7 @@ def unpack_run(
     partition, epoch = run.partition, run.epoch
     try:
         for seq, raw in enumerate(run.raws[skipped:], run.first_seq + skipped):
-            fields = msgpack.unpackb(raw, raw=True)
-            if fields[0] != LAYOUT or (len(fields) - FIRST_GRANT) % GRANT_VALUES:
-                raise ValueError("not the layout that this version knows")
+            fields = unpack_fields(raw)
             context = msgpack.unpackb(fields[CONTEXT], raw=True)
             if len(context) != CONTEXT_FIELDS:
                 raise ValueError("not the context that this version knows")

@@ -179,7 +179,7 @@ local function decide(op, shard)
     partitions.remember(partition, field, fingerprint .. packed)
     claims.make(shard, digest, partition.number)
     if entry and op[O_PROTECTED] == 1 then
-      entry[E_ANSWER] = packed
+      entry[E_ANSWER_BYTES], entry[E_ANSWER] = #packed, packed
     end
   end
   return FRESH, packed

@@ -37,6 +37,9 @@ local C_DEBT_PLEDGED, C_UNENFORCED_PLEDGED, C_PENDING, C_FIRST_GRANT = 11, 12, 1
 local G_ID, G_REMAINING, G_HELD, G_PRIORITY, G_EXPIRES, G_PAID, G_EFFECTIVE, G_REVOKED, G_REPAY =
   1, 2, 3, 4, 5, 6, 7, 8, 9
 
+-- What of a grant lies in a bucket, and what an entry says of that, stands so far before the bucket.
+local PART_BEHIND = 3
+
 -- A limit and what was counted under it: L_USED is [window, used, window, used, ...].
 local L_ID, L_UNIT, L_WINDOW, L_MAXIMUM, L_ENFORCEMENT, L_WINDOW_MS = 1, 2, 3, 4, 5, 6
 local L_CREDIT_TYPE, L_FEATURE, L_WARN, L_USED, L_LEVEL, L_LEVEL_MS = 7, 8, 9, 10, 11, 12
@@ -57,13 +60,15 @@ local T_ACCOUNT, T_FEATURE, T_MODE, T_LINES, T_UNTIL, T_COUNTED = 1, 2, 3, 4, 5,
 -- The state of a partition: a row.
 local M_SEQ, M_LAST_MS, M_GENERATION_MS, M_GENERATION_SEQ, M_OPEN_HOLDS, M_FORMER_MS = 1, 2, 3, 4, 5, 6
 
--- An entry of the outbox (domain/packed.py). Eight changes, then eight buckets, from bucket N of a
--- credit at N + E_DELTA_OF and N + E_AFTER_OF; then six values for each grant.
-local ENTRY_LAYOUT = 2
-local E_KIND, E_TENANT, E_ACCOUNT, E_CREDIT_TYPE, E_VERSION, E_AT = 2, 3, 4, 5, 6, 7
+-- An entry of the outbox (domain/packed.py): numbers, then texts, then six values for each grant. Eight
+-- changes, then eight buckets, from bucket N of a credit at N + E_DELTA_OF and N + E_AFTER_OF.
+local ENTRY_LAYOUT = 3
+local E_KIND, E_MODE, E_ENDS_HOLD, E_VERSION, E_AT, E_FIRST_SEQ = 2, 3, 4, 5, 6, 7
 local E_DELTA, E_DELTA_OF, E_AFTER, E_AFTER_OF = 8, 6, 16, 14
-local E_FIRST_SEQ, E_MODE, E_HOLD, E_ACTOR, E_ENDS_HOLD = 24, 25, 26, 27, 28
-local E_CONTEXT, E_ANSWER, E_REFUND_OF, E_FIRST_GRANT = 29, 30, 31, 32
+local E_HOLD_BYTES, E_CONTEXT_BYTES, E_ANSWER_BYTES = 24, 25, 26
+local E_TENANT, E_ACCOUNT, E_CREDIT_TYPE, E_ACTOR, E_REFUND_OF = 27, 28, 29, 30, 31
+local E_HOLD, E_CONTEXT, E_ANSWER = 32, 33, 34
+local E_FIRST_GRANT = 35
 
 -- An operation, as far as all operations agree; its own fields follow. Those about a hold name it, and
 -- the account that their token says it is of.

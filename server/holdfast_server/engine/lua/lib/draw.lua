@@ -40,9 +40,6 @@ function draws.from_grants(tree, path, credit_type, amount, list)
     local account = path[i]
     local credit = trees.credit(accounts[account], credit_type) or NONE
     for place = C_FIRST_GRANT, #credit do
-      if amount == 0 then
-        return 0
-      end
       local grant = trees.grant_at(credit, place)
       local part = grant[G_REVOKED] == 1 and 0 or grant[G_REMAINING]
       if part > amount then
@@ -51,6 +48,9 @@ function draws.from_grants(tree, path, credit_type, amount, list)
       if part > 0 then
         push(list, account, grant[G_ID], part)
         amount = amount - part
+        if amount == 0 then
+          return 0
+        end
       end
     end
   end

@@ -63,9 +63,9 @@ function due.start_grant(journal, account, credit_type, grant, kind)
   grant[G_REMAINING] = 0
   journals.book(posting, credit, C_GRANTED, C_AVAILABLE, amount)
   journals.book(posting, credit, C_DEBT, C_AVAILABLE, -repaid)
-  journals.attribute(posting, grant, PART_OF[C_AVAILABLE], amount - repaid)
+  journals.attribute(posting, grant, C_AVAILABLE - PART_BEHIND, amount - repaid)
   if repaid > 0 then
-    journals.attribute(posting, grant, PART_OF[C_BURNED], repaid)
+    journals.attribute(posting, grant, C_BURNED - PART_BEHIND, repaid)
   end
   if grant[G_REMAINING] > 0 then
     draws.insert_grant(credit, grant)

@@ -1,11 +1,19 @@
 -- Moves credits between buckets and remembers every move as a posting (twin: journal.py).
 -- A credit never changes except through here. `write` asserts conservation before anything is kept.
 --
--- A posting is the entry that it becomes (constants.lua, E_...): one flat table that is packed as it is.
+-- A posting is the entry that it becomes (constants.lua, E_...): one flat table whose values are packed in
+-- the order in which they stand, numbers in fixed places: cmsgpack would take several times as long.
 -- A journal lists each posting with the credits that it changes: [posting, credit, posting, credit, ...].
 
+-- Only one journal is written at a time, so that all share a table: one that grows is made anew.
+local current = {}
+
 function journals.new(tree)
-  return { nil, nil, tree = tree }
+  for i = #current, 1, -1 do
+    current[i] = nil
+  end
+  current.tree = tree
+  return current
 end
 
 function journals.is_empty(journal)
@@ -25,10 +33,11 @@ end
 
 local function new_entry(tree, kind, account, credit_type)
   return {
-    ENTRY_LAYOUT, kind, tree.tenant, account, credit_type, 0, tree.partition.now,
+    ENTRY_LAYOUT, kind, 0, 0, 0, tree.partition.now, 0,
     0, 0, 0, 0, 0, 0, 0, 0,
     0, 0, 0, 0, 0, 0, 0, 0,
-    0, 0, "", account, 0, "", "", "",
+    0, 0, 0,
+    tree.tenant, account, credit_type, account, "", "", "", "",
     -- Room for one grant: a table that grows is made anew.
     nil, nil, nil, nil, nil, nil,
   }
@@ -52,7 +61,7 @@ function journals.posting(journal, kind, account, credit_type)
   return posting, credit
 end
 
--- Where a posting keeps what it changes of a grant: part 2 remaining, 3 held, ... (PART_OF) stands so
+-- Where a posting keeps what it changes of a grant: part 2 remaining, 3 held, ... stands so
 -- far behind the answer.
 local function place_of(posting, grant)
   local grant_id, n = grant[G_ID], #posting
@@ -68,7 +77,7 @@ end
 
 local function change_part(posting, place, grant, part, amount)
   posting[place + part] = posting[place + part] + amount
-  if part == G_REMAINING or part == G_HELD then
+  if part <= G_HELD then
     grant[part] = grant[part] + amount
   end
 end
@@ -85,8 +94,8 @@ function journals.transfer(posting, credit, from, to, amount, grant)
   posting[from_place], posting[to_place] = posting[from_place] - amount, posting[to_place] + amount
   if grant then
     local place = place_of(posting, grant)
-    change_part(posting, place, grant, PART_OF[from], -amount)
-    change_part(posting, place, grant, PART_OF[to], amount)
+    change_part(posting, place, grant, from - PART_BEHIND, -amount)
+    change_part(posting, place, grant, to - PART_BEHIND, amount)
   end
 end
 
@@ -110,15 +119,6 @@ function journals.room(state, credit_type)
   return AMOUNT_MAX - credit[C_GRANTED] - credit[C_DEBT] - credit[C_UNENFORCED] - promised
 end
 
--- Asserts that both sides of the equation are equal: of the eight values from a place on.
-local function assert_conserved(posting, place)
-  local left = posting[place] + posting[place + 1] + posting[place + 2]
-  local right = posting[place + 3] + posting[place + 4] + posting[place + 5] + posting[place + 6] + posting[place + 7]
-  if left ~= right then
-    error("conservation is broken")
-  end
-end
-
 -- The next posting behind a place that changed the same credit.
 local function next_of_credit(journal, place, credit)
   for i = place + 2, #journal, 2 do
@@ -128,39 +128,73 @@ local function next_of_credit(journal, place, credit)
   end
 end
 
--- The buckets after a posting: the present ones, less what later postings of the journal changed.
-local function fill_after(posting, credit, later_posting)
-  for bucket = C_GRANTED, C_REVOKED do
-    local after = credit[bucket]
+-- Keeps the buckets after a posting, and asserts that each is in bounds (I2, I3), and that both sides of
+-- the equation are equal (I1): of the buckets, and of what the posting changed.
+local function seal(posting, granted, debt, unenforced, available, held, burned, expired, revoked)
+  if min(granted, debt, unenforced, available, held, burned, expired, revoked) < 0
+    or max(granted, debt, unenforced, available, held, burned, expired, revoked) > AMOUNT_MAX then
+    error("a bucket is out of bounds")
+  end
+  if granted + debt + unenforced ~= available + held + burned + expired + revoked
+    or posting[E_DELTA] + posting[E_DELTA + 1] + posting[E_DELTA + 2] ~= posting[E_DELTA + 3] + posting[E_DELTA + 4]
+      + posting[E_DELTA + 5] + posting[E_DELTA + 6] + posting[E_DELTA + 7] then
+    error("conservation is broken")
+  end
+  posting[E_AFTER], posting[E_AFTER + 1], posting[E_AFTER + 2], posting[E_AFTER + 3] =
+    granted, debt, unenforced, available
+  posting[E_AFTER + 4], posting[E_AFTER + 5], posting[E_AFTER + 6], posting[E_AFTER + 7] =
+    held, burned, expired, revoked
+end
+
+-- The buckets before a posting, which are those after the one that came before it.
+local function before(posting)
+  local buckets = {}
+  for i = 0, 7 do
+    buckets[i + 1] = posting[E_AFTER + i] - posting[E_DELTA + i]
+  end
+  return unpack(buckets)
+end
+
+-- Seals all postings, the last first: the buckets are now as they are after the last one of a credit.
+local function seal_all(journal)
+  local n = #journal
+  for i = n - 1, 1, -2 do
+    local posting, credit = journal[i], journal[i + 1]
+    local later_posting = credit and i < n - 1 and next_of_credit(journal, i, credit)
     if later_posting then
-      after = later_posting[bucket + E_AFTER_OF] - later_posting[bucket + E_DELTA_OF]
+      seal(posting, before(later_posting))
+    elseif credit then
+      seal(posting, unpack(credit, C_GRANTED, C_REVOKED))
     end
-    if after < 0 or after > AMOUNT_MAX then
-      error("a bucket is out of bounds")
-    end
-    posting[bucket + E_AFTER_OF] = after
   end
 end
 
--- Gives every posting its version and buckets after, and asserts I1, I2 and I3.
-local function seal(journal)
-  for i = 1, #journal, 2 do
-    local posting, credit = journal[i], journal[i + 1]
-    if credit then
-      credit[C_VERSION] = credit[C_VERSION] + 1
-      posting[E_VERSION] = credit[C_VERSION]
-    else
-      posting[E_VERSION] = trees.account(journal.tree, posting[E_ACCOUNT])[A_VERSION]
-    end
+-- The version of what a posting is about: of a credit, which is raised, or of the account itself.
+local function next_version(tree, posting, credit)
+  if not credit then
+    return trees.account(tree, posting[E_ACCOUNT])[A_VERSION]
   end
-  for i = #journal - 1, 1, -2 do
-    local posting, credit = journal[i], journal[i + 1]
-    if credit then
-      fill_after(posting, credit, next_of_credit(journal, i, credit))
-      assert_conserved(posting, E_DELTA)
-      assert_conserved(posting, E_AFTER)
-    end
-  end
+  local version = credit[C_VERSION] + 1
+  credit[C_VERSION] = version
+  return version
+end
+
+local NUMBERS = ">BBBBi8i8i8" .. string.rep("i8", 16) .. "BI4I4"
+-- How the values of grants are packed, by how many they are.
+local grant_formats = setmetatable({}, {
+  __index = function(known, values)
+    known[values] = ">" .. string.rep("c16i8i8i8i8i8", values / 6)
+    return known[values]
+  end,
+})
+
+-- Texts are joined, not packed: that copies them at once, and not byte by byte.
+function journals.packed(entry)
+  local grants = #entry - E_ANSWER
+  return struct_pack(NUMBERS, unpack(entry, 1, E_ANSWER_BYTES))
+    .. entry[E_TENANT] .. "\0" .. entry[E_ACCOUNT] .. "\0" .. entry[E_CREDIT_TYPE] .. "\0" .. entry[E_ACTOR] .. "\0"
+    .. entry[E_REFUND_OF] .. "\0" .. entry[E_HOLD] .. entry[E_CONTEXT] .. entry[E_ANSWER]
+    .. (grants > 0 and struct_pack(grant_formats[grants], unpack(entry, E_FIRST_GRANT)) or "")
 end
 
 -- Says in the first entry how the hold ended that the journal is about.
@@ -173,20 +207,24 @@ end
 -- mode and the hold; `rare` may have refund_of, and at_ms: when it happened, unless that is now.
 -- Answers the first and last sequence number, and the first entry, which takes the answer.
 function journals.write(journal, context, actor, mode, hold, rare)
-  seal(journal)
+  seal_all(journal)
   rare = rare or NONE
-  local first, partition = journal[1], journal.tree.partition
-  local first_seq = partition.meta[M_SEQ] + 1
-  for i = 1, #journal, 2 do
+  local tree, n = journal.tree, #journal
+  local partition = tree.partition
+  local entries, first_seq = partition.entries, partition.meta[M_SEQ] + 1
+  for i = 1, n, 2 do
     local entry = journal[i]
+    entry[E_VERSION] = next_version(tree, entry, journal[i + 1])
     entry[E_AT] = rare.at_ms or entry[E_AT]
-    entry[E_FIRST_SEQ] = first_seq
-    entry[E_MODE] = mode or 0
-    entry[E_HOLD] = hold or ""
-    entry[E_ACTOR] = actor or entry[E_ACCOUNT]
-    entry[E_CONTEXT] = context
-    entry[E_REFUND_OF] = rare.refund_of or ""
-    partitions.append(partition, entry)
+    entry[E_FIRST_SEQ], entry[E_MODE] = first_seq, mode or 0
+    if hold then
+      entry[E_HOLD_BYTES], entry[E_HOLD] = #hold, hold
+    end
+    entry[E_ACTOR], entry[E_REFUND_OF] = actor or entry[E_ACTOR], rare.refund_of or ""
+    entry[E_CONTEXT_BYTES], entry[E_CONTEXT] = #context, context
+    entries[#entries + 1] = entry
   end
-  return first_seq, partition.meta[M_SEQ], first
+  local last_seq = first_seq + n / 2 - 1
+  partition.meta[M_SEQ] = last_seq
+  return first_seq, last_seq, journal[1]
 end

@@ -1,8 +1,5 @@
 -- What all files of a script share: the modules that they fill, rows, and arithmetic that stays exact.
 
--- Where a grant, and what an entry says of it, keep what lies in a bucket.
-local PART_OF = { [C_AVAILABLE] = 2, [C_HELD] = 3, [C_BURNED] = 4, [C_EXPIRED] = 5, [C_REVOKED] = 6 }
-
 -- Loops that every Reserve or Commit runs count by themselves: ipairs calls a function for every element.
 
 -- Modules, filled by the files that follow.

@@ -9,7 +9,7 @@
 
 -- Where the header of a call (ARGV[1]) and the keys of a partition have what they have.
 local EPOCHS, GENERATION_MS, BACKLOG_MAX = 1, 2, 3
-local KEYS_EACH = 6
+local KEYS_EACH, LIST_MAX = 6, 1000
 local STATE, FORMER, OUT, DUE, LATE, LATED = 1, 2, 3, 4, 5, 6
 
 local function key_of(partition, name)
@@ -88,13 +88,6 @@ function partitions.cold_floor(partition)
   return tonumber(call("HGET", key_of(partition, STATE), "c") or "-1")
 end
 
--- Gives an entry its place in the partition's order.
-function partitions.append(partition, entry)
-  local meta, entries = partition.meta, partition.entries
-  meta[M_SEQ] = meta[M_SEQ] + 1
-  entries[#entries + 1] = entry
-end
-
 function partitions.backlogged(partition)
   return partition.meta[M_SEQ] - partition.flushed >= partition.header[BACKLOG_MAX]
 end
@@ -150,7 +143,7 @@ function partitions.write_outbox(partition)
   local entries, out, epoch = partition.entries, key_of(partition, OUT), partition.epoch
   local before = partition.meta[M_SEQ] - #entries
   for i = 1, #entries do
-    call("XADD", out, format("%d-%d", epoch, before + i), "e", pack(entries[i]))
+    call("XADD", out, format("%d-%d", epoch, before + i), "e", journals.packed(entries[i]))
   end
 end
 
@@ -196,8 +189,12 @@ end
 -- pairs together; nothing is done for an empty list.
 function partitions.write_list(command, key, list)
   local n = #list
-  for first = 1, n, 1000 do
-    local last = first + 999
+  if n > 0 and n <= LIST_MAX then
+    call(command, key, unpack(list))
+    return
+  end
+  for first = 1, n, LIST_MAX do
+    local last = first + LIST_MAX - 1
     call(command, key, unpack(list, first, last < n and last or n))
   end
 end

@@ -109,6 +109,10 @@ trees.credit_at, trees.grant_at = row_at, row_at
 
 -- The state of a credit type, nil where the account never had any.
 function trees.credit(state, credit_type)
+  if state[A_FIRST_CREDIT] == credit_type then
+    local first = state[A_FIRST_CREDIT + 1]
+    return first[1] and first or row_at(state, A_FIRST_CREDIT + 1)
+  end
   for place = A_FIRST_CREDIT, #state, 2 do
     if state[place] == credit_type then
       return row_at(state, place + 1)
@@ -189,30 +193,18 @@ function trees.check(tree)
   end
 end
 
-function trees.write(tree)
-  local set, gone = { nil, nil, nil, nil, nil, nil, nil, nil }, {}
-  trees.list_changes(tree, set, gone)
-  due_index.write(tree, set, gone)
-  if tree.listed or tree.due_ms ~= tree.due_ms_stored then
-    trees.write_due(tree, set, gone)
-  end
-  partitions.write_list("HSET", tree.key, set)
-  partitions.write_list("HDEL", tree.key, gone)
-  if tree.hot_key then
-    call("SADD", tree.hot_key, tree.hot_number)
-  end
-end
-
 local function pack_part(values, place)
   local known = values[place]
-  if known ~= "" and type(known) == "table" then
+  if type(known) == "table" then
     values[place] = next(known) == nil and "" or pack(known)
   end
 end
 
 -- Nobody looks at a credit or an account any more once it is packed: it is written in its place.
 local function pack_credit(credit)
-  pack_part(credit, C_PENDING)
+  if credit[C_PENDING] ~= "" then
+    pack_part(credit, C_PENDING)
+  end
   for place = C_FIRST_GRANT, #credit do
     if credit[place][G_ID] ~= nil then
       credit[place] = row(credit[place])
@@ -222,9 +214,11 @@ local function pack_credit(credit)
 end
 
 local function pack_account(state)
-  pack_part(state, A_OVERDRAFT)
-  pack_part(state, A_LIMITS)
-  pack_part(state, A_OFFSETS)
+  for place = A_OVERDRAFT, A_OFFSETS do
+    if state[place] ~= "" then
+      pack_part(state, place)
+    end
+  end
   for place = A_FIRST_CREDIT + 1, #state, 2 do
     if state[place][C_VERSION] ~= nil then
       state[place] = pack_credit(state[place])
@@ -234,7 +228,7 @@ local function pack_account(state)
 end
 
 -- Appends what is to be written of a tree: [field, value, ...] and [field, ...].
-function trees.list_changes(tree, set, gone)
+local function list_changes(tree, set, gone)
   local n = 0
   for account, state in pairs(tree.touched) do
     set[n + 1], set[n + 2] = "a" .. account, pack_account(state)
@@ -247,6 +241,20 @@ function trees.list_changes(tree, set, gone)
     else
       gone[#gone + 1] = field
     end
+  end
+end
+
+function trees.write(tree)
+  local set, gone = { nil, nil, nil, nil, nil, nil, nil, nil }, { nil }
+  list_changes(tree, set, gone)
+  due_index.write(tree, set, gone)
+  if tree.listed or tree.due_ms ~= tree.due_ms_stored then
+    trees.write_due(tree, set, gone)
+  end
+  partitions.write_list("HSET", tree.key, set)
+  partitions.write_list("HDEL", tree.key, gone)
+  if tree.hot_key then
+    call("SADD", tree.hot_key, tree.hot_number)
   end
 end
 

@@ -84,7 +84,7 @@ local function revoke_pending(journal, account, credit_type, credit, grant, inde
   local taken = grant[G_REMAINING]
   local posting = journals.posting(journal, KIND_REVOKE, account, credit_type)
   journals.book(posting, credit, C_GRANTED, C_REVOKED, taken)
-  journals.attribute(posting, grant, PART_OF[C_REVOKED], taken)
+  journals.attribute(posting, grant, C_REVOKED - PART_BEHIND, taken)
   return taken, 0
 end
 
@@ -128,7 +128,7 @@ local function refund_anew(journal, posting, credit, part, amount, expires_ms, n
     end
   end
   journals.transfer(posting, credit, C_BURNED, C_AVAILABLE, amount)
-  journals.attribute(posting, grant, PART_OF[C_AVAILABLE], amount)
+  journals.attribute(posting, grant, C_AVAILABLE - PART_BEHIND, amount)
 end
 
 -- Debt that was repaid meanwhile cannot shrink: that part comes back as a new grant without expiry.
@@ -158,7 +158,7 @@ local function refund_grant(journal, posting, credit, op, part, line, now)
   local revoked = grant and grant[G_REVOKED] or part[9]
   local ghost = grant or { part[3], 0, 0, part[5], part[6], part[7], part[8], part[9], 1 }
   if expired and revoked == 0 and op[GOODWILL_TTL_MS] > 0 then
-    journals.attribute(posting, ghost, PART_OF[C_BURNED], -amount)
+    journals.attribute(posting, ghost, C_BURNED - PART_BEHIND, -amount)
     refund_anew(journal, posting, credit, part, amount, now + op[GOODWILL_TTL_MS], now)
     insert(line[6], { part[10], account, 0, amount, 0, 0 })
     return

@@ -46,50 +46,60 @@ local function judge_limits(limited, op, amounts, now)
   end
 end
 
--- Lowers amounts to what there is; answers what is missing of the least that is needed.
-local function judge_credits(tree, path, op, amounts)
-  local shortfalls = NONE
-  for i = 1, #amounts do
-    local place = FIRST_LINE + (i - 1) * 3
-    local there, needed = draws.spendable(tree, path, op[place]), least(op, place)
-    if there < needed then
-      shortfalls = #shortfalls > 0 and shortfalls or {}
-      insert(shortfalls, { op[place], there, needed - there })
-    end
-    if amounts[i] > there then
-      amounts[i] = there
-    end
+-- What is missing of the least that is needed, where grants do not have all that was asked for; lowers
+-- amounts to what there is.
+local function judge_credit(tree, path, op, place, amounts, i, shortfalls)
+  local there, needed = draws.spendable(tree, path, op[place]), least(op, place)
+  if there < needed then
+    shortfalls = #shortfalls > 0 and shortfalls or {}
+    insert(shortfalls, { op[place], there, needed - there })
+  end
+  if amounts[i] > there then
+    amounts[i] = there
   end
   return shortfalls
 end
 
+-- Answers what is missing, and the draws of each line that grants have all of.
+local function judge_credits(tree, path, op, amounts)
+  local shortfalls, drawn = NONE, { nil }
+  for i = 1, #amounts do
+    local place, list = FIRST_LINE + (i - 1) * 3, draws.list()
+    drawn[i] = draws.from_grants(tree, path, op[place], amounts[i], list) == 0 and list
+    if not drawn[i] then
+      shortfalls = judge_credit(tree, path, op, place, amounts, i, shortfalls)
+    end
+  end
+  return shortfalls, drawn
+end
+
 -- Status, then limits, then credits: the order of precedence of the reasons. Answers the reason and what
--- is to be said of it, or 0 and the amounts.
+-- is to be said of it, or 0, the amounts and what is drawn for them.
 local function judge(tree, path, limited, op, now)
   local reason = judge_status(tree, path)
   if reason then
-    return reason, nil, NONE, NONE, 0
+    return reason, nil, nil, NONE, NONE, 0
   end
   local amounts = asked(op)
   local found = #limited > 0 and judge_limits(limited, op, amounts, now)
   if found then
-    return R_LIMIT_EXCEEDED, nil, NONE, found[1], found[2]
+    return R_LIMIT_EXCEEDED, nil, nil, NONE, found[1], found[2]
   end
-  local shortfalls = judge_credits(tree, path, op, amounts)
-  return #shortfalls > 0 and R_INSUFFICIENT_CREDITS or 0, amounts, shortfalls, NONE, 0
+  local shortfalls, drawn = judge_credits(tree, path, op, amounts)
+  return #shortfalls > 0 and R_INSUFFICIENT_CREDITS or 0, amounts, drawn, shortfalls, NONE, 0
 end
 
 -- What the verdict means in a mode, and the amounts to draw; shadow grants all that was asked.
-local function decide(reason, amounts, op)
+local function decide(reason, amounts, drawn, op)
   if reason ~= 0 then
-    return op[MODE] == MODE_ENFORCE and DENIED or GRANTED_SHADOW, asked(op)
+    return op[MODE] == MODE_ENFORCE and DENIED or GRANTED_SHADOW, asked(op), NONE
   end
   for i = 1, #amounts do
     if amounts[i] < op[FIRST_LINE + (i - 1) * 3 + 1] then
-      return GRANTED_PARTIAL, amounts
+      return GRANTED_PARTIAL, amounts, drawn
     end
   end
-  return GRANTED, amounts
+  return GRANTED, amounts, drawn
 end
 
 -- Grants, then overdraft; what is missing is left only by shadow mode, as unenforced.
@@ -106,13 +116,15 @@ local function plan_line(tree, path, credit_type, amount)
   return list, draws.check_room(tree, credit_type, list)
 end
 
-local function plan(tree, path, op, amounts)
+local function plan(tree, path, op, amounts, drawn)
   local lines = { nil }
   for i = 1, #amounts do
-    local place = FIRST_LINE + (i - 1) * 3
-    local list, failed = plan_line(tree, path, op[place], amounts[i])
-    if failed then
-      return nil, failed
+    local place, list, failed = FIRST_LINE + (i - 1) * 3, drawn[i], nil
+    if not list then
+      list, failed = plan_line(tree, path, op[place], amounts[i])
+      if failed then
+        return nil, failed
+      end
     end
     lines[i] = { op[place], op[place + 1], 0, list }
   end
@@ -162,8 +174,8 @@ local function place(journal, op, kind, target)
     return failure(R_LEDGER_BACKLOG)
   end
   local limited = limits.settle(tree, path, now)
-  local reason, possible, shortfalls, limit, retry_ms = judge(tree, path, limited, op, now)
-  local outcome, amounts = decide(reason, possible, op)
+  local reason, possible, drawn, shortfalls, limit, retry_ms = judge(tree, path, limited, op, now)
+  local outcome, amounts, list = decide(reason, possible, drawn, op)
   local warnings = {}
   local reply = {
     0, 0, outcome, op[MODE], reason, retry_ms, shortfalls, limit, warnings,
@@ -172,7 +184,7 @@ local function place(journal, op, kind, target)
   if outcome == DENIED then
     return reply
   end
-  local lines, failed = plan(tree, path, op, amounts)
+  local lines, failed = plan(tree, path, op, amounts, list)
   if failed then
     return failed
   end
