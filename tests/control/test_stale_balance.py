@@ -22,7 +22,7 @@ async def balances(
         raise HoldfastError(Reason.STORE_UNAVAILABLE, "away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(both.real.store, "run", away)
+        patched.setattr(both.real.store, "call", away)
         stale = await both.do(op.GetBalance("t", account))
     return live, stale
 
@@ -80,6 +80,6 @@ async def test_who_is_unknown_to_the_ledger_gets_the_error_of_the_store(
     async def away(*_: object) -> object:
         raise HoldfastError(Reason.STORE_UNAVAILABLE, "away")
 
-    monkeypatch.setattr(both.real.store, "run", away)
+    monkeypatch.setattr(both.real.store, "call", away)
     answer = await both.do(op.GetBalance("t", "nobody"))
     assert answer.reason is Reason.STORE_UNAVAILABLE

@@ -27,12 +27,15 @@ from redis.exceptions import (
 )
 
 from holdfast_server.engine.address import Address
+from holdfast_server.engine.line import Line
 from holdfast_server.engine.scripts import Script
 from holdfast_server.engine.store_clock import StoreClock
 from holdfast_server.errors import HoldfastError, Reason
 
-#: Connections of one process: one per batch in flight, the rest for reads.
+#: Connections of one process, besides lines.
 CONNECTIONS_MAX = 16
+#: Lines that are kept: as many as there are batches in flight, and some.
+LINES_KEPT = 4
 #: How long to wait for a connection, and for an answer.
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 5.0
@@ -104,12 +107,15 @@ class Store:
     def __init__(self, address: Address) -> None:
         self.clock = StoreClock()
         self._sentinels: list[redis.Redis] = []
+        self._lines: list[Line] = []
         self._pool = self._sentinel_pool(address) if address.master else _pool(address)
         #: For reads and for the outbox, where asking twice does no harm.
         self.client: redis.Redis | RedisCluster = redis.Redis(connection_pool=self._pool)
 
     async def close(self) -> None:
         """Closes every connection."""
+        for line in self._lines:
+            await line.close()
         await self.client.aclose()
         await self._pool.disconnect()
         for each in self._sentinels:
@@ -152,6 +158,31 @@ class Store:
             if broken:
                 await connection.disconnect(nowait=True)
             await self._pool.release(connection)
+
+    async def call(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> bytes:
+        """Runs a script that answers with one string: the same as `run`, and faster.
+
+        Raises `HoldfastError` (see the module) or `ScriptFault`.
+        """
+        line, is_good = await self._line(), False
+        try:
+            answer = await line.ask(pack_call(script, keys, arguments))
+            is_good = True
+            return answer
+        except ResponseError as error:
+            if is_unknown(error):
+                return bytes(await self.run(script, keys, arguments))
+            raise refused(error) from error
+        except (RedisError, OSError, TimeoutError) as error:
+            raise failure(Reason.RESULT_UNKNOWN, error) from error
+        finally:
+            if is_good and len(self._lines) < LINES_KEPT:
+                self._lines.append(line)
+            else:
+                # After a refusal as well: another server may have taken the place of this one.
+                await line.close()
 
     async def ask(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Runs a script that changes nothing: where its answer is lost, nothing was decided.
@@ -231,6 +262,19 @@ class Store:
 
     async def _information(self, sections: Sequence[str]) -> list[Mapping[str, Any]]:
         return [await self.client.info(*sections)]
+
+    async def _line(self) -> Line:
+        while self._lines:
+            line = self._lines.pop()
+            if line.is_open:
+                return line
+            await line.close()
+        connection = self.connection("")
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except AWAY as error:
+            raise failure(Reason.STORE_UNAVAILABLE, error) from error
+        return Line(connection, ANSWER_TIMEOUT_S)
 
     async def _connect(self) -> Connection:
         try:
