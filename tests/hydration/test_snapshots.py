@@ -3,107 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from holdfast_server.control import snapshots
-from holdfast_server.control.hydration import Hydrator
 from holdfast_server.control.snapshots import SnapshotKeeper
 from holdfast_server.domain import operation as op
-from holdfast_server.domain.rebuild import SNAPSHOT_LAYOUT, Snapshot, rebuild, take
-from holdfast_server.engine.cold import Brought
-from holdfast_server.engine.tree_store import TreeStore
-from holdfast_server.ledger import histories
-from holdfast_server.ledger.histories import TreeRead
+from holdfast_server.domain.rebuild import SNAPSHOT_LAYOUT, rebuild, take
 from holdfast_server.telemetry.names import Snapshotted
 from holdfast_server.telemetry.recorder import Recorder
-from tests.support.both import Both
-from tests.support.eviction import lose
+from tests.hydration.snapshot_stage import ROOT, Stage
 from tests.support.ledger import query
-from tests.support.stored import stored
-
-ROOT = ("t", "root")
-TAIL = 5
-
-
-@dataclass
-class Noting(Recorder):
-    """Knows what became of snapshots."""
-
-    results: list[Snapshotted] = field(default_factory=list)
-
-    def snapshot(self, result: Snapshotted) -> None:
-        self.results.append(result)
-
-
-@dataclass
-class Stage:
-    """A tree of the real ledger whose hot state is lost again and again."""
-
-    both: Both
-    url: str
-    results: list[Snapshotted] = field(default_factory=list)
-
-    async def read(self) -> TreeRead:
-        """The tree as the ledger has it."""
-        await self.both.flushed()
-        return (await self.both.ledger.read_trees([ROOT])).trees[ROOT]
-
-    async def bring_back(self) -> list[Snapshotted]:
-        """It is lost, and brought as it was; answers what became of snapshots."""
-        await self.both.flushed()
-        before = await stored(self.both.real, *ROOT)
-        await lose(self.both.real, ROOT)
-        noting = Noting()
-        keeper = SnapshotKeeper(self.both.ledger, noting)
-        trees = TreeStore(self.both.real.store, self.both.real.keys)
-        bringing = Hydrator(self.both.ledger, trees, noting, keeper=keeper)
-        assert await bringing.bring([ROOT]) == {ROOT: Brought("root")}
-        await keeper.settled()
-        assert await stored(self.both.real, *ROOT) == before
-        return noting.results
-
-    def kept(self) -> list[dict[str, Any]]:
-        """The rows."""
-        return query(self.url, "SELECT * FROM holdfast.tree_snapshot ORDER BY tenant, root")
-
-    async def work(self) -> list[Any]:
-        """Holds of every fate, a refund, and use under limits; answers what is still open."""
-        both, now_ms = self.both, self.both.real.clock.now_ms
-        await both.grant("child", 40, expires_at_ms=now_ms + 900_000)
-        await both.grant("child", 10, effective_at_ms=now_ms + 3_600_000)
-        expiring = await both.reserve("child", 3, ttl_ms=1_000)
-        gone = await both.reserve("child", 2, ttl_ms=1_000)
-        kept = await both.reserve("child", 5, ttl_ms=3_600_000, feature="chat")
-        assert (await both.commit(kept.hold, 2, final=False)).applied.seq
-        burned = await both.do(op.Burn("t", "child", (op.Line("ai", 4),), both.key()))
-        lines = (op.RefundLine("ai", 1),)
-        await both.do(op.Refund("t", burned.applied.transaction_id, both.key(), lines, "test"))
-        both.real.clock.now_ms += 2_000
-        assert (await both.commit(gone.hold, 1)).applied.seq
-        return [expiring.hold, kept.hold]
-
-
-@pytest.fixture
-async def stage(both: Both, migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    """A tree with a limit of each window, small pages, and snapshots of small trees."""
-    monkeypatch.setattr(snapshots, "SNAPSHOT_TAIL", TAIL)
-    monkeypatch.setattr(histories, "PAGE_ENTRIES", 3)
-    # The engine computes the offsets of zones by the real clock.
-    both.real.clock.now_ms = time.time_ns() // 1_000_000
-    windows = [(each, 60_000) for each in (op.LimitWindow.SLIDING, op.LimitWindow.BURST)]
-    windows += [(op.LimitWindow.CALENDAR_DAY, 0), (op.LimitWindow.CALENDAR_MONTH, 0)]
-    limits = tuple(
-        op.Limit(f"l{n}", op.LimitUnit.AMOUNT, window, 500, op.LimitEnforcement.HARD, ms, "ai")
-        for n, (window, ms) in enumerate(windows)
-    )
-    await both.account("root", limits=limits, zone="Europe/Berlin", overdraft_limits={"ai": 50})
-    await both.account("child", parent="root", labels={"plan": "gold"})
-    await both.grant("root", 1_000)
-    return Stage(both, migrated_postgres_url)
 
 
 async def test_a_history_of_many_pages_comes_back(stage: Stage) -> None:
@@ -178,26 +89,18 @@ async def test_a_snapshot_that_was_changed_is_not_used(stage: Stage, change: Any
     assert again | {"made_at": None} == right | {"made_at": None}
 
 
-async def wrong(stage: Stage, **changes: Any) -> Snapshot:
-    """A snapshot whose digest is right, and which says what no entries say."""
-    snapshot = replace(take((await stage.read()).rebuilt), **changes)
-    query(stage.url, "DELETE FROM holdfast.tree_snapshot")
-    assert await stage.both.ledger.save_snapshot(snapshot)
-    return snapshot
-
-
 async def test_a_snapshot_of_an_entry_that_the_ledger_lost_is_not_used(stage: Stage) -> None:
     """As after a fail-over of Postgres that somebody slept through who had read before it."""
     await stage.work()
     seq = (await stage.read()).rebuilt.seq
-    await wrong(stage, seq=seq + 5)
+    await stage.wrong(seq=seq + 5)
     assert await stage.bring_back() == [Snapshotted.REFUSED, Snapshotted.SAVED]
     assert [row["seq"] for row in stage.kept()] == [seq]
 
 
 async def test_a_snapshot_of_another_layout_is_left_to_those_who_read_it(stage: Stage) -> None:
     await stage.work()
-    other = await wrong(stage, layout=SNAPSHOT_LAYOUT + 1)
+    other = await stage.wrong(layout=SNAPSHOT_LAYOUT + 1)
     keeper = SnapshotKeeper(stage.both.ledger, Recorder())
     for refused in (await stage.both.ledger.read_trees([ROOT])).refused:
         keeper.refuse(refused)
@@ -214,7 +117,7 @@ async def test_a_snapshot_that_does_not_fit_what_follows_is_not_used(stage: Stag
     await stage.work()
     now = take((await stage.read()).rebuilt)
     for _ in range(2):
-        await wrong(stage, seq=now.seq, state=before.state, entries=before.entries)
+        await stage.wrong(seq=now.seq, state=before.state, entries=before.entries)
         await stage.both.grant("child", 1)
         assert await stage.bring_back() == [Snapshotted.REFUSED, Snapshotted.SAVED]
         assert stage.kept()[0]["seq"] > now.seq
@@ -226,8 +129,7 @@ async def test_a_snapshot_of_half_a_transaction_is_not_what_the_entries_say(stag
     await both.grant("child", 3)
     assert (await both.reserve("child", 9)).hold
     assert (await both.reserve("root", 1)).hold
-    await both.flushed()
-    entries = await both.real.entries()
+    entries = await stage.entries()
     (cut,) = {each.seq for each in entries[:-1] if each.first_seq < each.seq}
     half = rebuild(*ROOT, [each for each in entries if each.seq < cut])
     assert await both.ledger.save_snapshot(take(half))

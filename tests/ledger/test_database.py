@@ -15,7 +15,7 @@ from holdfast_server.domain.epoch import Acknowledged
 from holdfast_server.domain.figures import Difference, Figure
 from holdfast_server.domain.operation import Commit
 from holdfast_server.domain.policy import Policy, Scope, ScopeKind
-from holdfast_server.domain.rebuild import SNAPSHOT_LAYOUT, Snapshot
+from holdfast_server.domain.rebuild import SNAPSHOT_LAYOUT, Snapshot, rebuild
 from holdfast_server.domain.reply import Buckets, HoldState
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.database import READ_MS_MAX, connection_text
@@ -62,6 +62,10 @@ CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
     "tree_figures": lambda ledger: ledger.tree_figures(("t", "r"), 0, 0, []),
     "save_snapshot": lambda ledger: ledger.save_snapshot(snapshot()),
     "drop_snapshot": lambda ledger: ledger.drop_snapshot(Kept(snapshot(), bytes(32))),
+    "snapshot_behind": lambda ledger: ledger.snapshot_behind(b"", 1),
+    "roots_at": lambda ledger: ledger.roots_at([(0, 1)]),
+    "begin_tree": lambda ledger: ledger.begin_tree(("t", "r")),
+    "go_on": lambda ledger: ledger.go_on(rebuild("t", "r", []), 1),
     "read_trees": lambda ledger: ledger.read_trees([("t", "a")]),
     "chain_hashes": lambda ledger: ledger.chain_hashes({0: (1, 2)}),
     "last_event_times": lambda ledger: ledger.last_event_times(),

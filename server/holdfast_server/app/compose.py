@@ -33,11 +33,13 @@ from holdfast_server.control.durability import Durable, Promises, Wait
 from holdfast_server.control.evictor import EvictionLimits, Evictor
 from holdfast_server.control.former_homes import FormerHomes
 from holdfast_server.control.gate import Gate
+from holdfast_server.control.hot_trees import HotTrees
 from holdfast_server.control.hydration import HydrationLimits, Hydrator
 from holdfast_server.control.operations import Operations
 from holdfast_server.control.passage import Passage
 from holdfast_server.control.policies import Policies
 from holdfast_server.control.reconcile import Reconciler
+from holdfast_server.control.snapshot_audit import SnapshotAudit
 from holdfast_server.control.snapshots import SnapshotKeeper
 from holdfast_server.control.spool import Spool
 from holdfast_server.control.warm_up import WarmUp
@@ -162,6 +164,16 @@ def build_warm_up(process: Process, decider: Decider) -> WarmUp:
         return await trees.memory_percent() >= process.settings.evict_memory_percent
 
     return WarmUp(process.ledger, hydrator, process.keys, wants_memory, clock_ms)
+
+
+def build_hot_trees(process: Process) -> HotTrees:
+    """What keeps snapshots of trees that are always in use."""
+    return HotTrees(process.ledger, SnapshotKeeper(process.ledger, process.metrics))
+
+
+def build_snapshot_audit(process: Process) -> SnapshotAudit:
+    """What makes sure that snapshots are right."""
+    return SnapshotAudit(process.ledger, process.metrics)
 
 
 def build_former_homes(process: Process) -> FormerHomes:

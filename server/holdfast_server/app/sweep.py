@@ -1,5 +1,6 @@
 """The sweeper process: ends holds and grants whose time has come without anybody asking, compares
-the hot store with the ledger, removes from it what nobody uses, and brings back what it lost."""
+the hot store with the ledger, removes from it what nobody uses, brings back what it lost, and keeps
+snapshots of what is in use."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from holdfast_server.app.compose import (
     build_due_search,
     build_evictor,
     build_former_homes,
+    build_hot_trees,
+    build_snapshot_audit,
     build_warm_up,
 )
 from holdfast_server.app.process import Parent, Process, background, run_process
@@ -37,8 +40,10 @@ async def _sweep(
         await stack.enter_async_context(background(build_due_search(process).run()))
         await stack.enter_async_context(background(build_former_homes(process).run()))
         await stack.enter_async_context(background(build_warm_up(process, decider).run()))
+        await stack.enter_async_context(background(build_hot_trees(process).run()))
         if process.settings.audit_trees_per_second:
             await stack.enter_async_context(background(build_auditor(process).run()))
+            await stack.enter_async_context(background(build_snapshot_audit(process).run()))
         if process.settings.evict_idle_ms:
             await stack.enter_async_context(background(build_evictor(process).run()))
         running = asyncio.create_task(sweeper.run())

@@ -7,7 +7,7 @@ that can be used. Entries are told page by page, so that a history may have any 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -40,14 +40,11 @@ from holdfast_server.ledger.sql import QUERIES
 PAGE_ENTRIES: Final = 2_000
 #: Milliseconds until a page must be there; the first one is sorted out of all that follow.
 PAGE_MS_MAX: Final = 60_000
-#: Behind every sequence number.
+#: Behind every sequence number, and more than every count.
 NO_END: Final = 2**63 - 1
 
 #: Tenant, and an account or a root.
 Name = tuple[str, str]
-
-#: Hears how many entries came in a page, before they are told.
-OnPage = Callable[[int], Awaitable[None]]
 
 
 class HistoryTooLong(HoldfastError):
@@ -88,34 +85,17 @@ class TreesRead:
     refused: Sequence[Refused] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much of a tree is read, and who wants to know."""
-
-    #: Entries behind this number are left out.
-    until: int = NO_END
-    #: As many entries at most; None: all.
-    entries_max: int | None = None
-    on_page: OnPage | None = None
-    #: Whether snapshots are used at all.
-    from_snapshots: bool = True
-
-
-ALL: Final = Bounds()
-
-
 @dataclass(slots=True)
 class _Reading:
     """Trees that are read in one transaction."""
 
     cursor: Cursor
-    bounds: Bounds
     foldings: dict[Name, Folding] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
 
     async def read(self, trees: Sequence[Name]) -> None:
         """Tells everything of these trees. Raises what keeps one from being a tree."""
-        kept = await self._restored(trees) if self.bounds.from_snapshots else {}
+        kept = await self.restored(trees)
         await self._from_the_first([tree for tree in trees if tree not in kept])
         if kept:
             await self._behind(list(kept.values()))
@@ -128,7 +108,7 @@ class _Reading:
         """What they are."""
         return {tree: TreeRead(each.state, each.told) for tree, each in self.foldings.items()}
 
-    async def _restored(self, trees: Sequence[Name]) -> dict[Name, Kept]:
+    async def restored(self, trees: Sequence[Name]) -> dict[Name, Kept]:
         """The snapshots that can be used; their trees go on from there."""
         tenants, roots = _columns(trees)
         found = await fetch_all(self.cursor, QUERIES["snapshots_of"], tenants=tenants, roots=roots)
@@ -155,47 +135,38 @@ class _Reading:
     async def _from_the_first(self, trees: Sequence[Name]) -> None:
         if not trees:
             return
-        for tenant, root in trees:
-            self.foldings[tenant, root] = Folding(Rebuilt(Tree(tenant, root), offsets_of))
+        self.foldings |= {tree: _unborn(tree) for tree in trees}
         tenants, roots = _columns(trees)
-        places = {"tenants": tenants, "roots": roots, "until": self.bounds.until}
+        places = {"tenants": tenants, "roots": roots}
         await self._tell(trees, QUERIES["entries_of_trees"], places)
 
     async def _behind(self, kept: Sequence[Kept]) -> None:
         trees = [each.tree for each in kept]
-        tenants, roots = _columns(trees)
-        places = {
-            "tenants": tenants,
-            "roots": roots,
-            "seqs": [each.snapshot.seq for each in kept],
-            "times_ms": [each.snapshot.event_ms for each in kept],
-        }
-        await self._tell(trees, QUERIES["entries_behind"], places)
+        places = [(each.snapshot.seq, each.snapshot.event_ms) for each in kept]
+        await self._tell(
+            trees, QUERIES["entries_behind"], _behind(trees, places, NO_END, limit=NO_END)
+        )
 
     async def _tell(
-        self, trees: Sequence[Name], query: LiteralString, places: Mapping[str, object]
+        self, trees: Sequence[Name], query: LiteralString, parameters: Mapping[str, object]
     ) -> None:
         """Tree by tree, as they come: of one that is told, no entries are in memory."""
         told: Folding | None = None
-        parameters = {**places, "limit": self.bounds.entries_max}
         async for page in _fetched(self.cursor, query, parameters):
-            if self.bounds.on_page:
-                await self.bounds.on_page(len(page))
             for number, group in groupby(page, key=itemgetter(0)):
                 folding = self.foldings[trees[number - 1]]
-                if told is not folding:
-                    self._end(told)
+                if told is not None and told is not folding:
+                    told.finish()
                 told = folding
                 folding.add([rows.told_entry(row[1:]) for row in group])
             # Telling a page takes a while, too.
             await asyncio.sleep(0)
-        self._end(told)
+        if told is not None:
+            told.finish()
 
-    def _end(self, folding: Folding | None) -> None:
-        if folding and self.bounds.entries_max is None:
-            folding.finish()
-        elif folding:
-            folding.settle()
+
+def _unborn(tree: Name) -> Folding:
+    return Folding(Rebuilt(Tree(*tree), offsets_of))
 
 
 def _restore(kept: Kept, *, is_recorded: bool) -> Rebuilt:
@@ -217,9 +188,43 @@ class Histories(Database):
             cursors = {partition: (epoch, last_seq) for partition, epoch, last_seq in found}
             roots = await _roots(cursor, names)
             trees = sorted({(tenant, root) for (tenant, _), root in roots.items()})
-            reading = _Reading(cursor, ALL)
+            reading = _Reading(cursor)
             await reading.read(trees)
             return TreesRead(cursors, roots, reading.found(), reading.refused)
+
+    async def begin_tree(self, tree: Name) -> TreesRead:
+        """A tree as its snapshot has it, or before its first entry. Raises LEDGER_UNAVAILABLE."""
+        async with self.reading(EVERY_TENANT) as cursor:
+            reading = _Reading(cursor)
+            if not await reading.restored([tree]):
+                reading.foldings[tree] = _unborn(tree)
+            return TreesRead({}, {}, reading.found(), reading.refused)
+
+    async def go_on(self, rebuilt: Rebuilt, limit: int, until: int = NO_END) -> bool:
+        """Tells a tree what comes next, in so many entries at most, and answers whether that was
+        all there is, up to an entry with which a transaction ends.
+
+        Where that is not given, more may come of the last transaction, which is not told. Raises
+        LEDGER_UNAVAILABLE, and what keeps the entries from being a tree.
+        """
+        tree, folding = (rebuilt.tree.tenant, rebuilt.tree.root), Folding(rebuilt)
+        place = [(rebuilt.seq, rebuilt.event_ms)]
+        async with self.reading(EVERY_TENANT, limit_ms=PAGE_MS_MAX) as cursor:
+            found = await fetch_tuples(
+                cursor, QUERIES["entries_behind"], **_behind([tree], place, until, limit=limit)
+            )
+        for first in range(0, len(found), PAGE_ENTRIES):
+            some = found[first : first + PAGE_ENTRIES]
+            folding.add([rows.told_entry(row[1:]) for row in some])
+            await asyncio.sleep(0)
+        is_all = len(found) < limit
+        if is_all and until != NO_END:
+            folding.finish()
+        else:
+            folding.settle()
+        if folding.fault is not None:
+            raise folding.fault
+        return is_all
 
 
 async def _roots(cursor: Cursor, names: Sequence[Name]) -> dict[Name, str]:
@@ -240,6 +245,21 @@ async def _fetched(
                 yield page
         except errors.QueryCanceled as error:
             raise HistoryTooLong from error
+
+
+def _behind(
+    trees: Sequence[Name], places: Sequence[tuple[int, int]], until: int, *, limit: int
+) -> dict[str, object]:
+    """What is wanted behind places of trees, by number and time."""
+    tenants, roots = _columns(trees)
+    return {
+        "tenants": tenants,
+        "roots": roots,
+        "seqs": [seq for seq, _ in places],
+        "times_ms": [time_ms for _, time_ms in places],
+        "until": until,
+        "limit": limit,
+    }
 
 
 def _columns(names: Sequence[Name]) -> tuple[list[str], list[str]]:

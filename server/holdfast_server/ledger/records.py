@@ -142,8 +142,8 @@ class BurnedTransaction:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Something that does not hold. `check` is chain, sequence, version, conservation, hold, cursor
-    or checkpoint.
+    """Something that does not hold. `check` is chain, sequence, version, conservation, hold,
+    cursor, checkpoint or snapshot.
     """
 
     check: str

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast_server.domain.rebuild import Snapshot
 from holdfast_server.ledger import rows
-from holdfast_server.ledger.database import Database
+from holdfast_server.ledger.database import (
+    EVERY_TENANT,
+    Cursor,
+    Database,
+    fetch_all,
+    fetch_one,
+    fetch_tuples,
+)
 from holdfast_server.ledger.sql import QUERIES
 
 
@@ -39,6 +47,33 @@ class Snapshots(Database):
         async with self.changing() as cursor:
             await cursor.execute(QUERIES["drop_snapshot"], which)
             return cursor.rowcount > 0
+
+    async def snapshot_behind(self, behind: bytes, entries_max: int) -> Kept | None:
+        """The first one behind a digest that stands for so many entries at most."""
+        async with self.reading(EVERY_TENANT) as cursor:
+            row = await fetch_one(
+                cursor, QUERIES["snapshot_behind"], behind=behind, entries_max=entries_max
+            )
+        return kept_snapshot(row) if row else None
+
+    async def roots_at(self, places: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
+        """The trees of some entries, by partition and sequence number."""
+        async with self.reading(EVERY_TENANT) as cursor:
+            return [
+                (tenant, root)
+                for tenant, root in await fetch_tuples(
+                    cursor,
+                    QUERIES["roots_at"],
+                    partitions=[partition for partition, _ in places],
+                    seqs=[seq for _, seq in places],
+                )
+            ]
+
+
+async def snapshots_in(cursor: Cursor, partition: int) -> list[Kept]:
+    """Those of a partition's trees."""
+    found = await fetch_all(cursor, QUERIES["snapshots_in"], partition=partition)
+    return [kept_snapshot(row) for row in found]
 
 
 def kept_snapshot(row: rows.Row) -> Kept:

@@ -17,7 +17,6 @@ from holdfast_server.ledger.grants import Grants
 from holdfast_server.ledger.histories import Histories
 from holdfast_server.ledger.operations import Operations
 from holdfast_server.ledger.recovery import Recoveries
-from holdfast_server.ledger.snapshots import Snapshots
 from holdfast_server.ledger.trees import Trees
 from holdfast_server.ledger.verify import Verification
 
@@ -34,7 +33,6 @@ class Ledger(
     Histories,
     Operations,
     Recoveries,
-    Snapshots,
     Trees,
     Verification,
 ):

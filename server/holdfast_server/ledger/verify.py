@@ -12,11 +12,14 @@ from typing import Final
 
 from holdfast_server.domain.checkpoint import Tip
 from holdfast_server.domain.entry import GENESIS_HASH, Entry, EntryKind, chain_hash
+from holdfast_server.domain.rebuild import Follows
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.ledger import rows
-from holdfast_server.ledger.database import EVERY_TENANT, Cursor, Database, fetch_all, fetch_one
+from holdfast_server.ledger.database import EVERY_TENANT, Cursor, fetch_all, fetch_one
 from holdfast_server.ledger.hold_check import HoldCheck
 from holdfast_server.ledger.records import RecordedEntry, VerifyReport, Violation
+from holdfast_server.ledger.snapshot_check import Judged, SnapshotCheck
+from holdfast_server.ledger.snapshots import Snapshots, snapshots_in
 from holdfast_server.ledger.sql import QUERIES
 
 #: Violations that are reported; the first ones say what is wrong.
@@ -97,6 +100,13 @@ class PartitionCheck:
                 f"last entry is {self._seq} of epoch {self._epoch}, hash {self._hash.hex()[:8]}",
             )
 
+    def note_snapshot(self, judged: Judged) -> None:
+        """Notes one that never was what its entries say."""
+        if judged.verdict is Follows.NO:
+            (tenant, root), seq = judged.kept.tree, judged.kept.snapshot.seq
+            message = f"the snapshot of {tenant}/{root} does not follow from its entries"
+            self._note("snapshot", seq, f"{message}; it is removed")
+
     def _check_anchor(self, recorded: RecordedEntry) -> None:
         anchor = self.anchors.get(recorded.entry.seq)
         if anchor and anchor[0] != recorded.hash:
@@ -147,7 +157,7 @@ class PartitionCheck:
             self.violations.append(Violation(check, self.partition, seq, message))
 
 
-class Verification(Database):
+class Verification(Snapshots):
     """Verifies what the database holds."""
 
     async def verify(
@@ -158,7 +168,8 @@ class Verification(Database):
         on_progress: OnProgress | None = None,
     ) -> VerifyReport:
         """Checks hash chain, sequence, versions, conservation, time, holds and cursors, and what
-        checkpoints vouch for (by partition). None means all partitions.
+        checkpoints vouch for (by partition). None means all partitions. A snapshot that does not
+        follow from the entries is removed: it must not be used, and nothing depends on it.
 
         Reads one partition at a time, each as of one instant, and keeps one state per account and
         credit type of it in memory. Entries that are recorded meanwhile do no harm.
@@ -189,10 +200,15 @@ class Verification(Database):
         check = PartitionCheck(partition, anchors)
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             tip = await _tip(cursor, partition)
+            snapshots = SnapshotCheck(await snapshots_in(cursor, partition))
             async for recorded in _stream(cursor, partition):
                 check.add(recorded)
+                snapshots.add(recorded.entry)
         check.finish()
         check.compare(tip)
+        for judged in snapshots.finish():
+            check.note_snapshot(judged)
+            await self.drop_snapshot(judged.kept)
         return check
 
 

@@ -75,6 +75,12 @@ class Snapshotted(StrEnum):
     FAILED = "failed"
     #: It could not be used, so that its tree was read from the first entry on.
     REFUSED = "refused"
+    #: All its entries were folded once more, and say what it says.
+    AGREES = "agrees"
+    #: They do not. It is removed.
+    WRONG = "wrong"
+    #: They did when it was taken, by the rules of time zones that held then. It is removed.
+    OUTDATED = "outdated"
 
 
 class Audited(StrEnum):

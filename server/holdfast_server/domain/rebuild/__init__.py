@@ -9,8 +9,10 @@ from holdfast_server.domain.rebuild.folding import Folding
 from holdfast_server.domain.rebuild.history import rebuild, tell
 from holdfast_server.domain.rebuild.snapshot import (
     SNAPSHOT_LAYOUT,
+    Follows,
     Snapshot,
     UnusableSnapshot,
+    follows,
     restore,
     take,
 )
@@ -19,10 +21,12 @@ from holdfast_server.domain.rebuild.state import MissingEntries, Rebuilt
 __all__ = [
     "SNAPSHOT_LAYOUT",
     "Folding",
+    "Follows",
     "MissingEntries",
     "Rebuilt",
     "Snapshot",
     "UnusableSnapshot",
+    "follows",
     "rebuild",
     "restore",
     "take",

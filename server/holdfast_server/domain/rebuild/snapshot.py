@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from enum import Enum
 from typing import Final
 
 from holdfast_server.domain.entry import canonical_json
@@ -24,6 +25,16 @@ SNAPSHOT_LAYOUT: Final = 1
 
 class UnusableSnapshot(Exception):
     """No tree can be made of it."""
+
+
+class Follows(Enum):
+    """Whether a snapshot follows from its entries."""
+
+    YES = 0
+    NO = 1
+    #: It did when it was taken. The rules of a time zone have changed since, and with them what
+    #: an entry says of days to come.
+    OUTDATED = 2
 
 
 @value(frozen=True, slots=True)
@@ -85,3 +96,18 @@ def restore(snapshot: Snapshot, digest: bytes, offsets_at: OffsetsAt = offsets_o
     )
     rebuilt.event_ms, rebuilt.entries = snapshot.event_ms, snapshot.entries
     return rebuilt
+
+
+def follows(snapshot: Snapshot, digest: bytes, rebuilt: Rebuilt) -> Follows:
+    """Holds a snapshot against the tree that its entries gave, from the first one on."""
+    if rebuilt.entries and take(rebuilt) == snapshot and snapshot.digest == digest:
+        return Follows.YES
+    try:
+        kept = restore(snapshot, digest)
+    except UnusableSnapshot:
+        return Follows.NO
+    return Follows.NO if _offsets(kept) == _offsets(rebuilt) else Follows.OUTDATED
+
+
+def _offsets(rebuilt: Rebuilt) -> list[object]:
+    return [(state.account, state.offsets) for state in rebuilt.tree.accounts.values()]

@@ -24,18 +24,19 @@ CROSS JOIN LATERAL (
     FROM holdfast.account AS a
     CROSS JOIN LATERAL (
         SELECT * FROM holdfast.entry AS entry
-        WHERE entry.tenant = wanted.tenant AND entry.account = a.account AND entry.seq <= %(until)s
+        WHERE entry.tenant = wanted.tenant AND entry.account = a.account
         OFFSET 0
     ) AS e
     WHERE a.tenant = wanted.tenant AND a.root = wanted.root
     ORDER BY e.seq
-    LIMIT %(limit)s
 ) AS told;
 
 -- entries_behind --
--- The same of those entries that are behind a place of each tree. Times never fall within a tree, so the
--- index by time finds them, for each credit type of each account. The types are found one by one in the same
--- index, since what an account has of them would else be read from its first entry on.
+-- The same of the first entries behind a place of each tree, up to a number. Times never fall within a tree,
+-- so the index by time finds them, for each credit type of each account. The types are found one by one in
+-- the same index, since what an account has of them would else be read from its first entry on. Of each as
+-- many are read as are wanted, by time: the first of all by number are among those. The sums keep the index
+-- by number out of it, which would be searched through all partitions.
 SELECT wanted.number, told.*
 FROM unnest(%(tenants)s::text[], %(roots)s::text[], %(seqs)s::bigint[], %(times_ms)s::bigint[])
     WITH ORDINALITY AS wanted (tenant, root, seq, time_ms, number)
@@ -68,8 +69,10 @@ CROSS JOIN LATERAL (
         SELECT * FROM holdfast.entry AS entry
         WHERE entry.tenant = wanted.tenant AND entry.account = c.account
           AND entry.credit_type = c.credit_type
-          AND entry.event_time >= holdfast.instant(wanted.time_ms) AND entry.seq > wanted.seq
-        OFFSET 0
+          AND entry.event_time >= holdfast.instant(wanted.time_ms)
+          AND entry.seq + 0 > wanted.seq AND entry.seq + 0 <= %(until)s
+        ORDER BY entry.event_time
+        FETCH FIRST %(limit)s ROWS WITH TIES
     ) AS e
     ORDER BY e.seq
     LIMIT %(limit)s
@@ -83,6 +86,31 @@ SELECT s.*, EXISTS (
 ) AS is_recorded
 FROM unnest(%(tenants)s::text[], %(roots)s::text[]) AS wanted (tenant, root)
 JOIN holdfast.tree_snapshot AS s USING (tenant, root);
+
+-- snapshot_behind --
+-- The first snapshot behind a digest that stands for so many entries at most.
+SELECT * FROM holdfast.tree_snapshot
+WHERE sha256 > %(behind)s AND entries <= %(entries_max)s
+ORDER BY sha256
+LIMIT 1;
+
+-- snapshots_in --
+-- The snapshots of a partition's trees, read beside all of its entries.
+SELECT * FROM holdfast.tree_snapshot WHERE partition = %(partition)s;
+
+-- roots_at --
+-- The trees of some entries. What is looked up is limited and a scalar, since a join may be planned as one
+-- reading of all entries or all accounts.
+SELECT DISTINCT e.tenant, (
+    SELECT a.root FROM holdfast.account AS a
+    WHERE a.tenant = e.tenant AND a.account = e.account
+) AS root
+FROM unnest(%(partitions)s::integer[], %(seqs)s::bigint[]) AS wanted (partition, seq)
+CROSS JOIN LATERAL (
+    SELECT entry.tenant, entry.account FROM holdfast.entry
+    WHERE entry.partition = wanted.partition AND entry.seq = wanted.seq
+    LIMIT 1
+) AS e;
 
 -- save_snapshot --
 -- Keeps a snapshot. It never takes the place of one that goes further, unless nobody here can read that.
