@@ -28,6 +28,7 @@ FAILPOINTS = (
     "flusher.after_rows",
     "flusher.before_commit",
     "flusher.after_commit",
+    "flusher.before_publish",
     "flusher.after_publish",
     "flusher.after_trim",
 )

@@ -22,7 +22,7 @@ from holdfast_server.flusher import history
 from holdfast_server.flusher.events import FlusherHooks, Halt
 from holdfast_server.flusher.progress import Progress
 from holdfast_server.flusher.reader import Work, read_ahead
-from holdfast_server.flusher.recorder import Recorder
+from holdfast_server.flusher.recorder import Recorder, ended
 from holdfast_server.flusher.retention import Retention
 from holdfast_server.ledger.append import Appender, CursorsMoved
 
@@ -129,7 +129,9 @@ class Flusher:
         await self._recorder.publish(self._progress.positions(self._progress.recorded))
 
     async def _flush(self) -> None:
-        """Reads and prepares one batch while the one before is written."""
+        """Reads and prepares one batch while the one before is written, and the hot store is told
+        of the one before that.
+        """
         try:
             while not self._stopping.is_set():
                 await self._housekeep()
@@ -162,10 +164,8 @@ class Flusher:
     async def _finish(self) -> None:
         """Lets the batch being written end, whatever else has failed meanwhile."""
         writing, self._writing = self._writing, None
-        if writing is not None:
-            await asyncio.wait([writing])
-            if error := writing.exception():
-                _log.warning("the last batch was not recorded: %s", error)
+        await ended(writing, "the last batch was not recorded: %s")
+        await self._recorder.finish()
 
     async def _housekeep(self) -> None:
         if not self._is_due("housekeeping", HOUSEKEEPING_SECONDS):

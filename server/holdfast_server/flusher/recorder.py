@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from holdfast_server import failpoint
 from holdfast_server.domain.entry import BY_TIME
@@ -43,9 +45,15 @@ class Recorder:
         self._hooks = hooks
         #: What the ledger has, and the hot store could not be told.
         self._unsaid: dict[int, tuple[int, int]] = {}
+        #: The hot store is being told of one batch.
+        self._saying: asyncio.Task[None] | None = None
 
     async def record(self, work: Work) -> bool:
-        """Records and publishes what can be. False where that was not all: nothing may follow."""
+        """Records what can be. False where that was not all: nothing may follow.
+
+        The hot store is told afterwards, while the next batch may be recorded already. That one is
+        told of when this has been: errors of telling are raised then, or by `said`.
+        """
         before = dict(self._progress.recorded)
         started = time.monotonic()
         with self._hooks.span(_traces(work)):
@@ -58,9 +66,31 @@ class Recorder:
             for partition, cursor in self._progress.recorded.items()
             if cursor is not before[partition]
         ]
+        await self.said()
+        self._saying = asyncio.create_task(self._say(work, before, moved, started))
+        return complete
+
+    async def said(self) -> None:
+        """Waits until the hot store has been told of every batch. Raises what that raised."""
+        saying, self._saying = self._saying, None
+        if saying is not None:
+            await saying
+
+    async def finish(self) -> None:
+        """Lets the hot store be told of the last batch, or not."""
+        saying, self._saying = self._saying, None
+        await ended(saying, "the hot store was not told of the last batch: %s")
+
+    async def _say(
+        self,
+        work: Work,
+        before: Mapping[int, PartitionCursor],
+        moved: Sequence[PartitionCursor],
+        started: float,
+    ) -> None:
+        failpoint.hit("flusher.before_publish")
         await self.publish({cursor.partition: (cursor.epoch, cursor.seq) for cursor in moved})
         self._report(work, before, moved, time.monotonic() - started)
-        return complete
 
     async def _check_epochs(self, obstacles: Sequence[Obstacle]) -> None:
         """An entry of a later epoch is no obstacle where that one has begun meanwhile."""
@@ -113,6 +143,7 @@ class Recorder:
 
     async def trim(self) -> None:
         """Says what could not be said, and trims what nobody needs any more."""
+        await self.said()
         if self._unsaid:
             await self.publish({})
         due = self._retention.due(time.monotonic() * 1000)
@@ -165,6 +196,14 @@ class Recorder:
             entries = sum(cursor.seq - before[cursor.partition].seq for cursor in moved)
             lag_ms = _age_ms(work, time.time_ns() // 1_000_000)
             self._hooks.on_batch(FlushedBatch(entries, len(moved), lag_ms, seconds))
+
+
+async def ended(task: asyncio.Task[Any] | None, failed: str) -> None:
+    """Waits for a task, if there is one; what it raised is only logged."""
+    if task is not None:
+        await asyncio.wait([task])
+        if error := task.exception():
+            _log.warning(failed, error)
 
 
 def _age_ms(work: Work, now_ms: int) -> int:

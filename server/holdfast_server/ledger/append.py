@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Final
 
 from psycopg import AsyncConnection, errors, sql
@@ -193,15 +194,21 @@ def _array(numbers: Iterable[int]) -> str:
     return f"{{{','.join(map(str, numbers))}}}"
 
 
-async def _copy(cursor: Cursor, table: str, columns: Sequence[str], rows: Sequence[bytes]) -> None:
+async def _copy(
+    cursor: Cursor, table: str, columns: tuple[str, ...], rows: Sequence[bytes]
+) -> None:
     """COPY knows no row security, so entries go straight into the table of their month."""
     if not rows:
         return
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
+    async with cursor.copy(_copy_statement(table, columns)) as copy:
+        await copy.write(encoding.copy_block(rows))
+
+
+@lru_cache(MONTHS_AHEAD)
+def _copy_statement(table: str, columns: tuple[str, ...]) -> sql.Composed:
+    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
         sql.Identifier("holdfast", table), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
-    async with cursor.copy(statement) as copy:
-        await copy.write(encoding.copy_block(rows))
 
 
 @contextmanager
