@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
@@ -21,17 +22,13 @@ from holdfast_server.domain.entry import (
     canonical_json,
 )
 from holdfast_server.domain.packed import (
-    ACTOR,
+    BUCKETS_AT,
     DELTA,
-    ENDS_HOLD,
     EVENT_MS,
-    FIRST_GRANT,
     FIRST_SEQ,
+    GRANT_BYTES,
     GRANT_VALUES,
-    HOLD,
     KIND,
-    MODE,
-    REFUND_OF,
     TENANT,
     VERSION,
     PackedEntry,
@@ -40,14 +37,22 @@ from holdfast_server.domain.packed import (
 
 #: Bytes of the id of a hold or a grant.
 ID_BYTES: Final = 16
+#: Bytes of a number that may be large.
+NUMBER_BYTES: Final = 8
 #: Bytes of any text of an entry that is not nested: more than `domain.bounds` lets anybody say.
 TEXT_BYTES_MAX: Final = 1_023
 
+#: Details that are kept as JSON has them.
+DETAILS_MAX: Final = 1_000
+
 # The hash before, and the layout, stand before the columns of an entry.
 _LAYOUT: Final = bytes([CANONICAL_LAYOUT])
-# The lengths in bytes of the columns that are numbers.
-_NUMBER_BYTES: Final = (4, 8, 8, 8, 2, 8, 8, 2, 2, *[8] * 16)
-_NUMBER_FORMATS: Final = {2: "ih", 4: "ii", 8: "iq"}
+# The columns before the buckets, each behind its length in bytes, and the length of the next.
+_numbers: Final = struct.Struct(">ii" + "iq" * 3 + "ih" + "iq" * 2 + "ih" * 2 + "i").pack
+_buckets: Final = struct.Struct("8s" * (FIRST_SEQ - DELTA)).unpack_from
+# What stands between two numbers, and between two ids.
+_NUMBER: Final = NUMBER_BYTES.to_bytes(4, "big")
+_ID: Final = ID_BYTES.to_bytes(4, "big")
 # How the length of a text is written, and of one that may be missing.
 _TEXT: Final = [length.to_bytes(4, "big") for length in range(TEXT_BYTES_MAX + 1)]
 _OPTIONAL: Final = [NO_COLUMN, *_TEXT[1:]]
@@ -59,16 +64,25 @@ def chain_hash(previous: bytes, columns_: bytes) -> bytes:
 
 
 def columns(packed: PackedEntry) -> bytes:
-    """The canonical bytes of an entry behind the layout. Raises one of MALFORMED."""
-    fields = packed.fields
+    """The canonical bytes of an entry behind the layout. Raises one of MALFORMED.
+
+    Figures of buckets and grants are taken as they were found: the bytes are those of a column.
+    """
+    raw, fields = packed.raw, packed.fields
     tenant, account, credit_type = fields[TENANT:VERSION]
-    hold, actor, refund_of = fields[HOLD], fields[ACTOR], fields[REFUND_OF]
+    first_seq, mode, hold, actor, ends_hold, _, _, refund_of, *grants = fields[FIRST_SEQ:]
     method, key, fingerprint, feature, labels, caller, trace, span, reason, detail = packed.context
-    if hold:
-        _check_id(hold)
+    if hold and len(hold) != ID_BYTES:
+        raise ValueError(f"an id has {ID_BYTES} bytes")
+    time = (fields[EVENT_MS] - TIME_ZERO_MS) * 1000
     # fmt: off
     return b"".join((
-        _figures(packed),
+        _numbers(
+            4, packed.partition, 8, packed.epoch, 8, packed.seq, 8, first_seq, 2, fields[KIND],
+            8, fields[VERSION], 8, time, 2, mode, 2, ends_hold, 8,
+        ),
+        _NUMBER.join(_buckets(raw, BUCKETS_AT)),
+        _GRANTS[len(grants) // GRANT_VALUES](raw) if grants else _NO_GRANTS,
         _TEXT[len(tenant)], tenant,
         _TEXT[len(account)], account,
         _TEXT[len(credit_type)], credit_type,
@@ -99,38 +113,6 @@ def texts(*values: bytes) -> bytes:
     return b"".join([part for value in values for part in (_TEXT[len(value)], value)])
 
 
-def _figures(packed: PackedEntry) -> bytes:
-    """The columns that are numbers, and those about grants."""
-    fields = packed.fields
-    figures = _FIGURES[(len(fields) - FIRST_GRANT) // GRANT_VALUES]
-    values = figures.values.copy()
-    values[_NUMBERS] = (
-        packed.partition,
-        packed.epoch,
-        packed.seq,
-        fields[FIRST_SEQ],
-        fields[KIND],
-        fields[VERSION],
-        (fields[EVENT_MS] - TIME_ZERO_MS) * 1000,
-        fields[MODE],
-        fields[ENDS_HOLD],
-        *fields[DELTA:FIRST_SEQ],
-    )
-    if figures.changes:
-        changes = fields[FIRST_GRANT:]
-        values[figures.ids_at] = ids = changes[::GRANT_VALUES]
-        for id_ in ids:
-            _check_id(id_)
-        del changes[::GRANT_VALUES]
-        values[figures.changes_at] = changes
-    return figures.pack(*values)
-
-
-def _check_id(id_: bytes) -> None:
-    if len(id_) != ID_BYTES:
-        raise ValueError(f"an id has {ID_BYTES} bytes")
-
-
 def _labels(labels: Mapping[bytes, bytes]) -> bytes:
     """Canonical JSON of a flat map, in a third of the time."""
     pairs = [
@@ -145,45 +127,52 @@ def _detail(detail: Mapping[bytes, Any]) -> bytes:
     for value in detail.values():
         if type(value) is not int:
             return column(canonical_json(text(detail)))
-    pairs = [
-        f"{encode_basestring_ascii(name.decode())}:{value}"
-        for name, value in sorted(detail.items())
-    ]
-    return column(f"{{{','.join(pairs)}}}".encode())
+    return _detail_of_numbers(*detail.items())
 
 
-class _Figures:
-    """The columns of an entry with so many grants that are numbers, and those about its grants.
+@lru_cache(DETAILS_MAX)
+def _detail_of_numbers(*pairs: tuple[bytes, int]) -> bytes:
+    """Kept, since most holds live for as long as others."""
+    written = [f"{encode_basestring_ascii(name.decode())}:{value}" for name, value in sorted(pairs)]
+    return column(f"{{{','.join(written)}}}".encode())
 
-    Lengths and heads of arrays are the same for all such entries; what differs goes between them.
-    """
+
+class _Grants:
+    """The two columns about grants, of an entry with so many."""
 
     def __init__(self, grants: int) -> None:
-        self.changes = grants * (GRANT_VALUES - 1)
-        ids = [*_array_head(UUID_TYPE, grants, ID_BYTES), *[ID_BYTES, b""] * grants]
-        changes = [*_array_head(BIGINT_TYPE, self.changes, 8), *[8, 0] * self.changes]
-        numbers = [part for length in _NUMBER_BYTES for part in (length, 0)]
-        self.values: list[Any] = numbers + (ids + changes if grants else [-1, -1])
-        end = len(numbers) + len(ids)
-        self.ids_at = slice(end - 2 * grants + 1, end, 2)
-        self.changes_at = slice(end + len(changes) - 2 * self.changes + 1, None, 2)
-        arrays = "6i" + f"i{ID_BYTES}s" * grants + "6i" + "iq" * self.changes
-        number_formats = "".join(_NUMBER_FORMATS[length] for length in _NUMBER_BYTES)
-        self.pack = struct.Struct(f">{number_formats}{arrays if grants else '2i'}").pack
+        changes = grants * (GRANT_VALUES - 1)
+        # The first length of an array is in its head.
+        self._ids_head = _array_head(UUID_TYPE, grants, ID_BYTES)
+        self._changes_head = _array_head(BIGINT_TYPE, changes, NUMBER_BYTES)
+        self._bytes = grants * GRANT_BYTES
+        parts = f"{ID_BYTES}s" + f"{NUMBER_BYTES}s" * (GRANT_VALUES - 1)
+        self._parts = struct.Struct(parts * grants).unpack_from
+
+    def __call__(self, raw: bytes) -> bytes:
+        changes = list(self._parts(raw, len(raw) - self._bytes))
+        ids = changes[::GRANT_VALUES]
+        del changes[::GRANT_VALUES]
+        heads = self._ids_head, self._changes_head
+        return b"".join((heads[0], _ID.join(ids), heads[1], _NUMBER.join(changes)))
 
 
-class _FiguresByGrants(dict[int, _Figures]):
+class _GrantsByNumber(dict[int, _Grants]):
     """Kept for each number of grants that has been seen."""
 
-    def __missing__(self, grants: int) -> _Figures:
-        made = self[grants] = _Figures(grants)
+    def __missing__(self, grants: int) -> _Grants:
+        made = self[grants] = _Grants(grants)
         return made
 
 
-def _array_head(type_: int, count: int, element_bytes: int) -> tuple[int, ...]:
-    """Length of the column; dimensions, whether there are nulls, type, elements, first index."""
-    return (20 + count * (4 + element_bytes), 1, 0, type_, count, 1)
+def _array_head(type_: int, count: int, element_bytes: int) -> bytes:
+    """Length of the column; dimensions, whether there are nulls, type, elements, first index; and
+    the length of the first element.
+    """
+    return struct.pack(
+        ">7i", 20 + count * (4 + element_bytes), 1, 0, type_, count, 1, element_bytes
+    )
 
 
-_NUMBERS: Final = slice(1, 2 * len(_NUMBER_BYTES), 2)
-_FIGURES: Final = _FiguresByGrants()
+_GRANTS: Final = _GrantsByNumber()
+_NO_GRANTS: Final = NO_COLUMN * 2

@@ -40,10 +40,10 @@ MALFORMED: Final = (
 #: The version of the bytes. A flusher refuses entries of one that it does not know.
 LAYOUT: Final = 3
 _NUMBERS: Final = struct.Struct(">4B19qB2I")
-#: Where the numbers have what is read of them together.
-_HEAD: Final = 7
-_BUCKETS: Final = 16
+#: Where the bytes have the figures of the buckets, and how many each grant takes at their end.
+BUCKETS_AT: Final = struct.calcsize(">4B3q")
 _GRANT: Final = struct.Struct(">16s5q")
+GRANT_BYTES: Final = _GRANT.size
 _TEXTS: Final = 5
 _LAYOUT_BYTE: Final = bytes([LAYOUT])
 #: Where the values have what is looked up by its place. Each grant has so many.
@@ -59,6 +59,7 @@ HOLD: Final = 25
 ACTOR: Final = 26
 ENDS_HOLD: Final = 27
 CONTEXT: Final = 28
+ANSWER: Final = 29
 REFUND_OF: Final = 30
 FIRST_GRANT: Final = 31
 GRANT_VALUES: Final = 6
@@ -101,20 +102,22 @@ def unpack_fields(raw: bytes) -> list[Any]:
     """The values of an entry. Raises one of MALFORMED for what is none that this version knows."""
     if raw[:1] != _LAYOUT_BYTE:
         raise ValueError("not the layout that this version knows")
-    numbers = _NUMBERS.unpack_from(raw)
-    layout, kind, mode, ends_hold, version, event_ms, first_seq = numbers[:_HEAD]
-    buckets, lengths = numbers[_HEAD : _HEAD + _BUCKETS], numbers[_HEAD + _BUCKETS :]
-    *texts, rest = raw[_NUMBERS.size :].split(b"\0", _TEXTS)
-    tenant, account, credit_type, actor, refund_of = texts
-    context_at = lengths[0]
-    answer_at = context_at + lengths[1]
-    grants_at = answer_at + lengths[2]
+    # fmt: off
+    (
+        layout, kind, mode, ends_hold, version, event_ms, first_seq, *buckets,
+        context_at, context_bytes, answer_bytes,
+    ) = _NUMBERS.unpack_from(raw)
+    tenant, account, credit_type, actor, refund_of, rest = raw[_NUMBERS.size :].split(b"\0", _TEXTS)
+    answer_at = context_at + context_bytes
+    grants_at = answer_at + answer_bytes
     if grants_at > len(rest):
         raise ValueError("shorter than it says")
-    hold, context, answer = rest[:context_at], rest[context_at:answer_at], rest[answer_at:grants_at]
-    head = [layout, kind, tenant, account, credit_type, version, event_ms]
-    tail = [first_seq, mode, hold, actor, ends_hold, context, answer, refund_of]
-    fields = [*head, *buckets, *tail]
+    fields = [
+        layout, kind, tenant, account, credit_type, version, event_ms, *buckets, first_seq, mode,
+        rest[:context_at], actor, ends_hold, rest[context_at:answer_at], rest[answer_at:grants_at],
+        refund_of,
+    ]
+    # fmt: on
     for grant in _GRANT.iter_unpack(rest[grants_at:]):
         fields += grant
     return fields

@@ -12,7 +12,7 @@ from typing import Final
 
 from holdfast_server.domain.columns import column, texts
 from holdfast_server.domain.entry import NO_COLUMN
-from holdfast_server.domain.packed import FIRST_GRANT, FIRST_SEQ, TENANT, PackedEntry
+from holdfast_server.domain.packed import ANSWER, ENDS_HOLD, FIRST_SEQ, HOLD, TENANT, PackedEntry
 
 #: The columns of `holdfast.entry` in the order of a row. `recorded_at` sets itself.
 ENTRY_COLUMNS: Final = (
@@ -98,15 +98,16 @@ def operation_row(packed: PackedEntry) -> bytes | None:
     An entry with an answer stands for its operation; one that ends a hold and has no answer stands
     for that end alone, under the hold's own id.
     """
-    first_seq, _, hold, _, ends_hold, _, answer, _ = packed.fields[FIRST_SEQ:FIRST_GRANT]
+    fields = packed.fields
+    answer, ends_hold = fields[ANSWER], fields[ENDS_HOLD]
     if not answer and not ends_hold:
         return None
-    method, key, fingerprint = packed.context[:3]
+    method, key, fingerprint, *_ = packed.context
     if not answer:
-        method, key = EXPIRE_METHOD, hexlify(hold)
+        method, key = EXPIRE_METHOD, hexlify(fields[HOLD])
     numbers = _OPERATION_NUMBERS.pack(
-        len(OPERATION_COLUMNS), 4, packed.partition, 8, packed.epoch, 8, first_seq
+        len(OPERATION_COLUMNS), 4, packed.partition, 8, packed.epoch, 8, fields[FIRST_SEQ]
     )
-    ended = column(hold) if ends_hold else NO_COLUMN
-    named = texts(packed.fields[TENANT], method, key, fingerprint)
+    ended = column(fields[HOLD]) if ends_hold else NO_COLUMN
+    named = texts(fields[TENANT], method, key, fingerprint)
     return b"".join((numbers, ended, named, column(answer)))

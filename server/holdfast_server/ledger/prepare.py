@@ -8,9 +8,8 @@ from enum import Enum
 from typing import Final
 
 from holdfast_server.domain.columns import chain_hash, columns
-from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.epoch import Epoch
-from holdfast_server.domain.packed import MALFORMED, PackedEntry, to_entry
+from holdfast_server.domain.packed import EVENT_MS, KIND, MALFORMED, PackedEntry, to_entry
 from holdfast_server.ledger.encoding import HASH_HEAD, ROW_HEAD, operation_row
 from holdfast_server.ledger.projection import KINDS, NOTHING, Projection, project
 
@@ -102,19 +101,15 @@ def prepare(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared
 
 
 def _prepared(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared:
-    before, last, last_event_ms = cursor.hash_before, cursor.hash, 0
+    before, last = cursor.hash_before, cursor.hash
     rows: list[bytes] = []
-    operations: list[bytes] = []
-    projected: list[Entry] = []
     for entry in entries:
         hashed = columns(entry)
         before, last = last, chain_hash(last, hashed)
         rows += (ROW_HEAD, hashed, HASH_HEAD, last)
-        last_event_ms = max(last_event_ms, entry.event_ms)
-        if operation := operation_row(entry):
-            operations.append(operation)
-        if entry.kind in KINDS:
-            projected.append(to_entry(entry))
+    operations = [row for row in map(operation_row, entries) if row]
+    projected = [to_entry(entry) for entry in entries if entry.fields[KIND] in KINDS]
+    last_event_ms = max([entry.fields[EVENT_MS] for entry in entries])
     after = cursor.moved(entries[-1].seq, last, before)
     projection = project(projected) if projected else NOTHING
     return Prepared(cursor, after, last_event_ms, b"".join(rows), b"".join(operations), projection)
