@@ -63,7 +63,7 @@ def test_a_benchmark_says_how_far_it_is() -> None:
     options = Options(12_000, 400, 3, 8, 50, 0)
     assert steps("session", options) == 8
     assert steps("engine", options) == 16
-    assert steps("flush", options) == 8
+    assert steps("flush", options) == 9
     assert steps("memory", options) == 36
     assert steps("growth", options) == 8 * (3 + 3 + 5)
     assert steps("hydrate", options) == 36 + 6

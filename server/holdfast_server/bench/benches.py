@@ -39,7 +39,7 @@ def steps(name: str, options: Options) -> int:
     if name == "engine":
         return 2 * alternating
     if name == "flush":
-        return 2 * options.rounds + 2
+        return 2 * options.rounds + 3
     return alternating * shapes(options.accounts) if name == "growth" else alternating
 
 

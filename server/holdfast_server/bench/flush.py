@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 from redis.asyncio import Redis
 
+from holdfast_server.app.process import collect_seldom
 from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.pace import keeps_pace
 from holdfast_server.bench.report import Found
@@ -34,11 +35,12 @@ _COLUMNS: Final = sql.SQL(", ").join(map(sql.Identifier, encoding.ENTRY_COLUMNS)
 
 async def flush(stage: Stage, options: Options) -> Found:
     """Rows a second from the outbox to the ledger, with chain, constraints, indexes and cursors,
-    beside a plain COPY of the same rows, in as large transactions, into a table without any. That
-    is how fast a flusher catches up after a pause. Then whether it keeps pace with callers.
+    beside a plain COPY of the same rows, in as large transactions, into a table without any. Then
+    whether it keeps pace with callers, and how fast it catches up when it was stopped for a while.
 
     The service MUST have no flusher: this process is one, and starts one of its own later.
     """
+    collect_seldom()
     meter, measured, floor = Meter(stage.processes), list[Round](), list[Round]()
     async with traffic_of(stage, options, "unary") as traffic, _flusher(stage) as flushing:
         await flushing.catch_up()
@@ -52,12 +54,7 @@ async def flush(stage: Stage, options: Options) -> Found:
         async with connect(stage, "session") as client:
             pace = await keeps_pace(stage, options, Traffic(client, traffic.accounts))
     typical, below = middle(measured), middle(floor)
-    facts = {
-        "rows": typical.done.operations,
-        "partitions": stage.partitions,
-        **pace,
-        "catch_up_ratio": round(typical.rate / pace["operations_per_s"], 2),
-    }
+    facts = {"rows": typical.done.operations, "partitions": stage.partitions, **pace}
     return Found("flush", "rows/s", typical.rate, below.rate, typical.cpu_us, below.cpu_us, facts)
 
 

@@ -12,6 +12,7 @@ import sys
 
 from redis.asyncio import Redis
 
+from holdfast_server.app.process import collect_seldom
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.flusher.events import FlushedBatch, FlusherHooks
@@ -25,6 +26,7 @@ async def serve(redis_url: str, postgres_url: str, partitions: int) -> None:
     leads = asyncio.Event()
     hooks = FlusherHooks(on_flushed=lambda *place: leads.set(), on_batch=_say)
     flusher = Flusher(Outbox(client, Keys(partitions)), Appender(postgres_url), hooks=hooks)
+    collect_seldom()
     running = asyncio.create_task(flusher.run())
     # It says how far the ledger is in each partition as soon as it may work.
     await leads.wait()

@@ -1,9 +1,14 @@
-"""Whether a flusher keeps pace with callers on one machine, and how long entries wait for it."""
+"""Whether a flusher keeps pace with callers on one machine: how long entries wait for it, and how
+fast it catches up after a pause.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +30,7 @@ HALF: Final = 0.5
 class Flushing:
     """What a flusher in a process of its own has said so far."""
 
+    pid: int
     entries: int = 0
     #: The ages of the oldest entries of its batches, in milliseconds.
     lags_ms: list[int] = field(default_factory=list)
@@ -60,6 +66,8 @@ async def keeps_pace(stage: Stage, options: Options, traffic: Traffic) -> dict[s
         pace = at_most.round.rate * HALF
         at_half = await _run(meter, flushing, traffic.paced(pace, options.operations))
         stage.on_round()
+        behind = await _pause(meter, flushing, traffic.pairs(options.in_flight, options.operations))
+        stage.on_round()
     return {
         "operations_per_s": round(at_most.round.rate),
         "recorded_meanwhile_percent": round(at_most.recorded_percent, 1),
@@ -67,7 +75,35 @@ async def keeps_pace(stage: Stage, options: Options, traffic: Traffic) -> dict[s
         "flusher_cpu_us": at_most.round.cpu_us.get("flusher", 0.0),
         "half_operations_per_s": round(at_half.round.rate),
         "half_lag_ms": at_half.lag_ms,
+        "paused_operations_per_s": round(behind.written.rate),
+        "catch_up_rows_per_s": round(behind.rate),
+        "catch_up_ratio": round(behind.rate / behind.written.rate, 2),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    #: What callers did while the flusher was stopped.
+    written: Round
+    #: Rows a second afterwards, until none was missing.
+    rate: float
+
+
+async def _pause(meter: Meter, flushing: Flushing, work: Awaitable[Done]) -> _Behind:
+    """Stops the flusher while callers write, and lets it go on when they are done."""
+    before = flushing.entries
+
+    async def wait() -> Done:
+        return await work
+
+    os.kill(flushing.pid, signal.SIGSTOP)
+    try:
+        written = await timed(meter, wait)
+    finally:
+        os.kill(flushing.pid, signal.SIGCONT)
+    began = time.perf_counter()
+    await flushing.reached(before + written.done.operations)
+    return _Behind(written, written.done.operations / (time.perf_counter() - began))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +139,7 @@ async def _flushing(stage: Stage, meter: Meter) -> AsyncIterator[Flushing]:
     assert process.stdout is not None
     assert process.stdin is not None
     meter.name(process.pid, "flusher")
-    flushing = Flushing()
+    flushing = Flushing(process.pid)
     async with background(flushing.listen(process.stdout)):
         await flushing.leads()
         yield flushing
