@@ -93,6 +93,31 @@ async def test_a_long_tail_is_told_part_by_part(
     assert 16 < row["entries"] <= 32
 
 
+@pytest.mark.usefixtures("every_entry")
+async def test_one_that_does_not_fit_makes_way_for_a_right_one(stage: Stage) -> None:
+    await stage.work()
+    before = take((await stage.read()).rebuilt)
+    await stage.work()
+    wrong = await stage.wrong(state=before.state, entries=before.entries)
+    noting = Noting()
+    keeper = SnapshotKeeper(stage.both.ledger, noting)
+    looking = HotTrees(stage.both.ledger, keeper)
+    await looking.look()
+    for expected in (0, 1):
+        await stage.both.grant("child", 1)
+        await stage.both.grant("child", 1)
+        await stage.both.flushed()
+        while not await looking.look():
+            pass
+        await keeper.settled()
+        assert len(stage.kept()) == expected
+    assert noting.results == [Snapshotted.REFUSED, Snapshotted.SAVED]
+    (row,) = stage.kept()
+    entries = [each for each in await stage.entries() if each.seq <= row["seq"]]
+    assert row["seq"] > wrong.seq
+    assert row["sha256"] == take(rebuild(*ROOT, entries)).digest
+
+
 async def test_what_is_told_in_parts_ends_between_two_transactions(stage: Stage) -> None:
     """Wherever a part ends, and whatever of a transaction the ledger has not yet."""
     await stage.work()

@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
-from holdfast_server import failpoint
 from holdfast_server.control.looking import keep_looking
 from holdfast_server.control.snapshots import SNAPSHOT_TAIL, SnapshotKeeper
 from holdfast_server.domain.rebuild import Rebuilt
-from holdfast_server.ledger.histories import NO_END, Name, TreesRead
+from holdfast_server.errors import HoldfastError
+from holdfast_server.ledger.histories import NO_END, Begun, Name, Refused
 
 #: Entries of a partition of which one names its tree.
 STRETCH_ENTRIES: Final = 20_000
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 class Telling(Protocol):
     """Tells trees part by part."""
 
-    async def begin_tree(self, tree: Name) -> TreesRead:
+    async def begin_tree(self, tree: Name) -> Begun:
         """See `Histories.begin_tree`."""
         ...
 
@@ -104,14 +104,25 @@ class HotTrees:
         begun = await self._ledger.begin_tree(tree)
         for refused in begun.refused:
             self._keeper.refuse(refused)
-        rebuilt = begun.trees[tree].rebuilt
-        before = rebuilt.entries
+        before = begun.rebuilt.entries
+        try:
+            await self._tell(begun.rebuilt)
+        except HoldfastError:
+            raise
+        except Exception as fault:
+            if begun.kept is None:
+                raise
+            self._keeper.refuse(
+                Refused(begun.kept, f"what is behind it does not follow: {fault!r}")
+            )
+            return
+        if begun.rebuilt.entries - before > SNAPSHOT_TAIL:
+            await self._keeper.save(begun.rebuilt)
+
+    async def _tell(self, rebuilt: Rebuilt) -> None:
         for _ in range(PARTS_MAX):
             if await tell_part(self._ledger, rebuilt):
-                break
-        failpoint.hit("hot_trees.before_save")
-        if rebuilt.entries - before > SNAPSHOT_TAIL:
-            await self._keeper.save(rebuilt)
+                return
 
 
 async def tell_part(ledger: Telling, rebuilt: Rebuilt, until: int = NO_END) -> bool:

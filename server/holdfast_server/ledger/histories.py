@@ -85,6 +85,15 @@ class TreesRead:
     refused: Sequence[Refused] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A tree of which nothing was told yet but its snapshot, if that could be used."""
+
+    rebuilt: Rebuilt
+    kept: Kept | None
+    refused: Sequence[Refused]
+
+
 @dataclass(slots=True)
 class _Reading:
     """Trees that are read in one transaction."""
@@ -192,13 +201,13 @@ class Histories(Database):
             await reading.read(trees)
             return TreesRead(cursors, roots, reading.found(), reading.refused)
 
-    async def begin_tree(self, tree: Name) -> TreesRead:
+    async def begin_tree(self, tree: Name) -> Begun:
         """A tree as its snapshot has it, or before its first entry. Raises LEDGER_UNAVAILABLE."""
         async with self.reading(EVERY_TENANT) as cursor:
             reading = _Reading(cursor)
-            if not await reading.restored([tree]):
-                reading.foldings[tree] = _unborn(tree)
-            return TreesRead({}, {}, reading.found(), reading.refused)
+            kept = (await reading.restored([tree])).get(tree)
+        folding = reading.foldings[tree] if kept else _unborn(tree)
+        return Begun(folding.state, kept, reading.refused)
 
     async def go_on(self, rebuilt: Rebuilt, limit: int, until: int = NO_END) -> bool:
         """Tells a tree what comes next, in so many entries at most, and answers whether that was
