@@ -161,7 +161,7 @@ def _asked(form: Form, lines: Sequence[types.Line]) -> tuple[Line, ...]:
     if not lines:
         _refuse_lines(form, f"lines must have 1 to {bounds.LINES_MAX} entries.")
     _check_distinct(form, lines)
-    return tuple([_asked_line(form, i, line) for i, line in enumerate(_first(lines))])
+    return tuple([_asked_line(form, i, line) for i, line in _numbered(lines)])
 
 
 def _asked_line(form: Form, index: int, line: types.Line) -> Line:
@@ -177,7 +177,7 @@ def _asked_line(form: Form, index: int, line: types.Line) -> Line:
 
 def _actual(form: Form, lines: Sequence[balance.CommitLine]) -> tuple[CommitLine, ...]:
     _check_distinct(form, lines)
-    return tuple([_actual_line(form, i, line) for i, line in enumerate(_first(lines))])
+    return tuple([_actual_line(form, i, line) for i, line in _numbered(lines)])
 
 
 def _actual_line(form: Form, index: int, line: balance.CommitLine) -> CommitLine:
@@ -194,13 +194,15 @@ def _given_back(form: Form, lines: Sequence[balance.RefundLine]) -> tuple[Refund
             form.credit_type(line.credit_type, _CREDIT_TYPES[index]),
             form.amount(line.amount, _AMOUNTS[index]),
         )
-        for index, line in enumerate(_first(lines))
+        for index, line in _numbered(lines)
     )
 
 
-def _first(lines: Sequence[Asked]) -> Sequence[Asked]:
-    """As many lines as are looked at; there are seldom more."""
-    return lines if len(lines) <= bounds.LINES_MAX else lines[: bounds.LINES_MAX]
+def _numbered(lines: Sequence[Asked]) -> Iterable[tuple[int, Asked]]:
+    """As many lines as are looked at, with their places. There is seldom more than one, and to go
+    through a message's list takes longer than to read what is in it.
+    """
+    return ((0, lines[0]),) if len(lines) == 1 else enumerate(lines[: bounds.LINES_MAX])
 
 
 def _check_distinct(
