@@ -17,7 +17,7 @@ from holdfast_server.domain.twin.state import Counter
 from holdfast_server.domain.twin.windows import settle_counter
 from holdfast_server.engine.image import Image
 from holdfast_server.engine.keys import DUE_FIELD
-from holdfast_server.engine.rows import unpack_due, unpack_row
+from holdfast_server.engine.rows import unpack_due, unpack_hold, unpack_row
 from tests.support.pair import Real
 
 CREDIT_PLACE, GRANT_PLACE, PENDING_PLACE = 10, 13, 12
@@ -60,7 +60,7 @@ def comparable(
         elif mark == DUE_FIELD.encode():
             due = unpack_due(value)
         elif mark == b"h":
-            found[f"hold {rest.hex()}"] = _plain(unpack_row(value))
+            found[f"hold {rest.hex()}"] = unpack_hold(value)
         else:
             found[f"{mark.decode()} {rest.decode()}"] = _unpacked(value)
     holds = {hold.hex(): _plain(_unpacked(packed)) for hold, packed in late.items()}

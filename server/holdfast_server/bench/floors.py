@@ -25,7 +25,7 @@ KEYS: Final = 1_000
 PARTITIONS: Final = 256
 #: Bytes of what a Reserve writes, as seen in the store: an entry, the row of an account with three
 #: grants, that of a hold, and an idempotency record.
-WRITTEN_BYTES: Final = (230, 220, 110, 130)
+WRITTEN_BYTES: Final = (390, 220, 110, 130)
 
 
 @asynccontextmanager

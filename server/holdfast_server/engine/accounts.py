@@ -13,7 +13,7 @@ from holdfast_server.domain.operation import CreateAccount, Mode
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.engine.failures import failed, fenced
 from holdfast_server.engine.keys import DUE_FIELD, NUMBERS_FIELD, Keys
-from holdfast_server.engine.rows import unpack_due, unpack_row
+from holdfast_server.engine.rows import unpack_due, unpack_hold, unpack_row
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Argument, Store, failure
 from holdfast_server.engine.unpack import unpack_terms
@@ -120,7 +120,7 @@ class AccountReader:
         fields = [b"h" + member.hold for member in members]
         values = await self._read(tenant, root, "HMGET", *fields)
         pairs = zip(members, values, strict=True)
-        return [(member.hold, unpack_row(value)) for member, value in pairs if value is not None]
+        return [(member.hold, unpack_hold(value)) for member, value in pairs if value is not None]
 
     async def _is_below(self, tenant: str, root: str, account: str, above: str) -> bool:
         for _ in range(TREE_LEVELS_MAX):
@@ -193,11 +193,7 @@ def _scored(rows: list[Any]) -> list[tuple[bytes, int]]:
 
 def _held_line(line: list[Any]) -> rp.HeldLine:
     credit_type, requested, _, draws = line
-    triples = (
-        [(draws[i + 1], draws[i + 2]) for i in range(0, len(draws), 3)]
-        if isinstance(draws, list)
-        else []
-    )
+    triples = [(draws[i + 1], draws[i + 2]) for i in range(0, len(draws), 3)]
     held = sum(amount for _, amount in triples)
     debt = sum(amount for source, amount in triples if source == b"D")
     unenforced = sum(amount for source, amount in triples if source == b"U")

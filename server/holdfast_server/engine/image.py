@@ -26,7 +26,7 @@ from holdfast_server.domain.twin.state import (
 )
 from holdfast_server.engine.keys import DUE_FIELD
 from holdfast_server.engine.pack import pack_limit, pack_unread_terms
-from holdfast_server.engine.rows import pack_due, pack_row, pack_value
+from holdfast_server.engine.rows import pack_due, pack_hold, pack_row, pack_value
 
 #: An index that takes no more is a list in the tree's hash (lua/lib/due_index.lua, LIST_BYTES_MAX).
 DUE_LIST_BYTES_MAX: Final = 512
@@ -70,7 +70,7 @@ def draw_image(rebuilt: Rebuilt) -> Image:
         if unread := pack_unread_terms(state.terms):
             fields[b"n" + name.encode()] = unread
     for hold in tree.holds.values():
-        fields[b"h" + bytes.fromhex(hold.hold)] = pack_row(_hold(hold))
+        fields[b"h" + bytes.fromhex(hold.hold)] = pack_hold(_hold(hold))
     due = dict(_due(tree))
     if due and len(listed := pack_due(due)) <= DUE_LIST_BYTES_MAX:
         fields[DUE_FIELD.encode()] = listed

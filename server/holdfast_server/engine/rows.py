@@ -13,6 +13,9 @@ import msgpack
 
 #: So many values msgpack announces in one byte; more than that, in three.
 _SHORT_ARRAY_MAX: Final = 15
+#: Values of a hold before its lines, and of a line before its draws.
+_HOLD_VALUES: Final = 6
+_LINE_VALUES: Final = 4
 #: The time of something that is due.
 _TIME_BYTES: Final = 7
 #: One for all: making one takes longer than packing a row. For one thread only.
@@ -36,6 +39,30 @@ def unpack_row(row: bytes) -> list[Any]:
     unpacker = msgpack.Unpacker(raw=True, strict_map_key=False)
     unpacker.feed(row)
     return list(unpacker)
+
+
+def pack_hold(values: Sequence[Any]) -> bytes:
+    """A hold with its lines and its counts, as `unpack_hold` answers it (lua/lib/constants.lua,
+    H_...).
+    """
+    *own, lines, counts = values
+    flat = [*own, pack_value(counts) if counts else b""]
+    for *line, draws in lines:
+        flat += (*line, len(draws), *draws)
+    return pack_row(flat)
+
+
+def unpack_hold(row: bytes) -> list[Any]:
+    """A hold: its own values, its lines, and what was counted."""
+    flat = unpack_row(row)
+    *own, counts = flat[:_HOLD_VALUES]
+    lines, place = [], _HOLD_VALUES
+    while place < len(flat):
+        *line, size = flat[place : place + _LINE_VALUES]
+        place += _LINE_VALUES
+        lines.append([*line, flat[place : place + size]])
+        place += size
+    return [*own, lines, msgpack.unpackb(counts, raw=True) if counts else []]
 
 
 def pack_due(due: Mapping[bytes, int]) -> bytes:

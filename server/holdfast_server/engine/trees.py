@@ -22,7 +22,7 @@ from holdfast_server.domain.figures import (
 )
 from holdfast_server.domain.packed import MALFORMED
 from holdfast_server.engine.keys import NUMBERS_FIELD, Keys, TreeName, parse_tree_key
-from holdfast_server.engine.rows import unpack_row
+from holdfast_server.engine.rows import unpack_hold, unpack_row
 from holdfast_server.engine.scripts import constants, load
 from holdfast_server.engine.store import Store
 
@@ -108,7 +108,7 @@ def _figures(fields: Sequence[bytes]) -> Figures:
         if name[:1] == b"a":
             figures.update(_account(name[1:].decode(), unpack_row(value)))
         elif name[:1] == b"h":
-            for figure, amount in _hold(hold_part(name[1:].hex()), unpack_row(value)):
+            for figure, amount in _hold(hold_part(name[1:].hex()), unpack_hold(value)):
                 figures[figure] = figures.get(figure, 0) + amount
     return figures
 
@@ -136,7 +136,6 @@ def _hold(part: str, hold: Sequence[Any]) -> Named:
     yield Figure(hold[_place("H_ACCOUNT")].decode(), "", part, OPEN), 1
     for line in hold[_place("H_LINES")]:
         credit_type, draws = line[_place("N_CREDIT_TYPE")].decode(), line[_place("N_DRAWS")]
-        # An empty table of Lua arrives as a map.
         for first in range(0, len(draws), _DRAW_VALUES):
             yield Figure(draws[first].decode(), credit_type, part, HELD), draws[first + 2]
 

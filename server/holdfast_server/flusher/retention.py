@@ -1,6 +1,6 @@
 """How far the outbox may be trimmed: never above what the ledger has, and not at once.
 
-What a fail-over of Postgres loses is sent again from there. It takes memory of the hot store, 330
+What a fail-over of Postgres loses is sent again from there. It takes memory of the hot store, 410
 bytes for each entry, and a recovery compares all of it with the ledger, up to 100,000 entries in
 a second: so it is bounded in number too, which counts where much is written.
 """

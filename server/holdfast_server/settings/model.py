@@ -191,7 +191,7 @@ class Settings:
         100_000,
         (0, 100_000_000),
         "entries",
-        "How many of them at most: 330 bytes each, and 10 to 20 us of every recovery.",
+        "How many of them at most: 410 bytes each, and 10 to 20 us of every recovery.",
     )
     outbox_entries_soft: int = integer(
         500_000, (1_000, 100_000_000), "entries", "Entries waiting for the ledger that alert."

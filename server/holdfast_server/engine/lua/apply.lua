@@ -85,9 +85,18 @@ local NAMES = {
   "recover",
 }
 
--- What this call was given, and what it has loaded.
+-- The function of each operation, by its code, once it was used.
+local handlers = {}
+
+local function handler_of(code)
+  handlers[code] = MODULES[code][NAMES[code]]
+  return handlers[code]
+end
+
+-- What this call was given, and what it has loaded: by their indexes, and one after another.
 local header, unknown_to_ledger
 local loaded_partitions, loaded_fences, loaded_trees
+local all_partitions, all_trees
 
 local function partition_of(op)
   local index = op[O_PARTITION]
@@ -95,6 +104,7 @@ local function partition_of(op)
   if not partition and not why then
     partition, why = partitions.load(header, index)
     loaded_partitions[index], loaded_fences[index] = partition, why
+    all_partitions[#all_partitions + 1] = partition
   end
   return partition, why
 end
@@ -105,7 +115,7 @@ local function tree_of(op, partition)
   if not tree then
     local module = MODULES[op[O_CODE]]
     tree = trees.load(partition, index, op, module == committing or module == holding)
-    loaded_trees[index] = tree
+    loaded_trees[index], all_trees[#all_trees + 1] = tree, tree
     if tree.due_ms > 0 and tree.due_ms <= partition.now then
       tree.held_ended, tree.grants_changed = due.pass_time(tree)
     elseif not tree.accounts[op[O_ACCOUNT]] then
@@ -168,7 +178,7 @@ local function decide(op, shard)
   if tree.cold then
     return COLD, ""
   end
-  local reply, entry = MODULES[op[O_CODE]][NAMES[op[O_CODE]]](op, tree)
+  local reply, entry = (handlers[op[O_CODE]] or handler_of(op[O_CODE]))(op, tree)
   if reply.failed then
     return FAILED, pack({ reply[1], reply[2] })
   elseif reply.special then
@@ -188,7 +198,7 @@ end
 --- @each_call
 header = unpack_message(ARGV[1])
 unknown_to_ledger = ARGV[4] and unpack_message(ARGV[4]) or NONE
-loaded_partitions, loaded_fences, loaded_trees = {}, {}, {}
+loaded_partitions, loaded_fences, loaded_trees, all_partitions, all_trees = {}, {}, {}, {}, {}
 fences.begin()
 local list, shard_of = unpack_message(ARGV[2]), unpack_message(ARGV[3])
 for i = 1, #list do
@@ -199,18 +209,18 @@ local answers = {}
 for i = 1, #list do
   answers[2 * i - 1], answers[2 * i] = decide(list[i], shard_of[i])
 end
-partitions.check(loaded_partitions)
-for _, tree in pairs(loaded_trees) do
-  trees.check(tree)
+partitions.check(all_partitions)
+for i = 1, #all_trees do
+  trees.check(all_trees[i])
 end
-for _, partition in pairs(loaded_partitions) do
-  partitions.write_outbox(partition)
+for i = 1, #all_partitions do
+  partitions.write_outbox(all_partitions[i])
 end
-for _, tree in pairs(loaded_trees) do
-  trees.write(tree)
+for i = 1, #all_trees do
+  trees.write(all_trees[i])
 end
-for _, partition in pairs(loaded_partitions) do
-  partitions.write_rest(partition)
+for i = 1, #all_partitions do
+  partitions.write_rest(all_partitions[i])
 end
 claims.write(header)
 return pack(answers)

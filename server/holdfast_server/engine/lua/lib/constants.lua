@@ -47,11 +47,16 @@ local UNIT_REQUESTS = 1
 local WINDOW_DAY, WINDOW_SLIDING, WINDOW_BURST = 1, 3, 4
 local LIMIT_HARD, LIMIT_SOFT = 1, 2
 
--- An open hold: a row. A line's draws are [account, source, amount, ...]; counts are
--- [account, limit, window, amount, credit type, ...].
+-- An open hold, as operations see it. A line's draws are [account, source, amount, ...]; counts are
+-- [account, limit, window, amount, credit type, ...]. It is kept as a row: what stands before the lines,
+-- counts packed by themselves ("" for none), and for each line its values, how many its draws have, and
+-- these.
 local H_ACCOUNT, H_FEATURE, H_MODE, H_PLACED, H_EXPIRES, H_LINES, H_COUNTS = 1, 2, 3, 4, 5, 6, 7
 local N_CREDIT_TYPE, N_REQUESTED, N_CAPTURED, N_DRAWS = 1, 2, 3, 4
 local SOURCE_DEBT, SOURCE_UNENFORCED = "D", "U"
+
+-- What becomes of a line's draws: burned, given back, kept; and draws for what the line does not hold.
+local P_BURNED, P_RETURNED, P_KEPT, P_OVERFLOW = 1, 2, 3, 4
 
 -- An expired hold that can still be committed until then; its lines are [credit type, held, captured].
 -- T_COUNTED is 1 while it counts as a request: its expiry gave that back unless something was burned.

@@ -20,14 +20,10 @@ function journals.is_empty(journal)
   return journal[1] == nil
 end
 
--- The credit type's state of an account, empty at first.
-local function credit_of(state, credit_type)
-  local credit = trees.credit(state, credit_type)
-  if not credit then
-    local n = #state
-    credit = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "" }
-    state[n + 1], state[n + 2] = credit_type, credit
-  end
+-- The state of a credit type that the account never had, empty.
+local function new_credit(state, credit_type)
+  local credit, n = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "" }, #state
+  state[n + 1], state[n + 2] = credit_type, credit
   return credit
 end
 
@@ -54,10 +50,10 @@ function journals.posting(journal, kind, account, credit_type)
     end
   end
   local tree = journal.tree
-  local posting = new_entry(tree, kind, account, credit_type)
-  local credit = credit_type ~= "" and credit_of(trees.account(tree, account), credit_type)
+  local posting, state = new_entry(tree, kind, account, credit_type), trees.account(tree, account)
+  local credit = credit_type ~= "" and (trees.credit(state, credit_type) or new_credit(state, credit_type))
   journal[n + 1], journal[n + 2] = posting, credit
-  trees.touch(tree, account)
+  tree.touched[account] = state
   return posting, credit
 end
 
@@ -70,21 +66,18 @@ local function place_of(posting, grant)
       return place - 1
     end
   end
-  posting[n + 1], posting[n + 2], posting[n + 3] = grant_id, 0, 0
-  posting[n + 4], posting[n + 5], posting[n + 6] = 0, 0, 0
+  posting[n + 1], posting[n + 2], posting[n + 3], posting[n + 4], posting[n + 5], posting[n + 6] =
+    grant_id, 0, 0, 0, 0, 0
   return n
-end
-
-local function change_part(posting, place, grant, part, amount)
-  posting[place + part] = posting[place + part] + amount
-  if part <= G_HELD then
-    grant[part] = grant[part] + amount
-  end
 end
 
 -- Changes one part of a grant. A grant keeps only what remains and what is held.
 function journals.attribute(posting, grant, part, amount)
-  change_part(posting, place_of(posting, grant), grant, part, amount)
+  local place = place_of(posting, grant) + part
+  posting[place] = posting[place] + amount
+  if part <= G_HELD then
+    grant[part] = grant[part] + amount
+  end
 end
 
 -- Moves an amount between two buckets on the right side of the equation.
@@ -93,9 +86,15 @@ function journals.transfer(posting, credit, from, to, amount, grant)
   credit[from], credit[to] = credit[from] - amount, credit[to] + amount
   posting[from_place], posting[to_place] = posting[from_place] - amount, posting[to_place] + amount
   if grant then
-    local place = place_of(posting, grant)
-    change_part(posting, place, grant, from - PART_BEHIND, -amount)
-    change_part(posting, place, grant, to - PART_BEHIND, amount)
+    local place, from_part, to_part = place_of(posting, grant), from - PART_BEHIND, to - PART_BEHIND
+    posting[place + from_part] = posting[place + from_part] - amount
+    posting[place + to_part] = posting[place + to_part] + amount
+    if from_part <= G_HELD then
+      grant[from_part] = grant[from_part] - amount
+    end
+    if to_part <= G_HELD then
+      grant[to_part] = grant[to_part] + amount
+    end
   end
 end
 
@@ -156,8 +155,7 @@ local function before(posting)
 end
 
 -- Seals all postings, the last first: the buckets are now as they are after the last one of a credit.
-local function seal_all(journal)
-  local n = #journal
+local function seal_all(journal, n)
   for i = n - 1, 1, -2 do
     local posting, credit = journal[i], journal[i + 1]
     local later_posting = credit and i < n - 1 and next_of_credit(journal, i, credit)
@@ -207,21 +205,21 @@ end
 -- mode and the hold; `rare` may have refund_of, and at_ms: when it happened, unless that is now.
 -- Answers the first and last sequence number, and the first entry, which takes the answer.
 function journals.write(journal, context, actor, mode, hold, rare)
-  seal_all(journal)
-  rare = rare or NONE
   local tree, n = journal.tree, #journal
+  seal_all(journal, n)
   local partition = tree.partition
   local entries, first_seq = partition.entries, partition.meta[M_SEQ] + 1
   for i = 1, n, 2 do
     local entry = journal[i]
     entry[E_VERSION] = next_version(tree, entry, journal[i + 1])
-    entry[E_AT] = rare.at_ms or entry[E_AT]
-    entry[E_FIRST_SEQ], entry[E_MODE] = first_seq, mode or 0
+    entry[E_FIRST_SEQ], entry[E_CONTEXT_BYTES], entry[E_CONTEXT] = first_seq, #context, context
+    entry[E_ACTOR], entry[E_MODE] = actor or entry[E_ACTOR], mode or 0
     if hold then
       entry[E_HOLD_BYTES], entry[E_HOLD] = #hold, hold
     end
-    entry[E_ACTOR], entry[E_REFUND_OF] = actor or entry[E_ACTOR], rare.refund_of or ""
-    entry[E_CONTEXT_BYTES], entry[E_CONTEXT] = #context, context
+    if rare then
+      entry[E_AT], entry[E_REFUND_OF] = rare.at_ms or entry[E_AT], rare.refund_of or ""
+    end
     entries[#entries + 1] = entry
   end
   local last_seq = first_seq + n / 2 - 1

@@ -36,9 +36,9 @@ function partitions.load(header, index)
     header = header,
     base = base,
     due_key = KEYS[base + DUE],
-    entries = { nil },
-    -- New idempotency records and ended holds.
-    records = {},
+    entries = { nil, nil },
+    -- New idempotency records and ended holds. Tables that grow are made anew: room for two.
+    records = { k = nil, h = nil },
   }
   partitions.turn_generation(partition)
   return partition
@@ -121,7 +121,8 @@ end
 -- finds nothing behind their ends.
 function partitions.check(loaded)
   local outboxes = {}
-  for _, partition in pairs(loaded) do
+  for i = 1, #loaded do
+    local partition = loaded[i]
     if #partition.entries > 0 then
       outboxes[#outboxes + 1] = key_of(partition, OUT)
     end

@@ -54,8 +54,7 @@ end
 function settle.plan_line(tree, account, line, amount, keep, mode, overage)
   local burned, rest, excess = draws.split(line[N_DRAWS], amount)
   local overflow, failed = settle.plan_overflow(tree, account, line[N_CREDIT_TYPE], excess, mode, overage)
-  local plan = { burned = burned, returned = keep and NONE or rest, kept = keep and rest or NONE, overflow = overflow }
-  return plan, failed
+  return { burned, keep and NONE or rest, keep and rest or NONE, overflow }, failed
 end
 
 -- Held credits become burned; debt and unenforced stay on the left side, now for good.
@@ -117,20 +116,30 @@ function settle.share_burned(receipt, list)
   end
 end
 
+-- What was burned beyond what the line held.
+local function add_overage(receipt, list)
+  local overage, debt, unenforced = draws.totals(list)
+  receipt[2], receipt[4] = receipt[2] + overage, overage
+  receipt[5], receipt[6] = receipt[5] + debt, receipt[6] + unenforced
+  settle.share_burned(receipt, list)
+end
+
 -- Books a plan; answers the receipt of the line (see apply.lua, "settled line").
 function settle.line(journal, account, line, plan, kind, now)
   local credit_type = line[N_CREDIT_TYPE]
-  local burned, burned_debt, burned_unenforced = draws.totals(plan.burned)
-  local overage, overage_debt, overage_unenforced = draws.totals(plan.overflow)
-  local debt, unenforced = burned_debt + overage_debt, burned_unenforced + overage_unenforced
-  local returned, kept = draws.totals(plan.returned), draws.totals(plan.kept)
-  local receipt = settle.receipt(credit_type, burned + overage, returned, overage, debt, unenforced, kept, 0)
-  burn(journal, kind, credit_type, plan.burned, receipt)
-  give_back(journal, kind, credit_type, plan.returned, receipt, now)
-  draws.apply(journal, kind == KIND_COMMIT and KIND_OVERAGE or kind, credit_type, plan.overflow, C_BURNED)
-  settle.share_burned(receipt, plan.overflow)
-  line[N_DRAWS] = plan.kept
-  line[N_CAPTURED] = line[N_CAPTURED] + burned + overage
+  local returned, kept, overflow = plan[P_RETURNED], plan[P_KEPT], plan[P_OVERFLOW]
+  local settled, debt, unenforced = draws.totals(plan[P_BURNED])
+  local receipt = settle.receipt(credit_type, settled, (draws.totals(returned)), 0, debt, unenforced, 0, 0)
+  burn(journal, kind, credit_type, plan[P_BURNED], receipt)
+  give_back(journal, kind, credit_type, returned, receipt, now)
+  if overflow ~= NONE then
+    draws.apply(journal, kind == KIND_COMMIT and KIND_OVERAGE or kind, credit_type, overflow, C_BURNED)
+    add_overage(receipt, overflow)
+  end
+  if kept ~= NONE then
+    receipt[7] = draws.totals(kept)
+  end
+  line[N_DRAWS], line[N_CAPTURED] = kept, line[N_CAPTURED] + receipt[2]
   receipt[8] = draws.available(trees.account(journal.tree, account), credit_type)
   return receipt
 end
@@ -183,7 +192,11 @@ end
 
 -- Gives back what a settlement did not use, counts what it used above the hold.
 function settle.count(tree, hold, lines, nothing, now, warnings)
-  local limited = limits.settle(tree, trees.path(tree, hold[H_ACCOUNT]), now)
+  local path, _, is_limited = trees.path(tree, hold[H_ACCOUNT])
+  local limited = is_limited and limits.settle(tree, path, now) or NONE
+  if #limited == 0 and #hold[H_COUNTS] == 0 then
+    return
+  end
   for i = 1, #lines do
     local line = lines[i]
     limits.give_back(tree, hold[H_COUNTS], line[1], line[3], now)

@@ -11,9 +11,42 @@
 
 local KEYS_EACH = 2
 
--- A hold or an account that was asked for, as a table; false when there is none.
+-- An account that was asked for, as a table; false when there is none.
 local function unpacked(packed)
   return packed and { unpack_message(packed) }
+end
+
+-- A hold from its row (constants.lua, H_...): its own table takes the lines and the counts.
+local function hold_of(packed)
+  if not packed then
+    return false
+  end
+  local hold, lines, place = { unpack_message(packed) }, { nil }, H_LINES + 1
+  while hold[place] do
+    local last = place + N_DRAWS - 1 + hold[place + N_DRAWS - 1]
+    lines[#lines + 1] = { hold[place], hold[place + 1], hold[place + 2], { unpack(hold, place + N_DRAWS, last) } }
+    place = last + 1
+  end
+  local counts = hold[H_LINES]
+  hold[H_LINES], hold[H_COUNTS] = lines, counts ~= "" and unpack_message(counts) or NONE
+  return hold
+end
+
+-- A hold has one line at least; a call of cmsgpack costs as much as three values do.
+local function pack_hold(hold)
+  local counts, lines = hold[H_COUNTS], hold[H_LINES]
+  local line = lines[1]
+  local packed = pack(
+    hold[H_ACCOUNT], hold[H_FEATURE], hold[H_MODE], hold[H_PLACED], hold[H_EXPIRES],
+    #counts > 0 and pack(counts) or "",
+    line[N_CREDIT_TYPE], line[N_REQUESTED], line[N_CAPTURED], #line[N_DRAWS], unpack(line[N_DRAWS])
+  )
+  for i = 2, #lines do
+    line = lines[i]
+    packed = packed
+      .. pack(line[N_CREDIT_TYPE], line[N_REQUESTED], line[N_CAPTURED], #line[N_DRAWS], unpack(line[N_DRAWS]))
+  end
+  return packed
 end
 
 -- `op` is the first operation on the tree: what it names is read along with "m" and "d".
@@ -34,10 +67,11 @@ function trees.load(partition, index, op, about_hold)
     tenant = op[O_TENANT],
     partition = partition,
     accounts = { [account] = unpacked(found[3]) },
-    holds = hold and { [hold] = unpacked(found[4]) } or {},
+    -- Room for what most trees have: a table that grows is made anew.
+    holds = hold and { [hold] = hold_of(found[4]) } or { [""] = nil },
     -- What is to be written: accounts, and a field with the hold or the terms, false where it goes.
-    touched = {},
-    changed = {},
+    touched = { [account] = nil },
+    changed = { [""] = nil },
     due_ms = due_ms,
     due_ms_stored = due_ms,
     due_list = due_list,
@@ -59,9 +93,8 @@ end
 -- Counts an open hold in, or out again, for its account and for the partition's figures.
 function trees.count_hold(tree, account, change)
   local state, meta = trees.account(tree, account), tree.partition.meta
-  state[A_OPEN_HOLDS] = state[A_OPEN_HOLDS] + change
-  meta[M_OPEN_HOLDS] = meta[M_OPEN_HOLDS] + change
-  trees.touch(tree, account)
+  state[A_OPEN_HOLDS], meta[M_OPEN_HOLDS] = state[A_OPEN_HOLDS] + change, meta[M_OPEN_HOLDS] + change
+  tree.touched[account] = state
 end
 
 -- The account, or false when there is none. Whoever changes it calls `touch`.
@@ -134,19 +167,30 @@ function trees.set_terms(tree, account, terms)
   tree.changed["n" .. account] = terms ~= "" and terms
 end
 
--- The account and those above it, the root last: a list of ids. Empty when it does not exist. All that
--- stand on a path are in `tree.accounts` from then on.
+-- One list for all: a path is needed until the next one is asked for.
+local path = {}
+
+-- The account and those above it, the root last: a list of ids; the worst status of them, 0 where the
+-- account does not exist; and whether one has limits. All that stand on a path are in `tree.accounts` from
+-- then on.
 function trees.path(tree, account)
-  local path = { nil }
+  local n, accounts, worst, is_limited = 0, tree.accounts, 0, false
   while account ~= "" do
-    local state = trees.account(tree, account)
+    local state = accounts[account] or trees.account(tree, account)
     if not state then
       break
     end
-    path[#path + 1] = account
-    account = state[A_PARENT]
+    n = n + 1
+    path[n], account = account, state[A_PARENT]
+    if state[A_STATUS] > worst then
+      worst = state[A_STATUS]
+    end
+    is_limited = is_limited or state[A_LIMITS] ~= ""
   end
-  return path
+  for i = #path, n + 1, -1 do
+    path[i] = nil
+  end
+  return path, worst, is_limited
 end
 
 -- The name of the account that the tree is named for.
@@ -157,7 +201,7 @@ end
 function trees.hold(tree, hold)
   local known = tree.holds[hold]
   if known == nil then
-    known = unpacked(call("HGET", tree.key, "h" .. hold))
+    known = hold_of(call("HGET", tree.key, "h" .. hold))
     tree.holds[hold] = known
   end
   return known
@@ -236,7 +280,7 @@ local function list_changes(tree, set, gone)
   end
   for field, value in pairs(tree.changed) do
     if value then
-      set[n + 1], set[n + 2] = field, value[1] == nil and value or row(value)
+      set[n + 1], set[n + 2] = field, value[1] == nil and value or pack_hold(value)
       n = n + 2
     else
       gone[#gone + 1] = field
@@ -251,8 +295,12 @@ function trees.write(tree)
   if tree.listed or tree.due_ms ~= tree.due_ms_stored then
     trees.write_due(tree, set, gone)
   end
-  partitions.write_list("HSET", tree.key, set)
-  partitions.write_list("HDEL", tree.key, gone)
+  if #set > 0 then
+    partitions.write_list("HSET", tree.key, set)
+  end
+  if #gone > 0 then
+    partitions.write_list("HDEL", tree.key, gone)
+  end
   if tree.hot_key then
     call("SADD", tree.hot_key, tree.hot_number)
   end

@@ -7,29 +7,49 @@
 -- Answers hold state, late (1 or 0), expires_ms, and settled lines.
 local FINAL, TTL_MS, OVERAGE, FIRST_LINE = 13, 14, 15, 16
 
--- The actual amount of each line; a final Commit burns as held what it does not name.
-local function actual_amounts(op, names, held)
-  local named = {}
+-- What a line of an open hold holds, and what one of an expired hold held.
+local function held_in(line)
+  return (draws.totals(line[N_DRAWS]))
+end
+
+local function held_before(line)
+  return line[2]
+end
+
+-- The first credit type that a Commit names and the hold does not have.
+local function unknown_of(op, lines)
+  local known = {}
+  for i = 1, #lines do
+    known[lines[i][N_CREDIT_TYPE]] = true
+  end
   for place = FIRST_LINE, #op, 2 do
-    named[op[place]] = op[place + 1]
-  end
-  local amounts = { nil }
-  for i = 1, #names do
-    local name = names[i]
-    local amount = named[name]
-    named[name] = nil
-    if amount == nil then
-      amount = op[FINAL] == 1 and -1 or 0
+    if not known[op[place]] then
+      return op[place]
     end
-    amounts[i] = amount < 0 and held[i] or amount
   end
-  local unknown = next(named)
+end
+
+-- The actual amount of each line; a final Commit burns as held what it does not name.
+local function actual_amounts(op, lines, held_of)
+  local amounts, last, named = { nil }, #op - 1, 0
+  for i = 1, #lines do
+    local place, name = last, lines[i][N_CREDIT_TYPE]
+    while place >= FIRST_LINE and op[place] ~= name do
+      place = place - 2
+    end
+    local amount = op[FINAL] == 1 and -1 or 0
+    if place >= FIRST_LINE then
+      amount, named = op[place + 1], named + 2
+    end
+    amounts[i] = amount < 0 and held_of(lines[i]) or amount
+  end
+  local unknown = named <= last - FIRST_LINE + 1 and unknown_of(op, lines)
   return amounts, unknown and failure(R_LINE_UNKNOWN, "credit_type", unknown)
 end
 
-local function any_above(amounts, held)
+local function any_above(amounts, lines, held_of)
   for i = 1, #amounts do
-    if amounts[i] > held[i] then
+    if amounts[i] > held_of(lines[i]) then
       return true
     end
   end
@@ -40,7 +60,9 @@ local function rejected(mode, state, expires_ms)
 end
 
 local function answer(first_seq, last_seq, mode, warnings, state, late, expires_ms, lines)
-  return decided(first_seq, last_seq, GRANTED, mode, warnings, state, late, expires_ms, unpack(lines))
+  return {
+    first_seq, last_seq, GRANTED, mode, 0, 0, NONE, NONE, warnings, state, late, expires_ms, unpack(lines),
+  }
 end
 
 local function sum(amounts)
@@ -49,14 +71,6 @@ local function sum(amounts)
     total = total + amounts[i]
   end
   return total
-end
-
-local function names_and_held(hold)
-  local names, held, lines = { nil }, { nil }, hold[H_LINES]
-  for i = 1, #lines do
-    names[i], held[i] = lines[i][N_CREDIT_TYPE], (draws.totals(lines[i][N_DRAWS]))
-  end
-  return names, held
 end
 
 local function plan_lines(op, tree, hold, amounts)
@@ -87,11 +101,11 @@ end
 
 local function commit_open(op, tree, hold)
   local now, mode, account = tree.partition.now, hold[H_MODE], hold[H_ACCOUNT]
-  local names, held = names_and_held(hold)
-  local amounts, failed = actual_amounts(op, names, held)
+  local held = hold[H_LINES]
+  local amounts, failed = actual_amounts(op, held, held_in)
   if failed then
     return failed
-  elseif op[OVERAGE] == OVERAGE_REJECT and any_above(amounts, held) then
+  elseif op[OVERAGE] == OVERAGE_REJECT and any_above(amounts, held, held_in) then
     return rejected(mode, OPEN, hold[H_EXPIRES])
   end
   local expires_ms = hold[H_EXPIRES]
@@ -110,7 +124,7 @@ local function commit_open(op, tree, hold)
   local kind = nothing and KIND_RELEASE or KIND_COMMIT
   local journal, lines, warnings = journals.new(tree), { nil }, {}
   for i = 1, #plans do
-    lines[i] = settle.line(journal, account, hold[H_LINES][i], plans[i], kind, now)
+    lines[i] = settle.line(journal, account, held[i], plans[i], kind, now)
   end
   settle.count(tree, hold, lines, nothing, now, warnings)
   finish(op, tree, journal, hold, kind, expires_ms)
@@ -120,7 +134,7 @@ local function commit_open(op, tree, hold)
   end
   local first_seq, last_seq, entry = journals.write(journal, op[O_CONTEXT], account, mode, op[O_HOLD])
   if op[FINAL] == 1 then
-    settle.remember_end(tree.partition, op[O_HOLD], state, hold[H_LINES], first_seq)
+    settle.remember_end(tree.partition, op[O_HOLD], state, held, first_seq)
     expires_ms = 0
   end
   return answer(first_seq, last_seq, mode, warnings, state, 0, expires_ms, lines), entry
@@ -141,27 +155,24 @@ end
 -- What the hold held went back when it expired, so all of it is drawn anew.
 local function commit_late(op, tree, late, kind)
   local now, mode, account = tree.partition.now, late[T_MODE], late[T_ACCOUNT]
-  local names, held = {}, {}
-  for i, line in ipairs(late[T_LINES]) do
-    names[i], held[i] = line[1], line[2]
-  end
-  local amounts, failed = actual_amounts(op, names, held)
+  local held = late[T_LINES]
+  local amounts, failed = actual_amounts(op, held, held_before)
   if failed then
     return failed
-  elseif op[OVERAGE] == OVERAGE_REJECT and any_above(amounts, held) then
+  elseif op[OVERAGE] == OVERAGE_REJECT and any_above(amounts, held, held_before) then
     return rejected(mode, EXPIRED, 0)
   end
   local overflows = {}
-  for i, name in ipairs(names) do
-    overflows[i], failed = settle.plan_overflow(tree, account, name, amounts[i], mode, op[OVERAGE])
+  for i, line in ipairs(held) do
+    overflows[i], failed = settle.plan_overflow(tree, account, line[1], amounts[i], mode, op[OVERAGE])
     if failed then
       return failed
     end
   end
   local journal, lines, warnings = journals.new(tree), {}, {}
   local limited = limits.settle(tree, trees.path(tree, account), now)
-  for i, line in ipairs(late[T_LINES]) do
-    local plan = { burned = NONE, returned = NONE, kept = NONE, overflow = overflows[i] }
+  for i, line in ipairs(held) do
+    local plan = { NONE, NONE, NONE, overflows[i] }
     local receipt = settle.line(journal, account, { line[1], 0, 0, NONE }, plan, kind, now)
     receipt[4] = max(0, amounts[i] - line[2])
     lines[i] = receipt
@@ -174,7 +185,7 @@ local function commit_late(op, tree, late, kind)
     end
   end
   if journals.is_empty(journal) then
-    journals.posting(journal, kind, account, names[1])
+    journals.posting(journal, kind, account, held[1][1])
   end
   local state = op[FINAL] == 1 and COMMITTED or EXPIRED
   -- Nothing else of a lost hold is in the ledger, which lets a hold end once.
@@ -185,7 +196,7 @@ local function commit_late(op, tree, late, kind)
   if op[FINAL] == 1 then
     partitions.set_late(tree.partition, op[O_HOLD], false)
     local ended = {}
-    for i, line in ipairs(late[T_LINES]) do
+    for i, line in ipairs(held) do
       ended[i] = { line[1], 0, line[3], {} }
     end
     settle.remember_end(tree.partition, op[O_HOLD], state, ended, first_seq)

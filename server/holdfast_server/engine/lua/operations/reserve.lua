@@ -6,100 +6,77 @@
 --   unenforced, available after. Burn answers settled lines.
 local MODE, FIT, TTL_MS, HOLD, FEATURE, FIRST_LINE = 12, 13, 14, 15, 16, 17
 
--- The least that enforcement would have to grant of the line at a place. Shadow mode lets all pass that
--- was asked for, so that callers who take what they get do not work less because of it.
-local function least(op, place)
-  return op[FIT] == FIT_UP_TO and op[MODE] == MODE_ENFORCE and op[place + 2] or op[place + 1]
+-- The least that enforcement would have to grant of a line. Shadow mode lets all pass that was asked for,
+-- so that callers who take what they get do not work less because of it.
+local function least(op, i, line)
+  return op[FIT] == FIT_UP_TO and op[MODE] == MODE_ENFORCE and op[FIRST_LINE + 3 * i - 1] or line[N_REQUESTED]
 end
 
-local function judge_status(tree, path)
-  local frozen = false
-  for i = 1, #path do
-    local status = tree.accounts[path[i]][A_STATUS]
-    if status == STATUS_CLOSED then
-      return R_ACCOUNT_CLOSED
-    end
-    frozen = frozen or status == STATUS_FROZEN
-  end
-  return frozen and R_ACCOUNT_FROZEN
-end
-
--- Everything that was asked for.
+-- Everything that was asked for, as lines of a hold. Until its draws are planned (N_DRAWS), a line has in
+-- N_CAPTURED how much they shall be.
 local function asked(op)
-  local amounts = { nil }
+  local lines, n = { nil }, 0
   for place = FIRST_LINE, #op, 3 do
-    amounts[#amounts + 1] = op[place + 1]
+    n = n + 1
+    lines[n] = { op[place], op[place + 1], op[place + 1], false }
   end
-  return amounts
+  return lines
 end
 
 -- Answers the denial, or lowers amounts to what limits let pass.
-local function judge_limits(limited, op, amounts, now)
+local function judge_limits(limited, op, lines, now)
   local found = limits.exceeded(limited, op[FEATURE], "", 1, now)
-  for i = 1, #amounts do
-    local place = FIRST_LINE + (i - 1) * 3
-    found = found or limits.exceeded(limited, op[FEATURE], op[place], least(op, place), now)
+  for i = 1, #lines do
+    local line = lines[i]
+    found = found or limits.exceeded(limited, op[FEATURE], line[N_CREDIT_TYPE], least(op, i, line), now)
     if found then
       return found
     end
-    amounts[i] = limits.remaining(limited, op[FEATURE], op[place], amounts[i])
+    line[N_CAPTURED] = limits.remaining(limited, op[FEATURE], line[N_CREDIT_TYPE], line[N_CAPTURED])
   end
 end
 
--- What is missing of the least that is needed, where grants do not have all that was asked for; lowers
--- amounts to what there is.
-local function judge_credit(tree, path, op, place, amounts, i, shortfalls)
-  local there, needed = draws.spendable(tree, path, op[place]), least(op, place)
+-- Adds what is missing of the least that is needed to shortfalls; lowers an amount to what there is.
+local function judge_credit(tree, path, line, needed, shortfalls)
+  local there = draws.spendable(tree, path, line[N_CREDIT_TYPE])
   if there < needed then
     shortfalls = #shortfalls > 0 and shortfalls or {}
-    insert(shortfalls, { op[place], there, needed - there })
+    insert(shortfalls, { line[N_CREDIT_TYPE], there, needed - there })
   end
-  if amounts[i] > there then
-    amounts[i] = there
+  if line[N_CAPTURED] > there then
+    line[N_CAPTURED] = there
   end
   return shortfalls
 end
 
--- Answers what is missing, and the draws of each line that grants have all of.
-local function judge_credits(tree, path, op, amounts)
-  local shortfalls, drawn = NONE, { nil }
-  for i = 1, #amounts do
-    local place, list = FIRST_LINE + (i - 1) * 3, draws.list()
-    drawn[i] = draws.from_grants(tree, path, op[place], amounts[i], list) == 0 and list
-    if not drawn[i] then
-      shortfalls = judge_credit(tree, path, op, place, amounts, i, shortfalls)
+-- Plans the lines that grants have all of, and answers what is missing for others.
+local function judge_credits(tree, path, op, lines)
+  local shortfalls = NONE
+  for i = 1, #lines do
+    local line, list = lines[i], draws.list()
+    if draws.from_grants(tree, path, line[N_CREDIT_TYPE], line[N_CAPTURED], list) == 0 then
+      line[N_DRAWS] = list
+    else
+      shortfalls = judge_credit(tree, path, line, least(op, i, line), shortfalls)
     end
   end
-  return shortfalls, drawn
+  return shortfalls
 end
 
--- Status, then limits, then credits: the order of precedence of the reasons. Answers the reason and what
--- is to be said of it, or 0, the amounts and what is drawn for them.
-local function judge(tree, path, limited, op, now)
-  local reason = judge_status(tree, path)
-  if reason then
-    return reason, nil, nil, NONE, NONE, 0
+-- Status, then limits, then credits: the order of precedence of the reasons. Answers the reason, 0 for
+-- none, and what is to be said of it.
+local function judge(tree, path, status, limited, op, lines)
+  if status == STATUS_CLOSED then
+    return R_ACCOUNT_CLOSED, NONE, NONE, 0
+  elseif status == STATUS_FROZEN then
+    return R_ACCOUNT_FROZEN, NONE, NONE, 0
   end
-  local amounts = asked(op)
-  local found = #limited > 0 and judge_limits(limited, op, amounts, now)
+  local found = #limited > 0 and judge_limits(limited, op, lines, tree.partition.now)
   if found then
-    return R_LIMIT_EXCEEDED, nil, nil, NONE, found[1], found[2]
+    return R_LIMIT_EXCEEDED, NONE, found[1], found[2]
   end
-  local shortfalls, drawn = judge_credits(tree, path, op, amounts)
-  return #shortfalls > 0 and R_INSUFFICIENT_CREDITS or 0, amounts, drawn, shortfalls, NONE, 0
-end
-
--- What the verdict means in a mode, and the amounts to draw; shadow grants all that was asked.
-local function decide(reason, amounts, drawn, op)
-  if reason ~= 0 then
-    return op[MODE] == MODE_ENFORCE and DENIED or GRANTED_SHADOW, asked(op), NONE
-  end
-  for i = 1, #amounts do
-    if amounts[i] < op[FIRST_LINE + (i - 1) * 3 + 1] then
-      return GRANTED_PARTIAL, amounts, drawn
-    end
-  end
-  return GRANTED, amounts, drawn
+  local shortfalls = judge_credits(tree, path, op, lines)
+  return #shortfalls > 0 and R_INSUFFICIENT_CREDITS or 0, shortfalls, NONE, 0
 end
 
 -- Grants, then overdraft; what is missing is left only by shadow mode, as unenforced.
@@ -116,19 +93,21 @@ local function plan_line(tree, path, credit_type, amount)
   return list, draws.check_room(tree, credit_type, list)
 end
 
-local function plan(tree, path, op, amounts, drawn)
-  local lines = { nil }
-  for i = 1, #amounts do
-    local place, list, failed = FIRST_LINE + (i - 1) * 3, drawn[i], nil
-    if not list then
-      list, failed = plan_line(tree, path, op[place], amounts[i])
+-- Plans the lines that are not planned yet. Answers whether one draws less than was asked for.
+local function plan(tree, path, lines)
+  local is_partial, failed = false, nil
+  for i = 1, #lines do
+    local line = lines[i]
+    if not line[N_DRAWS] then
+      line[N_DRAWS], failed = plan_line(tree, path, line[N_CREDIT_TYPE], line[N_CAPTURED])
       if failed then
-        return nil, failed
+        return false, failed
       end
     end
-    lines[i] = { op[place], op[place + 1], 0, list }
+    is_partial = is_partial or line[N_CAPTURED] < line[N_REQUESTED]
+    line[N_CAPTURED] = 0
   end
-  return lines
+  return is_partial
 end
 
 -- Only an account whose credits were drawn can have passed a threshold.
@@ -167,16 +146,19 @@ end
 -- lines for a denial; a failure when nothing can be decided.
 local function place(journal, op, kind, target)
   local tree = journal.tree
-  local now, path = tree.partition.now, trees.path(tree, op[O_ACCOUNT])
-  if #path == 0 then
+  local path, status, is_limited = trees.path(tree, op[O_ACCOUNT])
+  if status == 0 then
     return failure(R_ACCOUNT_NOT_FOUND, "account", op[O_ACCOUNT])
   elseif partitions.backlogged(tree.partition) then
     return failure(R_LEDGER_BACKLOG)
   end
-  local limited = limits.settle(tree, path, now)
-  local reason, possible, drawn, shortfalls, limit, retry_ms = judge(tree, path, limited, op, now)
-  local outcome, amounts, list = decide(reason, possible, drawn, op)
-  local warnings = {}
+  local limited = is_limited and limits.settle(tree, path, tree.partition.now) or NONE
+  local lines, outcome, warnings = asked(op), GRANTED, {}
+  local reason, shortfalls, limit, retry_ms = judge(tree, path, status, limited, op, lines)
+  if reason ~= 0 then
+    -- Shadow grants all that was asked.
+    lines, outcome = asked(op), op[MODE] == MODE_ENFORCE and DENIED or GRANTED_SHADOW
+  end
   local reply = {
     0, 0, outcome, op[MODE], reason, retry_ms, shortfalls, limit, warnings,
     nil, nil, nil, nil, nil, nil, nil, nil,
@@ -184,9 +166,11 @@ local function place(journal, op, kind, target)
   if outcome == DENIED then
     return reply
   end
-  local lines, failed = plan(tree, path, op, amounts, list)
+  local is_partial, failed = plan(tree, path, lines)
   if failed then
     return failed
+  elseif is_partial then
+    reply[3] = GRANTED_PARTIAL
   end
   return reply, lines, book(journal, op, kind, target, lines, limited, warnings)
 end
@@ -194,9 +178,10 @@ end
 local function append_held(reply, state, lines)
   for i = 1, #lines do
     local line, n = lines[i], #reply
-    reply[n + 1], reply[n + 2] = line[N_CREDIT_TYPE], line[N_REQUESTED]
+    local credit_type = line[N_CREDIT_TYPE]
+    reply[n + 1], reply[n + 2] = credit_type, line[N_REQUESTED]
     reply[n + 3], reply[n + 4], reply[n + 5] = draws.totals(line[N_DRAWS])
-    reply[n + 6] = draws.available(state, line[N_CREDIT_TYPE])
+    reply[n + 6] = draws.available(state, credit_type)
   end
 end
 
