@@ -7,7 +7,8 @@ that can be used. Entries are told page by page, so that a history may have any 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -161,15 +162,16 @@ class _Reading:
     ) -> None:
         """Tree by tree, as they come: of one that is told, no entries are in memory."""
         told: Folding | None = None
-        async for page in _fetched(self.cursor, query, parameters):
-            for number, group in groupby(page, key=itemgetter(0)):
-                folding = self.foldings[trees[number - 1]]
-                if told is not None and told is not folding:
-                    told.finish()
-                told = folding
-                folding.add([rows.told_entry(row[1:]) for row in group])
-            # Telling a page takes a while, too.
-            await asyncio.sleep(0)
+        async with aclosing(_fetched(self.cursor, query, parameters)) as pages:
+            async for page in pages:
+                for number, group in groupby(page, key=itemgetter(0)):
+                    folding = self.foldings[trees[number - 1]]
+                    if told is not None and told is not folding:
+                        told.finish()
+                    told = folding
+                    folding.add([rows.told_entry(row[1:]) for row in group])
+                # Telling a page takes a while, too.
+                await asyncio.sleep(0)
         if told is not None:
             told.finish()
 
@@ -244,7 +246,7 @@ async def _roots(cursor: Cursor, names: Sequence[Name]) -> dict[Name, str]:
 
 async def _fetched(
     cursor: Cursor, query: LiteralString, parameters: Mapping[str, object]
-) -> AsyncIterator[list[TupleRow]]:
+) -> AsyncGenerator[list[TupleRow], None]:
     """The rows of a query, page by page, while the transaction lasts."""
     pages = AsyncServerCursor(cursor.connection, "history", row_factory=tuple_row)
     async with pages:
