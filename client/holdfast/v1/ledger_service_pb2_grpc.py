@@ -83,7 +83,7 @@ class LedgerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Checks hash chain, sequence, versions and conservation.
+        """Checks hash chain, sequence, versions, conservation, holds, cursors and snapshots of trees.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
