@@ -14,6 +14,7 @@ from holdfast_server.domain import operation as op
 from holdfast_server.domain.reply import BalanceReply
 from holdfast_server.engine.line import Line
 from tests.support.pair import Real
+from tests.support.waiting import until
 
 
 class Wire:
@@ -21,12 +22,17 @@ class Wire:
 
     def __init__(self) -> None:
         self._writer = SimpleNamespace(transport=self)
+        self.is_breaking = False
         self._parser = Connection()._parser
         self.sent = b""
         self.is_closed = False
 
     def set_protocol(self, line: Line) -> None:
         """It is told what to do directly."""
+
+    def is_closing(self) -> bool:
+        """The line hears of it a moment later."""
+        return self.is_breaking
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -97,6 +103,13 @@ async def test_who_waits_hears_of_the_end() -> None:
     assert wire.is_closed
 
 
+async def test_one_that_breaks_is_not_asked() -> None:
+    wire = Wire()
+    line = line_of(wire)
+    wire.is_breaking = True
+    assert not line.is_open
+
+
 async def test_lines_are_kept_and_one_that_was_cut_is_replaced(real: Real) -> None:
     question = op.GetBalance("t", "a")
     # The first call may find that the store does not know the script, which ends its line.
@@ -106,8 +119,7 @@ async def test_lines_are_kept_and_one_that_was_cut_is_replaced(real: Real) -> No
     await real.decide([question])
     assert real.store._lines == [line]
     await real.store.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    with pytest.raises(ConnectionError):
-        await line.ask(b"")
+    await until(lambda: not line.is_open)
     (answer,) = await real.decide([question])
     assert isinstance(answer, BalanceReply)
     assert line not in real.store._lines

@@ -32,8 +32,12 @@ class Line(asyncio.Protocol):
         self._answer: asyncio.Future[bytes] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._received = bytearray()
-        #: Whether it can be asked anything.
-        self.is_open = True
+        self._is_broken = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be asked anything."""
+        return not self._is_broken and not self._transport.is_closing()
 
     def ask(self, call: bytes) -> asyncio.Future[bytes]:
         """The answer to a call: a string, an error of the driver's, or TimeoutError."""
@@ -63,7 +67,7 @@ class Line(asyncio.Protocol):
         self._break(ConnectionError("the connection was lost"))
 
     def _break(self, why: Exception) -> None:
-        self.is_open = False
+        self._is_broken = True
         self._settle(why)
 
     def _settle(self, found: bytes | Exception) -> None:
