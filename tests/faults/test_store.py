@@ -134,6 +134,7 @@ async def test_an_answer_that_comes_after_its_time(
 ) -> None:
     """F26: nobody knows, so nothing is done in its place; the same key finds what was done."""
     monkeypatch.setitem(store._CONNECTION, "socket_timeout", 0.2)
+    monkeypatch.setattr(store, "ANSWER_TIMEOUT_S", 0.2)
     async with Proxy(urlsplit(valkey_url).port or 0) as proxy:
         through = build(proxy.url(valkey_url), partitions=1)
         assert (await through.decide([reserve("warm")]))[0].applied.seq
