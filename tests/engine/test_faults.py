@@ -186,7 +186,7 @@ async def test_a_lost_reply_is_unknown_and_a_retry_applies_once(valkey_url: str)
     direct = build(valkey_url)
     await prepare(direct)
     async with proxied(valkey_url, drop_replies=1) as url:
-        through = build(url)
+        through = build(url, armed_at=valkey_url)
         # Nobody has to be asked where the account is: that would be the first script.
         through.directory.learn("t", "a", "a")
         (lost,) = await through.decide([reserve("unsure", 7)])
@@ -204,7 +204,7 @@ async def test_a_lost_reply_to_a_question_leaves_nothing_unknown(valkey_url: str
     direct = build(valkey_url)
     await prepare(direct)
     async with proxied(valkey_url, drop_replies=1) as url:
-        through = build(url)
+        through = build(url, armed_at=valkey_url)
         (lost,) = await through.decide([reserve("unasked", 7)])
         (again,) = await through.decide([reserve("unasked", 7)])
         await through.store.close()

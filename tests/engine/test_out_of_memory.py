@@ -109,7 +109,7 @@ async def test_an_answer_that_is_lost_is_unknown_here_too(
 ) -> None:
     """The second call, which decides, may break off as any other; the same key finds it."""
     async with Proxy(urlsplit(valkey_url).port or 0) as proxy:
-        through = build(proxy.url(valkey_url), partitions=real.keys.partitions)
+        through = build(proxy.url(valkey_url), partitions=real.keys.partitions, armed_at=valkey_url)
         commit = op.Commit("t", holds[0], "once")
         async with full(real):
             # Loads the script, so that the reply to drop is that of the decision.

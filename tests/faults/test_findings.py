@@ -58,7 +58,7 @@ async def test_a_driver_that_retries_by_itself_burns_twice(valkey_url: str, real
     async with Proxy(urlsplit(valkey_url).port or 0) as proxy:
         proxy.drop_reply(1, after=b"EVAL")
         left = await asyncio.to_thread(naive_burn, proxy.url(valkey_url), 7)
-        through = build(proxy.url(valkey_url), partitions=1)
+        through = build(proxy.url(valkey_url), partitions=1, armed_at=valkey_url)
         proxy.drop_reply(1, after=b"FCALL")
         (unknown,) = await through.decide([burn("once", 7)])
         (found,) = await through.decide([burn("once", 7)])

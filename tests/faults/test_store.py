@@ -136,7 +136,7 @@ async def test_an_answer_that_comes_after_its_time(
     monkeypatch.setitem(store._CONNECTION, "socket_timeout", 0.2)
     monkeypatch.setattr(store, "ANSWER_TIMEOUT_S", 0.2)
     async with Proxy(urlsplit(valkey_url).port or 0) as proxy:
-        through = build(proxy.url(valkey_url), partitions=1)
+        through = build(proxy.url(valkey_url), partitions=1, armed_at=valkey_url)
         assert (await through.decide([reserve("warm")]))[0].applied.seq
         proxy.half_open("replies")
         (unknown,) = await through.decide([reserve("late", 7)])
@@ -151,7 +151,7 @@ async def test_an_answer_that_comes_after_its_time(
 async def test_one_of_two_workers_is_cut_off(valkey_url: str, real: Real) -> None:
     """F47: who reaches the store is not disturbed by who does not."""
     async with Proxy(urlsplit(valkey_url).port or 0) as proxy:
-        cut_off = build(proxy.url(valkey_url), partitions=1)
+        cut_off = build(proxy.url(valkey_url), partitions=1, armed_at=valkey_url)
         proxy.cut()
         (refused,) = await cut_off.decide([reserve("cut")])
         (granted,) = await real.decide([reserve("fine")])

@@ -151,8 +151,12 @@ def build(
     clock: Clock = Clock.ARGUMENT,
     tracing: Tracing | None = None,
     hydration: Callable[[Store, Keys], Hydration] = NothingCold,
+    armed_at: str = "",
 ) -> Real:
-    """An engine on the store at `url`, which is armed for it."""
+    """An engine on the store at `url`, which is armed for it.
+
+    `armed_at` leads there without a proxy: one of this loop would not answer while it is armed.
+    """
     store, keys, mode, test_clock = open_store(url), Keys(partitions), OneMode(), TestClock()
     script, window = load("apply", clock), Window()
     told = test_clock if clock is Clock.ARGUMENT else store.clock.expected_ms
@@ -167,7 +171,7 @@ def build(
         SIGNER,
         mode,
     )
-    arm(url, keys)
+    arm(armed_at or url, keys)
     return Real(store, keys, Engine(parts), directory, mode, test_clock, window, batcher)
 
 
