@@ -6,7 +6,7 @@ import asyncio
 import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -226,17 +226,13 @@ async def test_who_starts_while_the_clock_is_ahead_asks_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """F44: of three clocks the two that agree count, from the very first call on."""
-    with clock_of_its_own(monkeypatch, tmp_path) as (server, set_clock):
-        real = build(server.url, partitions=1, clock=Clock.STORE)
-        await fund(real)
-        await real.decide([reserve("before")])
+    async with holding(monkeypatch, tmp_path) as (real, set_clock):
         real.store.clock.hear(wall_ms())
         await jump(real, set_clock, 1)
         assert await held(real) == 1
         await entries_waiting(real.store, real.keys)
         assert real.store.clock.is_suspect
         assert await held(real) == 1
-        await real.store.close()
 
 
 @needs_faketime
@@ -244,12 +240,21 @@ async def test_a_clock_that_is_believed_ends_everything(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The naive way: who never looked at a clock before takes any time from the store."""
+    async with holding(monkeypatch, tmp_path) as (real, set_clock):
+        await jump(real, set_clock, 1)
+        assert await held(real) == 0
+
+
+@asynccontextmanager
+async def holding(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> AsyncIterator[tuple[Real, Callable[[int], object]]]:
+    """An engine that holds something and never looked at a clock, and what sets its store's."""
     with clock_of_its_own(monkeypatch, tmp_path) as (server, set_clock):
         real = build(server.url, partitions=1, clock=Clock.STORE)
         await fund(real)
         await real.decide([reserve("before")])
-        await jump(real, set_clock, 1)
-        assert await held(real) == 0
+        yield real, set_clock
         await real.store.close()
 
 

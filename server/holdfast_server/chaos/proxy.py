@@ -141,9 +141,9 @@ class Proxy:
         for writer in list(self._writers):
             _reset(writer)
 
-    def lead_to(self, port: int, host: str = LOOPBACK) -> None:
+    def lead_to(self, port: int) -> None:
         """Another server stands behind it from now on, as when a name leads to a new master."""
-        self._upstream = (host, port)
+        self._upstream = (self._upstream[0], port)
         self.rst()
 
     def heal(self) -> None:

@@ -227,7 +227,11 @@ class ProcessReport:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentFacts:
-    """What is fixed when a deployment first starts. `token_keys` maps key ids to secrets."""
+    """What is fixed when a deployment first starts. `token_keys` maps key ids to secrets.
+
+    The ledger's clock is asked along with it: a question of its own would make a process that
+    starts while the ledger is away wait twice.
+    """
 
     partitions: int
     created_at_ms: int
