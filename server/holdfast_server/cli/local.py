@@ -32,6 +32,8 @@ from holdfast_server.workload.trace import TraceError, TraceRow, generate_trace,
 
 #: Requests of a demo: enough for every kind of answer, in about a minute on two cores.
 DEMO_REQUESTS = 20_000
+#: Entries that may wait for the ledger where nobody flushes: the most that can be set.
+ENTRIES_WAITING_MAX = 100_000_000
 #: What `holdfast up` gives its account, once.
 UP_ACCOUNT = "demo"
 UP_CREDIT_TYPE = "credits"
@@ -134,13 +136,17 @@ def run_locally(
     workers_only: bool = False,
 ) -> Result:
     """Starts everything for this run alone, and leaves nothing behind."""
+    defaults: dict[str, object] = {"port": 0, "metrics_port": 0}
+    if workers_only:
+        # Without a flusher nothing ever reaches the ledger, and what waits must not stop holds.
+        defaults["outbox_entries_hard"] = ENTRIES_WAITING_MAX
 
     async def unless_stopped(service: LocalService) -> Result:
         return await _unless_stopped(use(service), service.stopping)
 
     with (
         _temporary_folder() as folder,
-        _stores(folder, flags, port=0, metrics_port=0) as settings,
+        _stores(folder, flags, **defaults) as settings,
     ):
         return asyncio.run(_serve(settings, unless_stopped, workers_only))
 

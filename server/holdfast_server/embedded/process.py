@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from holdfast_server.embedded import launch
@@ -122,9 +122,16 @@ def command_as(user: User, command: Sequence[str | Path]) -> list[str]:
 
 
 def spawn(
-    command: Sequence[str | Path], *, user: User, log: Path, lock: int
+    command: Sequence[str | Path],
+    *,
+    user: User,
+    log: Path,
+    lock: int,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen[bytes]:
     """Start a server whose output goes to the end of `log` and which keeps the lock `lock` held.
+
+    `environment` is added to the little that servers get of it.
 
     It ends with the thread that called this, so call it from one that lasts. It has a session of
     its own, so that Ctrl-C reaches only the parent, which then stops it in order.
@@ -135,7 +142,7 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=_ENVIRONMENT,
+            env={**_ENVIRONMENT, **environment},
             cwd="/",
             pass_fds=(lock,),
             start_new_session=True,

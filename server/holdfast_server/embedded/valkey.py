@@ -29,6 +29,11 @@ _PATH_MAJOR_MIN = 7
 #: The longest path that the address of a unix socket can hold (unix(7)), less the final zero.
 _SOCKET_PATH_BYTES_MAX = 107
 
+#: A script makes and forgets thousands of small values in one call. glibc keeps seven freed ones of
+#: each size at hand unless it is told otherwise, and searches for the others: with more of them a
+#: decision takes a twentieth less. A server that brings its own allocator does not look at this.
+_ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000"}
+
 #: Asking a server on loopback takes microseconds; one that is loading its log answers at once too.
 _PING_TIMEOUT_S = 1.0
 
@@ -52,7 +57,7 @@ def start_valkey(
         password = password_of(folder)
         config = _write_config(folder, port, password)
         command: list[str | Path] = [binary, config, *extra_args]
-        process = spawn(command, user=User.current(), log=log, lock=lock)
+        process = spawn(command, user=User.current(), log=log, lock=lock, environment=_ALLOCATOR)
     url = f"redis://:{password}@{LOOPBACK}:{port}/0"
     return wait_until_ready(Server("Valkey", process, url, port), lambda: _answers(url), log)
 
