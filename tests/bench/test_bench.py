@@ -12,6 +12,7 @@ from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.rounds import Done, Round, alternate
 from holdfast_server.bench.stage import Options
+from holdfast_server.cli.local import LocalService, run_locally
 from tests.support.server import run
 
 SMALL = ("--accounts", "20", "--operations", "400", "--rounds", "1", "--batch", "50")
@@ -67,6 +68,21 @@ def test_a_benchmark_says_how_far_it_is() -> None:
     assert steps("memory", options) == 36
     assert steps("growth", options) == 8 * (3 + 3 + 5)
     assert steps("hydrate", options) == 36 + 6
+
+
+@pytest.mark.parametrize("workers_only", [False, True])
+def test_what_waits_stops_no_holds_where_nobody_flushes(
+    workers_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million accounts with their grants are more entries than may wait for a flusher."""
+    for name in os.environ.keys() - without_stores().keys():
+        monkeypatch.delenv(name)
+
+    async def limit_of(service: LocalService) -> int:
+        return service.settings.outbox_entries_hard
+
+    limit = run_locally({}, limit_of, workers_only=workers_only)
+    assert (limit >= 2 * 4_000_000) is workers_only
 
 
 def test_people_get_a_table() -> None:
