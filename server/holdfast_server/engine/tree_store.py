@@ -53,7 +53,9 @@ class Evicted(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """What the store knows of a name that is asked for as a root."""
+    """What the store knows of a name that is asked for as a root; of one whose tree it has, no more
+    than that.
+    """
 
     #: The root that is written down for an account of that name; empty where none is.
     root: str
@@ -62,11 +64,6 @@ class Whereabouts:
     is_stored: bool
     #: Whether a tree of that name must be stored.
     is_hot: bool
-
-    @property
-    def was_removed(self) -> bool:
-        """Whether somebody removed the tree who should not have."""
-        return self.is_hot and not self.is_stored
 
 
 @dataclass(frozen=True, slots=True)
