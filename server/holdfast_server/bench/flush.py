@@ -16,7 +16,7 @@ from holdfast_server.app.process import collect_seldom
 from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.pace import keeps_pace
 from holdfast_server.bench.report import Found
-from holdfast_server.bench.rounds import Done, Round, middle, timed
+from holdfast_server.bench.rounds import Done, Round, Work, middle, timed
 from holdfast_server.bench.stage import Options, Stage, connect, traffic_of
 from holdfast_server.bench.traffic import Traffic
 from holdfast_server.engine.keys import Keys
@@ -43,12 +43,12 @@ async def flush(stage: Stage, options: Options) -> Found:
     collect_seldom()
     meter, measured, floor = Meter(stage.processes), list[Round](), list[Round]()
     async with traffic_of(stage, options, "unary") as traffic, _flusher(stage) as flushing:
-        async with flushing.leading():
-            await flushing.catch_up()
+        async with flushing.leading() as catch_up:
+            await catch_up()
         for _ in range(options.rounds):
             await _fill(traffic, options)
-            async with flushing.leading():
-                measured.append(await timed(meter, flushing.catch_up))
+            async with flushing.leading() as catch_up:
+                measured.append(await timed(meter, catch_up))
             stage.on_round()
             rows = await _last_rows(stage.postgres_url, measured[-1].done.operations)
             floor.append(await timed(meter, partial(_copy, stage.postgres_url, rows)))
@@ -72,38 +72,36 @@ class _Flushing:
         self._client, self._stage = client, stage
         self._keys = Keys(stage.partitions)
         self._recorded: dict[int, int] = {}
-        self._wanted = 0
-        self._leads, self._reached = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
-    async def leading(self) -> AsyncIterator[None]:
-        """It has all that came before to flush."""
-        self._leads.clear()
-        self._reached.clear()
-        self._wanted = await self._written()
+    async def leading(self) -> AsyncIterator[Work]:
+        """It has all that came before to flush; what is yielded waits until it has."""
+        wanted = await self._written()
+        leads, reached = asyncio.Event(), asyncio.Event()
+
+        def on_flushed(partition: int, epoch: int, seq: int) -> None:
+            self._recorded[partition] = seq
+            leads.set()
+            if self._entries == wanted:
+                reached.set()
+
         flusher = Flusher(
             Outbox(self._client, self._keys),
             Appender(self._stage.postgres_url),
-            hooks=FlusherHooks(on_flushed=self._on_flushed),
+            hooks=FlusherHooks(on_flushed=on_flushed),
         )
         running = asyncio.create_task(flusher.run())
         # It says how far the ledger is in each partition as soon as it may work.
-        await self._leads.wait()
-        yield
+        await leads.wait()
+        before = self._entries
+
+        async def catch_up() -> Done:
+            await reached.wait()
+            return Done(wanted - before)
+
+        yield catch_up
         flusher.stop()
         await running
-
-    async def catch_up(self) -> Done:
-        """Waits until the ledger has all there is."""
-        before = self._entries
-        await self._reached.wait()
-        return Done(self._wanted - before)
-
-    def _on_flushed(self, partition: int, epoch: int, seq: int) -> None:
-        self._recorded[partition] = seq
-        self._leads.set()
-        if self._entries == self._wanted:
-            self._reached.set()
 
     @property
     def _entries(self) -> int:

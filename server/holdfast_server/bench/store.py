@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -23,10 +22,6 @@ from holdfast_server.domain.bounds import TREE_LEVELS_MAX
 ACCOUNTS_MIN: Final = 1_000
 #: Grants of one account in `growth`.
 GRANT_COUNTS: Final = (1, 10, 50)
-#: Looks at whether the store rewrites its log, and seconds between two of them: ten minutes in all.
-REWRITE_LOOKS_MAX: Final = 1_200
-LOOK_SECONDS: Final = 0.5
-_REWRITING: Final = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
 #: Accounts with each number of grants, and with each number of levels up to the credits.
 SHAPED: Final = 100
 
@@ -127,7 +122,6 @@ class _Growing:
         self, names: Sequence[str], accounts: int = 0, grants: int = GRANTS, levels: int = 1
     ) -> None:
         options = self.options
-        await _rewritten(self.store)
         reserving = _reserves(Traffic(self.client, names), self.store, options)
         meter = Meter(self.stage.processes)
         found, floor = await alternate(
@@ -164,18 +158,6 @@ def _reserves(traffic: Traffic, store: redis.Redis, options: Options) -> Work:
         return Done(len(starts) * options.batch, (), used)
 
     return work
-
-
-async def _rewritten(store: redis.Redis) -> None:
-    """Waits until the store has rewritten its log, as it does after so much was made: meanwhile the
-    first change of each page of memory copies it.
-    """
-    for _ in range(REWRITE_LOOKS_MAX):
-        facts = await store.info("persistence")
-        if not any(facts[each] for each in _REWRITING):
-            return
-        await asyncio.sleep(LOOK_SECONDS)
-    raise TimeoutError("the store goes on rewriting its log")
 
 
 def _store_us(rounds: list[Round]) -> float:

