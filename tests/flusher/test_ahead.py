@@ -13,11 +13,12 @@ import pytest
 
 from holdfast_server.engine.outbox import Outbox, Positions
 from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.flusher import reader
 from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.prepare import Prepared
 from tests.flusher.stage import KEYS, Heard, Stage
-from tests.support.entries import Story, holds_and_commits
+from tests.support.entries import Story, holds_and_commits, pack
 from tests.support.ledger import begin_epoch
 from tests.support.waiting import WAIT_SECONDS, until
 
@@ -94,6 +95,38 @@ async def test_a_batch_is_recorded_while_the_store_is_told_of_the_one_before(sta
     assert all(said <= recorded <= said + BATCH for recorded, said in outbox.said)
     assert [batch.entries for batch in heard.batches] == [BATCH] * 5
     await stage.check(entries)
+
+
+async def test_a_batch_is_read_in_parts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store answers others in between; a partition may be in several parts."""
+    monkeypatch.setattr(reader, "READ_ENTRIES_MAX", 2)
+    entries = holds_and_commits(Story(), ["ada"], 12)
+    await stage.add(*entries)
+
+    heard = Heard()
+    await run(flusher_of(heard, stage.outbox, Appender(stage.postgres_url)), heard, len(entries))
+
+    assert [batch.entries for batch in heard.batches] == [BATCH] * 5
+    await stage.check(entries)
+
+
+@pytest.mark.parametrize("raw", [b"\xc1poison", pack(Story().grant("ada", 1))])
+async def test_what_a_later_part_has_that_cannot_be_recorded_halts_there(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, raw: bytes
+) -> None:
+    """F41: bytes that are no entry, and an entry that does not go on."""
+    monkeypatch.setattr(reader, "READ_ENTRIES_MAX", 2)
+    entries, heard = holds_and_commits(Story(), ["ada"], 12), Heard()
+    before, place, behind = entries[:3], entries[3], entries[4:]
+    await stage.add(*before)
+    await stage.add_raw(place, raw)
+    await stage.add(*behind)
+
+    async with stage.flushing(heard, BATCH):
+        await until(lambda: heard.halts)
+
+    assert await stage.recorded() == {0: 3}
+    await stage.check(before)
 
 
 async def test_a_store_that_cannot_be_told_costs_nothing_that_was_recorded(stage: Stage) -> None:

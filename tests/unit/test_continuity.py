@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from holdfast_server.domain.bounds import AMOUNT_MAX
 from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.flusher import continuity
@@ -45,6 +48,28 @@ def test_what_does_not_go_on_stays_wrong() -> None:
         assert "do not give" in flaw(known, replace(HOLD, after=after))
         assert "follows 1" in flaw(known, COMMIT)
     assert flaw(known, HOLD) == ""
+
+
+eight_buckets = st.lists(st.integers(0, AMOUNT_MAX), min_size=8, max_size=8)
+
+
+@given(
+    before=eight_buckets,
+    after=eight_buckets,
+    errors=st.lists(st.sampled_from((0, 0, 0, 1, -1, AMOUNT_MAX)), min_size=8, max_size=8),
+)
+def test_buckets_go_on_where_each_of_the_eight_does(
+    before: list[int], after: list[int], errors: list[int]
+) -> None:
+    known = Continuity()
+    change = [b - a + error for a, b, error in zip(before, after, errors, strict=True)]
+    flaw(known, replace(GRANT, after=Buckets(*before)))
+
+    found = flaw(known, replace(HOLD, delta=Buckets(*change), after=Buckets(*after)))
+
+    assert bool(found) == any(errors)
+    if found:
+        assert f"buckets {tuple(before)} and change {tuple(change)} do not give" in found
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,15 +22,9 @@ from holdfast_server.domain.entry import (
     canonical_json,
 )
 from holdfast_server.domain.packed import (
-    BUCKETS_AT,
-    DELTA,
-    EVENT_MS,
-    FIRST_SEQ,
+    BUCKETS_END,
+    DELTA_AT,
     GRANT_BYTES,
-    GRANT_VALUES,
-    KIND,
-    TENANT,
-    VERSION,
     PackedEntry,
     text,
 )
@@ -39,6 +33,7 @@ from holdfast_server.domain.packed import (
 ID_BYTES: Final = 16
 #: Bytes of a number that may be large.
 NUMBER_BYTES: Final = 8
+_GRANT_NUMBERS: Final = (GRANT_BYTES - ID_BYTES) // NUMBER_BYTES
 #: Bytes of any text of an entry that is not nested: more than `domain.bounds` lets anybody say.
 TEXT_BYTES_MAX: Final = 1_023
 
@@ -49,7 +44,7 @@ DETAILS_MAX: Final = 1_000
 _LAYOUT: Final = bytes([CANONICAL_LAYOUT])
 # The columns before the buckets, each behind its length in bytes, and the length of the next.
 _numbers: Final = struct.Struct(">ii" + "iq" * 3 + "ih" + "iq" * 2 + "ih" * 2 + "i").pack
-_buckets: Final = struct.Struct("8s" * (FIRST_SEQ - DELTA)).unpack_from
+_buckets: Final = struct.Struct("8s" * ((BUCKETS_END - DELTA_AT) // NUMBER_BYTES)).unpack_from
 # What stands between two numbers, and between two ids.
 _NUMBER: Final = NUMBER_BYTES.to_bytes(4, "big")
 _ID: Final = ID_BYTES.to_bytes(4, "big")
@@ -68,21 +63,21 @@ def columns(packed: PackedEntry) -> bytes:
 
     Figures of buckets and grants are taken as they were found: the bytes are those of a column.
     """
-    raw, fields = packed.raw, packed.fields
-    tenant, account, credit_type = fields[TENANT:VERSION]
-    first_seq, mode, hold, actor, ends_hold, _, _, refund_of, *grants = fields[FIRST_SEQ:]
-    method, key, fingerprint, feature, labels, caller, trace, span, reason, detail = packed.context
+    # fmt: off
+    (
+        partition, epoch, seq, raw, kind, mode, ends_hold, version, event_ms, first_seq,
+        tenant, account, credit_type, actor, refund_of, hold, _, grants, context,
+    ) = packed
+    method, key, fingerprint, feature, labels, caller, trace, span, reason, detail = context
     if hold and len(hold) != ID_BYTES:
         raise ValueError(f"an id has {ID_BYTES} bytes")
-    time = (fields[EVENT_MS] - TIME_ZERO_MS) * 1000
-    # fmt: off
     return b"".join((
         _numbers(
-            4, packed.partition, 8, packed.epoch, 8, packed.seq, 8, first_seq, 2, fields[KIND],
-            8, fields[VERSION], 8, time, 2, mode, 2, ends_hold, 8,
+            4, partition, 8, epoch, 8, seq, 8, first_seq, 2, kind, 8, version,
+            8, (event_ms - TIME_ZERO_MS) * 1000, 2, mode, 2, ends_hold, 8,
         ),
-        _NUMBER.join(_buckets(raw, BUCKETS_AT)),
-        _GRANTS[len(grants) // GRANT_VALUES](raw) if grants else _NO_GRANTS,
+        _NUMBER.join(_buckets(raw, DELTA_AT)),
+        _GRANTS[grants](raw) if grants else _NO_GRANTS,
         _TEXT[len(tenant)], tenant,
         _TEXT[len(account)], account,
         _TEXT[len(credit_type)], credit_type,
@@ -141,18 +136,18 @@ class _Grants:
     """The two columns about grants, of an entry with so many."""
 
     def __init__(self, grants: int) -> None:
-        changes = grants * (GRANT_VALUES - 1)
+        changes = grants * _GRANT_NUMBERS
         # The first length of an array is in its head.
         self._ids_head = _array_head(UUID_TYPE, grants, ID_BYTES)
         self._changes_head = _array_head(BIGINT_TYPE, changes, NUMBER_BYTES)
         self._bytes = grants * GRANT_BYTES
-        parts = f"{ID_BYTES}s" + f"{NUMBER_BYTES}s" * (GRANT_VALUES - 1)
+        parts = f"{ID_BYTES}s" + f"{NUMBER_BYTES}s" * _GRANT_NUMBERS
         self._parts = struct.Struct(parts * grants).unpack_from
 
     def __call__(self, raw: bytes) -> bytes:
         changes = list(self._parts(raw, len(raw) - self._bytes))
-        ids = changes[::GRANT_VALUES]
-        del changes[::GRANT_VALUES]
+        ids = changes[:: 1 + _GRANT_NUMBERS]
+        del changes[:: 1 + _GRANT_NUMBERS]
         heads = self._ids_head, self._changes_head
         return b"".join((heads[0], _ID.join(ids), heads[1], _NUMBER.join(changes)))
 

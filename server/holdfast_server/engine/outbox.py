@@ -22,11 +22,10 @@ from redis.exceptions import ResponseError
 from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.epoch import Epoch
 from holdfast_server.domain.packed import (
-    CONTEXT,
     MALFORMED,
     PackedEntry,
     to_entry,
-    unpack_fields,
+    unpack_entry,
 )
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.store import AWAY, WRITES_REFUSED, refused
@@ -116,15 +115,15 @@ class Outbox:
 
         Where a partition has some, the entry at its position comes before them, unless it is gone:
         with it the caller sees that what follows belongs to the history that it knows. Waits up to
-        `block_ms` where there are none. Partitions take turns in going first, so that a busy one
-        does not keep others waiting for more than one call each.
+        `block_ms` where there are none; with 0, not at all. Partitions take turns in going first,
+        so that a busy one does not keep others waiting for more than one call each.
         """
         partitions = self._in_turn(sorted(positions))
         if not partitions:
             return []
         with _translated():
             found = await self._read_now(partitions, positions, count)
-            if not found and await self._has_more(partitions, positions, block_ms):
+            if not found and block_ms and await self._has_more(partitions, positions, block_ms):
                 found = await self._read_now(partitions, positions, count)
         return found
 
@@ -298,15 +297,18 @@ def unpack_run(
     partition, epoch = run.partition, run.epoch
     try:
         for seq, raw in enumerate(run.raws[skipped:], run.first_seq + skipped):
-            fields = unpack_fields(raw)
-            context = msgpack.unpackb(fields[CONTEXT], raw=True)
-            if len(context) != CONTEXT_FIELDS:
-                raise ValueError("not the context that this version knows")
-            entries.append(PackedEntry(partition, epoch, seq, raw, fields, context))
+            entries.append(unpack_entry((partition, epoch, seq), raw, _context))
     except (*MALFORMED, msgpack.UnpackException) as error:
         explanation = f"{type(error).__name__}: {error}"[:200]
         return entries, OutboxEntryError(run.at(skipped + len(entries)), explanation)
     return entries, None
+
+
+def _context(packed: bytes) -> list[Any]:
+    context: list[Any] = msgpack.unpackb(packed, raw=True)
+    if len(context) != CONTEXT_FIELDS:
+        raise ValueError("not the context that this version knows")
+    return context
 
 
 def decode(found: OutboxEntry) -> Entry:

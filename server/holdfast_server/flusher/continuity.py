@@ -8,53 +8,65 @@ somebody did to the hot store by hand would be recorded without a word.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import add
-from typing import Any, Final
+from typing import Final
 
 from holdfast_server.domain.packed import (
-    AFTER,
-    DELTA,
-    FIRST_SEQ,
-    MALFORMED,
-    TENANT,
-    VERSION,
+    AFTER_AT,
+    BUCKETS_END,
+    DELTA_AT,
     PackedEntry,
+    buckets_at,
 )
-from holdfast_server.ledger.prepare import EXPLANATION_CHARACTERS_MAX
 
 #: Credits that are remembered; when there are more, all are forgotten.
 CREDITS_MAX: Final = 20_000
 
+# The sign of each of eight figures in one number of 512 bits.
+_SIGNS: Final = int.from_bytes(b"\x80\0\0\0\0\0\0\0" * 8, "big")
+
 
 class Continuity:
     """Remembers where credits were. What it does not know, such as after a start, it believes; and
-    an older version, which is read again after something has failed."""
+    an older version, which is read again after something has failed.
+
+    Eight buckets are added at once, as one number of 512 bits. What a negative change would borrow
+    from its neighbour is given back, so that the sums are equal where all eight are: Postgres
+    refuses buckets that are negative or above 2^53, and two sums of others would differ by more.
+    """
 
     def __init__(self) -> None:
         #: By tenant, account and credit type: the version that comes next, and the buckets.
-        self._known: dict[tuple[bytes, ...], tuple[int, Sequence[int]]] = {}
+        self._known: dict[tuple[bytes, bytes, bytes], tuple[int, int]] = {}
 
     def first_flaw(self, entries: Sequence[PackedEntry]) -> tuple[int, str] | None:
         """Where the first of these entries stands that is wrong, and why; None where all go on."""
         for place, entry in enumerate(entries):
-            try:
-                flaw = self._flaw(entry.fields)
-            except MALFORMED as error:
-                flaw = f"{type(error).__name__}: {error}"[:EXPLANATION_CHARACTERS_MAX]
-            if flaw:
+            if flaw := self._flaw(entry):
                 return place, flaw
         return None
 
-    def _flaw(self, fields: Sequence[Any]) -> str:
-        credit, after = tuple(fields[TENANT:VERSION]), fields[AFTER:FIRST_SEQ]
-        version = fields[VERSION]
+    def _flaw(self, entry: PackedEntry) -> str:
+        credit, version, raw = (
+            (entry.tenant, entry.account, entry.credit_type),
+            entry.version,
+            entry.raw,
+        )
+        after = int.from_bytes(raw[AFTER_AT:BUCKETS_END], "big")
         known = self._known.get(credit)
         if known is None:
             if len(self._known) >= CREDITS_MAX:
                 self._known.clear()
         elif version > known[0]:
             return f"version {version} follows {known[0] - 1}"
-        elif version == known[0] and list(map(add, known[1], fields[DELTA:AFTER])) != after:
-            return f"buckets {known[1]} and change {fields[DELTA:AFTER]} do not give {after}"
+        elif version == known[0] and known[1] + _change(raw) != after:
+            before = known[1].to_bytes(BUCKETS_END - AFTER_AT, "big")
+            change, given = buckets_at(raw, DELTA_AT), buckets_at(raw, AFTER_AT)
+            return f"buckets {buckets_at(before, 0)} and change {change} do not give {given}"
         self._known[credit] = version + 1, after
         return ""
+
+
+def _change(raw: bytes) -> int:
+    """The eight changes as one number: each negative one is read as 2^64 too much."""
+    change = int.from_bytes(raw[DELTA_AT:AFTER_AT], "big")
+    return change - ((change & _SIGNS) << 1)

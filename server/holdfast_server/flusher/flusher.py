@@ -27,7 +27,7 @@ from holdfast_server.flusher.retention import Retention
 from holdfast_server.ledger.append import Appender, CursorsMoved
 
 #: Entries in one transaction. More save little and make the others wait longer.
-BATCH_ENTRIES_MAX: Final = 2_000
+BATCH_ENTRIES_MAX: Final = 4_000
 #: Milliseconds that one read waits for entries; also how soon `stop` is heeded at the latest.
 READ_WAIT_MS: Final = 250
 #: How long the flusher rests after a round, in multiples of the time for which it kept a processor

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from holdfast_server.domain.packed import PackedEntry
-from holdfast_server.engine.outbox import Outbox
+from holdfast_server.engine.outbox import READ_ENTRIES_MAX, Outbox, OutboxRun
 from holdfast_server.flusher.batch import Readable, readable
 from holdfast_server.flusher.obstacle import Obstacle
 from holdfast_server.flusher.progress import Progress
@@ -26,11 +26,12 @@ PIECE_ENTRIES: Final = 50
 
 @dataclass(slots=True)
 class Work:
-    """What one read found."""
+    """What was read for one transaction, by partition."""
 
-    #: Of each partition that has some, in the order of `prepared`.
-    entries: list[Sequence[PackedEntry]] = field(default_factory=list)
-    prepared: list[Prepared] = field(default_factory=list)
+    entries: dict[int, list[PackedEntry]] = field(default_factory=dict)
+    prepared: dict[int, Prepared] = field(default_factory=dict)
+    #: Whether all of it could be made ready.
+    is_prepared: bool = True
     obstacles: list[Obstacle] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -39,18 +40,33 @@ class Work:
     @property
     def size(self) -> int:
         """How many entries it has."""
-        return sum(map(len, self.entries))
+        return sum(map(len, self.entries.values()))
 
     @property
-    def is_prepared(self) -> bool:
-        """Whether all of it could be made ready."""
-        return len(self.entries) == len(self.prepared)
+    def goes_on(self) -> bool:
+        """Whether what was read of every partition can be followed by more."""
+        return self.is_prepared and not self.obstacles
 
 
 async def read_ahead(outbox: Outbox, progress: Progress, count: int, wait_ms: int) -> Work:
-    """The next work, up to `count` entries; none where none come within `wait_ms`."""
-    work, unpaused = Work(), 0
-    found = await outbox.read(progress.positions(progress.ahead), count, wait_ms)
+    """The next work, up to `count` entries; none where none come within `wait_ms`.
+
+    The store is asked for a part of them at a time, so that its callers come in between.
+    """
+    work = Work()
+    while work.size < count:
+        part = min(count - work.size, READ_ENTRIES_MAX)
+        before = work.size
+        found = await outbox.read(progress.positions(progress.ahead), part, wait_ms)
+        await _add_all(work, progress, found)
+        if work.size < before + part or not work.goes_on:
+            break
+        wait_ms = 0
+    return work
+
+
+async def _add_all(work: Work, progress: Progress, found: Sequence[OutboxRun]) -> None:
+    unpaused = 0
     for run in found:
         cursor, anchor = progress.ahead[run.partition], progress.anchors.get(run.partition)
         readied = readable(cursor, anchor, run, progress.continuity)
@@ -59,7 +75,6 @@ async def read_ahead(outbox: Outbox, progress: Progress, count: int, wait_ms: in
         if unpaused >= PIECE_ENTRIES:
             unpaused = 0
             await asyncio.sleep(0)
-    return work
 
 
 async def _add(work: Work, progress: Progress, found: Readable) -> None:
@@ -67,14 +82,17 @@ async def _add(work: Work, progress: Progress, found: Readable) -> None:
         work.obstacles.append(found.obstacle)
     if not found.entries:
         return
-    work.entries.append(found.entries)
     last = found.entries[-1]
+    partition = last.partition
+    work.entries.setdefault(partition, []).extend(found.entries)
     try:
-        prepared = await _prepared(progress.ahead[last.partition], found.entries)
+        prepared = await _prepared(progress.ahead[partition], found.entries)
     except EntriesRefused:
+        work.is_prepared = False
         return
-    work.prepared.append(prepared)
     progress.advance(prepared, last.raw)
+    before = work.prepared.get(partition)
+    work.prepared[partition] = joined([before, prepared]) if before else prepared
 
 
 async def _prepared(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepared:

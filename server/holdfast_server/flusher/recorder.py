@@ -157,14 +157,15 @@ class Recorder:
 
     async def _append(self, work: Work) -> bool:
         if work.is_prepared:
+            prepared = list(work.prepared.values())
             try:
-                await self._appender.append(work.prepared)
+                await self._appender.append(prepared)
             except EntriesRefused as refusal:
                 _log.warning("a batch was refused, looking for the entry at fault: %s", refusal)
             else:
-                self._progress.record(work.prepared)
+                self._progress.record(prepared)
                 return not work.obstacles
-        await self._append_by_halves(work.entries)
+        await self._append_by_halves(list(work.entries.values()))
         return False
 
     async def _append_by_halves(self, partitions: Sequence[Sequence[PackedEntry]]) -> None:
@@ -208,14 +209,14 @@ async def ended(task: asyncio.Task[Any] | None, failed: str) -> None:
 
 def _age_ms(work: Work, now_ms: int) -> int:
     """How long the oldest entry waited. What ended by itself may have been noticed much later."""
-    firsts = (found[0] for found in work.entries)
+    firsts = (found[0] for found in work.entries.values())
     times = (first.event_ms for first in firsts if first.kind not in BY_TIME)
     return max(0, now_ms - min(times, default=now_ms))
 
 
 def _traces(work: Work) -> Iterator[TraceContext]:
     """Where the requests behind the entries stand in their traces."""
-    for entries in work.entries:
+    for entries in work.entries.values():
         for packed in entries:
             yield TraceContext(*packed.trace)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from holdfast_server.domain.columns import column, texts
 from holdfast_server.domain.entry import NO_COLUMN
-from holdfast_server.domain.packed import ANSWER, ENDS_HOLD, FIRST_SEQ, HOLD, TENANT, PackedEntry
+from holdfast_server.domain.packed import PackedEntry
 
 #: The columns of `holdfast.entry` in the order of a row. `recorded_at` sets itself.
 ENTRY_COLUMNS: Final = (
@@ -98,16 +98,15 @@ def operation_row(packed: PackedEntry) -> bytes | None:
     An entry with an answer stands for its operation; one that ends a hold and has no answer stands
     for that end alone, under the hold's own id.
     """
-    fields = packed.fields
-    answer, ends_hold = fields[ANSWER], fields[ENDS_HOLD]
+    answer, ends_hold = packed.answer, packed.ends_hold
     if not answer and not ends_hold:
         return None
     method, key, fingerprint, *_ = packed.context
     if not answer:
-        method, key = EXPIRE_METHOD, hexlify(fields[HOLD])
+        method, key = EXPIRE_METHOD, hexlify(packed.hold)
     numbers = _OPERATION_NUMBERS.pack(
-        len(OPERATION_COLUMNS), 4, packed.partition, 8, packed.epoch, 8, fields[FIRST_SEQ]
+        len(OPERATION_COLUMNS), 4, packed.partition, 8, packed.epoch, 8, packed.first_seq
     )
-    ended = column(fields[HOLD]) if ends_hold else NO_COLUMN
-    named = texts(fields[TENANT], method, key, fingerprint)
+    ended = column(packed.hold) if ends_hold else NO_COLUMN
+    named = texts(packed.tenant, method, key, fingerprint)
     return b"".join((numbers, ended, named, column(answer)))

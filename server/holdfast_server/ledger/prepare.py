@@ -9,7 +9,7 @@ from typing import Final
 
 from holdfast_server.domain.columns import chain_hash, columns
 from holdfast_server.domain.epoch import Epoch
-from holdfast_server.domain.packed import EVENT_MS, KIND, MALFORMED, PackedEntry, to_entry
+from holdfast_server.domain.packed import MALFORMED, PackedEntry, to_entry
 from holdfast_server.ledger.encoding import HASH_HEAD, ROW_HEAD, operation_row
 from holdfast_server.ledger.projection import KINDS, NOTHING, Projection, project
 
@@ -108,8 +108,8 @@ def _prepared(cursor: PartitionCursor, entries: Sequence[PackedEntry]) -> Prepar
         before, last = last, chain_hash(last, hashed)
         rows += (ROW_HEAD, hashed, HASH_HEAD, last)
     operations = [row for row in map(operation_row, entries) if row]
-    projected = [to_entry(entry) for entry in entries if entry.fields[KIND] in KINDS]
-    last_event_ms = max([entry.fields[EVENT_MS] for entry in entries])
+    projected = [to_entry(entry) for entry in entries if entry.kind in KINDS]
+    last_event_ms = max([entry.event_ms for entry in entries])
     after = cursor.moved(entries[-1].seq, last, before)
     projection = project(projected) if projected else NOTHING
     return Prepared(cursor, after, last_event_ms, b"".join(rows), b"".join(operations), projection)
