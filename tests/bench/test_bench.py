@@ -66,7 +66,7 @@ def test_a_benchmark_says_how_far_it_is() -> None:
     assert steps("engine", options) == 16
     assert steps("flush", options) == 9
     assert steps("memory", options) == 36
-    assert steps("growth", options) == 8 * (3 + 3 + 5)
+    assert steps("growth", options) == 8 * (2 * 3 + 3 + 5)
     assert steps("hydrate", options) == 36 + 6
 
 
@@ -91,6 +91,16 @@ def test_people_get_a_table() -> None:
     assert "p50 of one call" in ended.stdout
     assert "store_p50_ms" in ended.stdout
     assert "CPU us per operation" in ended.stdout
+
+
+def test_people_get_a_line_for_each_population() -> None:
+    ended = run(["bench", "growth", *SMALL], without_stores())
+    assert ended.returncode == 0, ended.stderr
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    headings = ["accounts", "grants", "levels", "us", "multiple", "bare_us_of_as_many_keys"]
+    smallest = lines[lines.index(headings) + 1]
+    assert smallest[:3] == ["20", "3", "1"]
+    assert float(smallest[-1]) > 0
 
 
 async def test_rounds_alternate_and_the_first_of_each_does_not_count() -> None:

@@ -22,6 +22,8 @@ from holdfast_server.bench.rounds import Done, Work
 
 #: Keys that the bare script counts down; partitions and trees that the bare commands are about.
 KEYS: Final = 1_000
+#: How far the bare script goes from one key to the next: a prime, so that it comes to all of them.
+STRIDE: Final = 7_919
 PARTITIONS: Final = 256
 #: Bytes of what a Reserve writes, as seen in the store: an entry, the row of an account with three
 #: grants, that of a hold, and an idempotency record.
@@ -64,14 +66,28 @@ async def _calls(method: Any, request: bytes, in_flight: int, calls: int) -> Don
 
 
 @asynccontextmanager
-async def decreases(redis_url: str, batch: int, operations: int) -> AsyncIterator[Work]:
-    """Rounds of at least so many DECRBY, in batches by one script call each."""
+async def decreases(
+    redis_url: str, batch: int, operations: int, keys: int = KEYS
+) -> AsyncIterator[Work]:
+    """Rounds of at least so many DECRBY, in batches by one script call each, all over the keys."""
 
     def asked(first: int) -> tuple[list[str], list[int]]:
-        return [f"bench:{(first + n) % KEYS}" for n in range(batch)], [1]
+        return [_counter(n * STRIDE % keys) for n in range(first, first + batch)], [1]
 
+    await _make_counters(redis_url, keys)
     async with _scripted(redis_url, "decrease.lua", batch, operations, asked) as work:
         yield work
+
+
+def _counter(number: int) -> str:
+    return f"bench:{number}"
+
+
+async def _make_counters(redis_url: str, keys: int) -> None:
+    store = redis.Redis.from_url(redis_url)
+    for first in range(0, keys, KEYS):
+        await store.mset({_counter(number): 0 for number in range(first, first + KEYS)})
+    await store.aclose()
 
 
 @asynccontextmanager

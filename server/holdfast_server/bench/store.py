@@ -104,6 +104,7 @@ class _Growing:
             await populate(self.stage, self.client, more)
             names += more
             await self._measure(names, accounts=count)
+            await self._spread(count)
 
     async def grants(self) -> None:
         """Some accounts with more and more grants."""
@@ -131,10 +132,22 @@ class _Growing:
         shape = {"accounts": accounts or options.accounts, "grants": grants, "levels": levels}
         self.rows.append(shape | {"us": round(cost, 1), "multiple": round(cost / least, 1)})
 
+    async def _spread(self, keys: int) -> None:
+        """What the bare script takes where it is spread over as many keys: what no design saves."""
+        options = self.options
+        async with floors.decreases(
+            self.stage.redis_url, options.batch, options.operations, keys
+        ) as spread:
+            meter = Meter(self.stage.processes)
+            found, _ = await alternate(
+                meter, spread, self.bare, options.rounds, self.stage.on_round
+            )
+        self.rows[-1]["bare_us_of_as_many_keys"] = round(_store_us(found), 2)
+
 
 def shapes(accounts: int) -> int:
-    """How many kinds of accounts `growth` measures."""
-    return len(_populations(accounts)) + len(GRANT_COUNTS) + TREE_LEVELS_MAX
+    """How many things `growth` measures: each population twice, see `_Growing.accounts`."""
+    return 2 * len(_populations(accounts)) + len(GRANT_COUNTS) + TREE_LEVELS_MAX
 
 
 def _populations(accounts: int) -> list[int]:

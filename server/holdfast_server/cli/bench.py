@@ -134,9 +134,13 @@ def _show(found: Found, as_json: bool) -> None:
         return
     facts = {f"{found.bench}, {found.unit}": f"{found.measure:,.2f}"}
     facts |= {"floor": f"{found.floor:,.2f}", "ratio": f"{found.ratio:.2f}"}
-    facts |= {name: str(value) for name, value in found.facts.items()}
+    tables = {name: value for name, value in found.facts.items() if isinstance(value, list)}
+    facts |= {name: str(value) for name, value in found.facts.items() if name not in tables}
     print_facts(facts, found.as_json(), as_json=False)
     click.echo()
+    for rows in tables.values():
+        _show_rows(rows)
+        click.echo()
     names = sorted({*found.cpu_us, *found.floor_cpu_us})
     columns = [
         Column[str]("CPU us per operation", lambda each: each),
@@ -144,3 +148,13 @@ def _show(found: Found, as_json: bool) -> None:
         Column[str]("floor", lambda each: f"{found.floor_cpu_us.get(each, 0):.1f}", figure=True),
     ]
     print_rows(names, columns, as_json=False)
+
+
+def _show_rows(rows: list[dict[str, Any]]) -> None:
+    headings = dict.fromkeys(name for row in rows for name in row)
+    columns = [Column[dict[str, Any]](name, _figure_of(name), figure=True) for name in headings]
+    print_rows(rows, columns, as_json=False)
+
+
+def _figure_of(name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: f"{row[name]:,}" if name in row else ""
