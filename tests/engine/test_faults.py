@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -141,16 +141,18 @@ async def test_a_read_only_store_refuses_and_changes_nothing(real: Real) -> None
 
 
 @asynccontextmanager
-async def proxied(url: str, drop_replies: int) -> AsyncIterator[str]:
-    """A proxy that breaks the connection in place of the first replies to scripts."""
+async def proxied(
+    url: str, drop_replies: int, commands: Sequence[bytes] = (b"EVALSHA", b"FCALL")
+) -> AsyncIterator[str]:
+    """A proxy that breaks the connection in place of the first replies to commands: to scripts."""
     parts = urlsplit(url)
     left = [drop_replies]
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream = await asyncio.open_connection(parts.hostname, parts.port)
         await asyncio.gather(
-            _pipe(reader, upstream[1], None, asked := [False]),
-            _pipe(upstream[0], writer, left, asked),
+            _pipe(reader, upstream[1], commands, None, asked := [False]),
+            _pipe(upstream[0], writer, commands, left, asked),
             return_exceptions=True,
         )
 
@@ -165,13 +167,14 @@ async def proxied(url: str, drop_replies: int) -> AsyncIterator[str]:
 async def _pipe(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
+    commands: Sequence[bytes],
     drops: list[int] | None,
     asked: list[bool],
 ) -> None:
     try:
         while data := await reader.read(65_536):
             if drops is None:
-                asked[0] = asked[0] or b"EVALSHA" in data or b"FCALL" in data
+                asked[0] = asked[0] or any(command in data for command in commands)
             elif asked[0] and drops[0] > 0:
                 drops[0] -= 1
                 return
@@ -199,14 +202,21 @@ async def test_a_lost_reply_is_unknown_and_a_retry_applies_once(valkey_url: str)
     assert balance.credits[0].buckets.held == 17
 
 
-async def test_a_lost_reply_to_a_question_leaves_nothing_unknown(valkey_url: str) -> None:
-    """Where an account is, is asked by a script, too; nothing was decided when that was lost."""
+@pytest.mark.parametrize(("account", "command"), [("a", b"EXISTS"), ("below", b"EVALSHA")])
+async def test_a_lost_reply_to_a_question_leaves_nothing_unknown(
+    valkey_url: str, account: str, command: bytes
+) -> None:
+    """Where an account is, is asked first, by a script where that is no root; nothing was decided
+    when that was lost.
+    """
     direct = build(valkey_url)
     await prepare(direct)
-    async with proxied(valkey_url, drop_replies=1) as url:
+    await direct.decide([op.CreateAccount("t", "below", op.AccountTerms(parent="a"), "5")])
+    wanted = reserve("unasked", 7, account)
+    async with proxied(valkey_url, drop_replies=1, commands=[command]) as url:
         through = build(url, armed_at=valkey_url)
-        (lost,) = await through.decide([reserve("unasked", 7)])
-        (again,) = await through.decide([reserve("unasked", 7)])
+        (lost,) = await through.decide([wanted])
+        (again,) = await through.decide([wanted])
         await through.store.close()
     await direct.store.close()
     assert lost.reason is Reason.STORE_UNAVAILABLE
