@@ -291,3 +291,36 @@ async def test_a_cancelled_caller_does_not_cancel_the_decision(real: Real, cance
     assert isinstance(results[0], asyncio.CancelledError) is cancelled
     assert again.applied.seq
     assert balance.credits[0].buckets.held == 13
+
+
+async def test_what_is_submitted_when_all_calls_end_at_once_is_run(
+    real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F46: nobody waits for the other answer, so that nobody else submits."""
+    await prepare(real)
+    answered, together = asyncio.Semaphore(0), asyncio.Event()
+
+    call = type(real.store).call
+
+    async def call_slowly(*arguments: Any) -> Any:
+        answer = await call(*arguments)
+        answered.release()
+        await together.wait()
+        return answer
+
+    monkeypatch.setattr(type(real.store), "call", call_slowly)
+
+    async def decide_twice() -> list[Any]:
+        return [*await real.decide([reserve("one")]), *await real.decide([reserve("two")])]
+
+    deciding = asyncio.create_task(decide_twice())
+    await answered.acquire()
+    gone = asyncio.create_task(real.decide([reserve("gone")]))
+    await answered.acquire()
+    gone.cancel()
+    await asyncio.wait([gone])
+    together.set()
+    async with asyncio.timeout(10):
+        one, two = await deciding
+    assert one.applied.seq
+    assert two.applied.seq

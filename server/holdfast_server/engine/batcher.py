@@ -189,9 +189,7 @@ class Batcher:
         self._waiting.append(submission)
         self._waiting_operations += len(items)
         if len(self._running) < self._limits.calls:
-            task = asyncio.create_task(self._drain())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running.add(asyncio.create_task(self._drain()))
         return await submission.done
 
     async def close(self) -> None:
@@ -201,10 +199,17 @@ class Batcher:
 
     async def _drain(self) -> None:
         """Runs batches until nothing waits."""
-        # Everything that became ready in this turn of the event loop shall travel together.
-        await asyncio.sleep(0)
-        while self._waiting:
-            await self._run(self._take())
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            # Everything that became ready in this turn of the event loop shall travel together.
+            await asyncio.sleep(0)
+            while self._waiting:
+                await self._run(self._take())
+        finally:
+            # In the same step as the last look: a callback comes a turn later, and whoever submits
+            # in between would count on a task that does not look any more.
+            self._running.discard(task)
 
     def _take(self) -> list[Submission]:
         batch, size = [self._waiting.popleft()], 0
