@@ -23,6 +23,7 @@ from holdfast_server import failpoint
 from holdfast_server.control.snapshots import SnapshotKeeper
 from holdfast_server.engine import failures
 from holdfast_server.engine.cold import Absent, Brought, Name, Outcome
+from holdfast_server.engine.drains import Drains
 from holdfast_server.engine.failures import ledger_behind
 from holdfast_server.engine.image import draw_image
 from holdfast_server.engine.tree_store import Installed, NewTree, TreeStore
@@ -103,7 +104,7 @@ class Hydrator:
         self._asked: dict[Name, asyncio.Future[Outcome]] = {}
         self._waiting: deque[Name] = deque()
         self._absent: OrderedDict[Name, tuple[Absent, float]] = OrderedDict()
-        self._running: set[asyncio.Task[None]] = set()
+        self._drains = Drains(self._limits.reads_at_once, self._drain)
 
     def beside(self, why: Hydrated) -> Hydrator:
         """One with a queue of its own and the same budget: its names keep nobody waiting here."""
@@ -158,14 +159,8 @@ class Hydrator:
                 return future
             self._asked[name] = future
             self._waiting.append(name)
-            self._start()
+            self._drains.start()
         return future
-
-    def _start(self) -> None:
-        if len(self._running) < self._limits.reads_at_once:
-            task = asyncio.create_task(self._drain())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
 
     def _too_many(self) -> HoldfastError:
         """Callers come back one by one, when the names before them are likely to be read."""
@@ -176,8 +171,7 @@ class Hydrator:
         )
 
     async def _drain(self) -> None:
-        """Reads until nobody waits. What became ready in this turn of the loop is read together."""
-        await asyncio.sleep(0)
+        """Reads until nobody waits."""
         while self._waiting:
             count = min(NAMES_MAX, len(self._waiting))
             names = [self._waiting.popleft() for _ in range(count)]

@@ -27,6 +27,7 @@ from holdfast_server.domain.value import value
 from holdfast_server.engine import failures
 from holdfast_server.engine.call_keys import CallKeys
 from holdfast_server.engine.claim import Claims, Wanted
+from holdfast_server.engine.drains import Drains
 from holdfast_server.engine.facts import Facts
 from holdfast_server.engine.failures import internal
 from holdfast_server.engine.keys import Keys
@@ -149,7 +150,7 @@ class Batcher:
         self._tracing = tracing
         self._waiting: deque[Submission] = deque()
         self._waiting_operations = 0
-        self._running: set[asyncio.Task[None]] = set()
+        self._drains = Drains(limits.calls, self._drain)
         #: So much waits for the ledger, in all partitions, that no new holds are placed.
         self.is_backlogged = False
 
@@ -188,28 +189,17 @@ class Batcher:
         submission = Submission(items)
         self._waiting.append(submission)
         self._waiting_operations += len(items)
-        if len(self._running) < self._limits.calls:
-            self._running.add(asyncio.create_task(self._drain()))
+        self._drains.start()
         return await submission.done
 
     async def close(self) -> None:
         """Waits until nothing is waiting or running."""
-        while self._running:
-            await asyncio.gather(*self._running)
+        await self._drains.join()
 
     async def _drain(self) -> None:
         """Runs batches until nothing waits."""
-        task = asyncio.current_task()
-        assert task is not None
-        try:
-            # Everything that became ready in this turn of the event loop shall travel together.
-            await asyncio.sleep(0)
-            while self._waiting:
-                await self._run(self._take())
-        finally:
-            # In the same step as the last look: a callback comes a turn later, and whoever submits
-            # in between would count on a task that does not look any more.
-            self._running.discard(task)
+        while self._waiting:
+            await self._run(self._take())
 
     def _take(self) -> list[Submission]:
         batch, size = [self._waiting.popleft()], 0
