@@ -86,7 +86,8 @@ def _counter(number: int) -> str:
 async def _make_counters(redis_url: str, keys: int) -> None:
     store = redis.Redis.from_url(redis_url)
     for first in range(0, keys, KEYS):
-        await store.mset({_counter(number): 0 for number in range(first, first + KEYS)})
+        numbers = range(first, min(first + KEYS, keys))
+        await store.mset({_counter(number): 0 for number in numbers})
     await store.aclose()
 
 
@@ -114,15 +115,18 @@ async def _scripted(
     operations: int,
     asked: Callable[[int], tuple[list[str], list[int]]],
 ) -> AsyncIterator[Work]:
-    """Rounds of calls of one script, each for so many operations from a number on."""
+    """Rounds of calls of one script, each for so many operations from a number on. A round goes on
+    where the one before ended, so that it finds nothing in a cache that a Reserve would not.
+    """
     store = redis.Redis.from_url(redis_url)
     text = resources.files("holdfast_server.bench").joinpath(name).read_text()
     script = await store.script_load(text)
+    firsts = itertools.count(0, batch)
 
     async def work() -> Done:
         used, latencies = await store_seconds(store), list[float]()
-        for first in range(0, operations, batch):
-            keys, arguments = asked(first)
+        for _ in range(0, operations, batch):
+            keys, arguments = asked(next(firsts))
             began = time.perf_counter()
             call: Awaitable[Any] = store.evalsha(script, len(keys), *keys, *map(str, arguments))
             await call

@@ -29,9 +29,9 @@ class Continuity:
     """Remembers where credits were. What it does not know, such as after a start, it believes; and
     an older version, which is read again after something has failed.
 
-    Eight buckets are added at once, as one number of 512 bits. What a negative change would borrow
-    from its neighbour is given back, so that the sums are equal where all eight are: Postgres
-    refuses buckets that are negative or above 2^53, and two sums of others would differ by more.
+    Eight buckets are added at once, as the digits of one number to the base 2^64. Two such numbers
+    are equal only if all eight digits are, where the buckets are what Postgres lets be recorded:
+    from 0 to 2^53.
     """
 
     def __init__(self) -> None:
@@ -46,11 +46,8 @@ class Continuity:
         return None
 
     def _flaw(self, entry: PackedEntry) -> str:
-        credit, version, raw = (
-            (entry.tenant, entry.account, entry.credit_type),
-            entry.version,
-            entry.raw,
-        )
+        credit = (entry.tenant, entry.account, entry.credit_type)
+        version, raw = entry.version, entry.raw
         after = int.from_bytes(raw[AFTER_AT:BUCKETS_END], "big")
         known = self._known.get(credit)
         if known is None:

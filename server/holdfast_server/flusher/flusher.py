@@ -26,7 +26,7 @@ from holdfast_server.flusher.recorder import Recorder, ended
 from holdfast_server.flusher.retention import Retention
 from holdfast_server.ledger.append import Appender, CursorsMoved
 
-#: Entries in one transaction. More save little and make the others wait longer.
+#: Entries in one transaction, which are read in parts. More save nothing and make others wait.
 BATCH_ENTRIES_MAX: Final = 4_000
 #: Milliseconds that one read waits for entries; also how soon `stop` is heeded at the latest.
 READ_WAIT_MS: Final = 250
