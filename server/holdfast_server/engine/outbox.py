@@ -10,13 +10,11 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Final, TypeVar
 
 import msgpack
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
 from holdfast_server.domain.entry import Entry
@@ -28,6 +26,7 @@ from holdfast_server.domain.packed import (
     unpack_entry,
 )
 from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import AWAY, WRITES_REFUSED, refused
 from holdfast_server.errors import HoldfastError, Reason
 
@@ -104,8 +103,8 @@ class Outbox:
         self._client = client
         self._at_once = 1 if isinstance(client, RedisCluster) else keys.partitions
         self._keys = keys
-        self._read = _script(client, "read_outbox.lua")
-        self._publish = _script(client, "publish_flushed.lua")
+        self._read = client.register_script(load("read_outbox").text)
+        self._publish = client.register_script(load("publish_flushed").text)
         self._turn = 0
         #: The stream and the state of each partition and epoch that was asked for.
         self._names: dict[tuple[int, int], tuple[bytes, bytes]] = {}
@@ -341,12 +340,6 @@ def _state(partition: int, newest: Sequence[Any], exact: Sequence[Any]) -> Outbo
         return OutboxState(last, None)
     stream_id, fields = exact[0]
     return OutboxState(last, OutboxEntry(partition, *_place(stream_id), fields.get(b"e", b"")))
-
-
-def _script(client: Any, name: str) -> AsyncScript:
-    folder = resources.files("holdfast_server.engine").joinpath("lua")
-    script: AsyncScript = client.register_script(folder.joinpath(name).read_text("utf-8"))
-    return script
 
 
 @contextmanager

@@ -15,10 +15,28 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import ChainMap
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Final
+
+#: Where the scripts are, and in which order their parts are looked for below it.
+_FOLDER: Final = resources.files("holdfast_server.engine") / "lua"
+_PARTS: Final = ("lib", "operations")
+
+
+def _texts(folder: Traversable) -> dict[str, str]:
+    files = (each for each in folder.iterdir() if each.name.endswith(".lua"))
+    return {file.name.removesuffix(".lua"): file.read_text("utf-8") for file in files}
+
+
+#: All texts by the names of their files. They are read before anybody calls: a process that has run
+#: out of descriptors opens no file, and must decide all the same.
+_SCRIPTS: Final = _texts(_FOLDER)
+_INCLUDED: Final = ChainMap(*(_texts(_FOLDER / part) for part in _PARTS))
 
 _INCLUDE = re.compile(r"^--- @include (\w+)$", re.MULTILINE)
 
@@ -58,8 +76,8 @@ class Script:
 
 @cache
 def load(name: str, clock: Clock = Clock.STORE) -> Script:
-    """The script of that name. Raises `FileNotFoundError` for an unknown name or include."""
-    text = _INCLUDE.sub(lambda match: _included(match[1], clock), _read(f"{name}.lua"))
+    """The script of that name. Raises KeyError for an unknown name or include."""
+    text = _INCLUDE.sub(lambda match: _included(match[1], clock), _SCRIPTS[name])
     text = _TOKEN.sub(_inlined, text)
     return _library(name, text) if _EACH_CALL in text else plain(name, text)
 
@@ -83,7 +101,7 @@ def _library(name: str, text: str) -> Script:
     _, _, body = text.partition("\n")
     definitions, _, each_call = body.partition(_EACH_CALL)
     parts = {"definitions": definitions, "each_call": each_call}
-    text = _PART.sub(lambda match: parts[match[1]], _read("library.lua"))
+    text = _PART.sub(lambda match: parts[match[1]], _SCRIPTS["library"])
     called = f"holdfast_{_sha(text)}"
     text = text.replace(_NAME, called)
     return Script(name, text, "FCALL", called, ("FUNCTION", "LOAD", "REPLACE", text))
@@ -97,7 +115,7 @@ def _sha(text: str) -> str:
 def constants() -> dict[str, str]:
     """Every name of `lib/constants.lua` with its value as Lua writes it."""
     found: dict[str, str] = {}
-    for line in _read("lib/constants.lua").replace("=\n ", "=").splitlines():
+    for line in _INCLUDED["constants"].replace("=\n ", "=").splitlines():
         if line.startswith("local "):
             names, values = line.removeprefix("local ").split("=")
             pairs = zip(names.split(","), values.split(","), strict=True)
@@ -111,22 +129,9 @@ def _inlined(match: re.Match[str]) -> str:
 
 
 def _included(name: str, clock: Clock) -> str:
-    file = clock.value if name == "clock" else name
-    text = _read_first(f"lib/{file}.lua", f"operations/{file}.lua")
+    text = _INCLUDED[clock.value if name == "clock" else name]
     if name in _SHARED:
         return text
     # A block would do, but a script runs anew in every call, and Lua searches a list for every
     # variable of a block that a function captures. What the enclosing function captured is at hand.
     return f"do local function fill()\n{text}end\nfill() end\n"
-
-
-def _read_first(*paths: str) -> str:
-    for path in paths:
-        file = resources.files("holdfast_server.engine.lua").joinpath(path)
-        if file.is_file():
-            return file.read_text()
-    raise FileNotFoundError(paths[0])
-
-
-def _read(path: str) -> str:
-    return _read_first(path)

@@ -1,0 +1,47 @@
+"""The texts of the scripts, as a process has them."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from holdfast_server.engine import scripts
+
+NAMES = sorted(
+    file.name.removesuffix(".lua")
+    for file in (resources.files("holdfast_server.engine") / "lua").iterdir()
+    if file.name.endswith(".lua") and file.name != "library.lua"
+)
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """What is open stays open, and nothing more can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("clock", scripts.Clock)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_script_takes_a_descriptor_when_it_is_first_run(name: str, clock: scripts.Clock) -> None:
+    """F61: a worker that has none left decides what it is asked."""
+    scripts.load.cache_clear()
+    with no_descriptors():
+        with pytest.raises(OSError, match="Too many open files"):
+            Path(__file__).read_bytes()
+        text = scripts.load(name, clock).text
+    assert text
+
+
+def test_a_script_or_a_part_that_there_is_none_of() -> None:
+    with pytest.raises(KeyError):
+        scripts.load("no_such_script")
