@@ -18,6 +18,7 @@ from holdfast_server.app.sweep import sweep as run_sweep
 from holdfast_server.app.worker import work as run_worker
 from holdfast_server.cli.options import json_option, read_settings, settings_options
 from holdfast_server.cli.output import Column, print_json, print_rows
+from holdfast_server.engine.idle import IdleLoop
 from holdfast_server.ledger.migrate import migrate as run_migrate
 from holdfast_server.settings import Row, Settings, describe
 
@@ -58,7 +59,8 @@ def serve(workers_only: bool, as_json: bool, **flags: Any) -> None:
 @_child_options
 def worker(process_id: int | None, ready_pipe: int | None, **flags: Any) -> None:
     """Serve in one process, which shares its port with others."""
-    asyncio.run(run_worker(_started(flags), _parent(process_id, ready_pipe)))
+    with asyncio.Runner(loop_factory=IdleLoop) as runner:
+        runner.run(run_worker(_started(flags), _parent(process_id, ready_pipe)))
 
 
 @click.command()

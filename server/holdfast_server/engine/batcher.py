@@ -1,6 +1,8 @@
-"""Natural batching: while one script call runs, the next batch gathers. There is no timer.
+"""Natural batching: the next batch gathers while script calls run, and while the process is busy.
 
-A submission is a list of operations that stay together and in order. One call takes whole
+A script call costs as much as the work on a few operations, and a busy process sends it later at no
+cost to anybody. One that has nothing else to do sends at once: nobody waits for company that does
+not come. A submission is a list of operations that stay together and in order. One call takes whole
 submissions until the batch is full. If the script finds a fault, nothing of the batch was written,
 so the batch is halved until only the faulty operation fails. If the store is out of memory, what
 records work that was done, or frees memory, is decided all the same, and may overtake what is not.
@@ -30,6 +32,7 @@ from holdfast_server.engine.claim import Claims, Wanted
 from holdfast_server.engine.drains import Drains
 from holdfast_server.engine.facts import Facts
 from holdfast_server.engine.failures import internal
+from holdfast_server.engine.idle import UntilIdle
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import digest_of, pack_operation
 from holdfast_server.engine.rows import pack_row, pack_value
@@ -110,6 +113,8 @@ class Limits:
 
     #: Operations in one script call: bounds how long one call keeps the store from others.
     batch_operations: int = 500
+    #: As many are sent, however busy the process is: more together cost each hardly less.
+    gathered_operations: int = 16
     #: Operations that may wait.
     queue_operations: int = 10_000
     #: Script calls in flight: while one is decided, another is packed.
@@ -151,6 +156,7 @@ class Batcher:
         self._waiting: deque[Submission] = deque()
         self._waiting_operations = 0
         self._drains = Drains(limits.calls, self._drain)
+        self._until_idle = UntilIdle()
         #: So much waits for the ledger, in all partitions, that no new holds are placed.
         self.is_backlogged = False
 
@@ -189,17 +195,29 @@ class Batcher:
         submission = Submission(items)
         self._waiting.append(submission)
         self._waiting_operations += len(items)
-        self._drains.start()
+        self._begin()
         return await submission.done
 
     async def close(self) -> None:
         """Waits until nothing is waiting or running."""
         await self._drains.join()
 
+    def _begin(self) -> None:
+        """What waits is taken along by the task that gathers, if there is one."""
+        if not self._until_idle.is_awaited:
+            self._drains.start()
+        elif self._waiting_operations >= self._limits.gathered_operations:
+            self._until_idle.end()
+
     async def _drain(self) -> None:
-        """Runs batches until nothing waits."""
-        while self._waiting:
-            await self._run(self._take())
+        """Runs batches until nothing waits, or another task gathers the next one."""
+        while self._waiting and not self._until_idle.is_awaited:
+            if self._waiting_operations < self._limits.gathered_operations:
+                await self._until_idle.wait()
+            batch = self._take()
+            if self._waiting:
+                self._begin()
+            await self._run(batch)
 
     def _take(self) -> list[Submission]:
         batch, size = [self._waiting.popleft()], 0

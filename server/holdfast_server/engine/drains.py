@@ -16,7 +16,9 @@ class Drains:
     """
 
     def __init__(self, tasks_max: int, work: Callable[[], Awaitable[None]]) -> None:
-        """`work` ends when nothing waits, and awaits nothing behind its last look."""
+        """`work` ends when nothing waits that no other task will take, and awaits nothing behind
+        its last look.
+        """
         self._tasks_max, self._work = tasks_max, work
         self._tasks: set[asyncio.Task[Any]] = set()
 
