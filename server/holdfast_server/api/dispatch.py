@@ -20,6 +20,7 @@ from holdfast_server.api.allowance import Allowance
 from holdfast_server.api.auth.authenticator import Authenticator, certificate_names
 from holdfast_server.api.auth.principal import EVERY_TENANT, Principal
 from holdfast_server.api.call import Call
+from holdfast_server.api.deadlines import Deadlines
 from holdfast_server.api.methods import Method
 from holdfast_server.api.occasional import OccasionalLog
 from holdfast_server.api.status import code_of, sendable, trailing_metadata
@@ -74,6 +75,7 @@ class Dispatcher:
         #: Strong references: the event loop itself keeps only weak ones to its tasks.
         self._work: set[asyncio.Task[Any]] = set()
         self._is_leaving = False
+        self._deadlines = Deadlines(_expire)
         self._streams = Streams(allowance, recorder, tracing, self._start, self._admit_work)
         self._refusals = OccasionalLog(_log, time.monotonic)
 
@@ -150,16 +152,15 @@ class Dispatcher:
 
     async def _within_deadline(self, method: Method, payload: bytes, context: _Context) -> bytes:
         self._admit()
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes] = loop.create_future()
-        timer = loop.call_later(self._seconds(method, context), _expire, answer)
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        ticking = self._deadlines.add(answer, self._seconds(method, context))
         # The work is a task of its own and goes on when the time is over or the caller gives up:
         # what has been sent to a store cannot be taken back, and its answer is kept under its key.
         self._start(self._work_for(answer, method, payload, context))
         try:
             return await answer
         finally:
-            timer.cancel()
+            ticking.discard(answer)
 
     def _admit(self) -> None:
         if self._is_leaving:

@@ -22,7 +22,8 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.recorder import Recorder
 
 #: Answers that may be a denial.
-_DECIDED = (ReserveReply, CommitReply, ReleaseReply, ExtendReply, BurnReply)
+_Decided = ReserveReply | CommitReply | ReleaseReply | ExtendReply | BurnReply
+_Labels = tuple[str, Outcome, Reason, Mode]
 
 Wanted = TypeVar("Wanted", bound=Reply)
 
@@ -44,7 +45,8 @@ class Submission:
             raise answer
         if not isinstance(answer, wanted):
             raise TypeError(f"{type(operation).__name__} was answered by {type(answer).__name__}")
-        self._count([operation], [answer])
+        if isinstance(answer, _Decided):
+            self._recorder.decision(*_labels(operation, answer), 1)
         return answer
 
     async def many(self, call: Call, items: Sequence[Operation | HoldfastError]) -> list[Answer]:
@@ -59,13 +61,16 @@ class Submission:
 
     def _count(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
         """Reports what was decided; what many operations have in common, once for all of them."""
-        decided: Counter[tuple[str, Outcome, Reason, Mode]] = Counter()
+        decided: Counter[_Labels] = Counter()
         for operation, answer in zip(operations, answers, strict=True):
-            method = type(operation).__name__
             if isinstance(answer, HoldfastError):
-                self._recorder.refused(method, answer.reason)
-            elif isinstance(answer, _DECIDED):
-                decision = answer.decision
-                decided[method, decision.outcome, decision.reason, decision.mode] += 1
+                self._recorder.refused(type(operation).__name__, answer.reason)
+            elif isinstance(answer, _Decided):
+                decided[_labels(operation, answer)] += 1
         for labels, count in decided.items():
             self._recorder.decision(*labels, count)
+
+
+def _labels(operation: Operation, answer: _Decided) -> _Labels:
+    decision = answer.decision
+    return type(operation).__name__, decision.outcome, decision.reason, decision.mode
