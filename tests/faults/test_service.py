@@ -163,7 +163,14 @@ async def test_a_second_service_is_refused(stack: Stack) -> None:
 
 
 async def test_file_descriptors_run_out(stack: Stack) -> None:
-    """F61: connections that cannot be taken cost nobody else their answer, and it heals."""
+    """F61: connections that cannot be taken cost nobody else their answer, and it heals.
+
+    The workers are new: what they read when they first decide would take a descriptor.
+    """
+    for worker in stack.processes("worker"):
+        send(worker, signal.SIGKILL)
+        await until(partial(gone, worker))
+    await until(lambda: len(stack.processes("worker")) == WORKERS, RESTART_S)
     before = {}
     for worker in stack.processes("worker"):
         before[worker] = resource.prlimit(worker, resource.RLIMIT_NOFILE)

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from holdfast_server.engine.idle import IdleLoop, UntilIdle
+from holdfast_server.engine.idle import BLIND_TURNS_MAX, IdleLoop, UntilIdle
 from tests.support.idle import busy, run
 
 TURNS = 20
@@ -49,6 +49,23 @@ def test_it_is_idle_behind_all_that_connections_have() -> None:
             loop.when_idle(lambda: said.set_result(found.done()))
             assert await said
             assert await found == b"new"
+
+    run(test)
+
+
+def test_a_busy_loop_looks_at_its_connections_all_the_same() -> None:
+    async def test(loop: IdleLoop) -> None:
+        here, there = socket.socketpair()
+        with here, there, busy(loop):
+            here.setblocking(False)
+            for _ in range(TURNS):
+                found = loop.create_task(loop.sock_recv(here, 3))
+                await asyncio.sleep(0)
+                there.send(b"new")
+                # One turn to look, one for the task to go on in, and one for whoever waits for it.
+                for _ in range(BLIND_TURNS_MAX + 3):
+                    await asyncio.sleep(0)
+                assert found.done()
 
     run(test)
 

@@ -13,6 +13,9 @@ from typing import Any, Final
 
 #: Seconds that somebody waits for a process that is never idle.
 BUSY_SECONDS_MAX: Final = 0.005
+#: Turns in a row, with something ready to run in each, in which a loop does not look at its
+#: connections: that takes longer than most of what runs.
+BLIND_TURNS_MAX: Final = 4
 
 Ready = list[tuple[selectors.SelectorKey, int]]
 
@@ -37,8 +40,13 @@ class _Selector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.listeners: set[Callable[[], None]] = set()
+        self._blind_turns = 0
 
     def select(self, timeout: float | None = None) -> Ready:
+        if timeout == 0 and self._blind_turns < BLIND_TURNS_MAX:
+            self._blind_turns += 1
+            return []
+        self._blind_turns = 0
         ready = super().select(0 if self.listeners else timeout)
         if not ready and timeout != 0:
             listeners, self.listeners = self.listeners, set()
