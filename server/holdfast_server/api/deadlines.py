@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-#: How much later than its deadline a call may end.
+#: How much later than its deadline a call may end that had more time than this.
 TICK_SECONDS: Final = 0.02
 
 Answer = asyncio.Future[Any]
@@ -20,13 +20,17 @@ class Deadlines:
     """Gives up answers that nobody has given in time. For one event loop."""
 
     def __init__(self, give_up: Callable[[Answer], None]) -> None:
+        """`give_up` leaves an answer alone that was given."""
         self._give_up = give_up
         #: What ends in the same tick, by its number.
         self._ticks: dict[int, set[Answer]] = {}
 
     def add(self, answer: Answer, seconds: float) -> set[Answer]:
-        """Gives `answer` up in so many seconds, unless it is taken out of the set before."""
+        """Gives `answer` up in so many seconds. Who has it sooner MUST take it out of the set."""
         loop = asyncio.get_running_loop()
+        if seconds < TICK_SECONDS:
+            loop.call_later(seconds, self._give_up, answer)
+            return set()
         tick = math.ceil((loop.time() + seconds) / TICK_SECONDS)
         waiting = self._ticks.get(tick)
         if waiting is None:
