@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Awaitable, Callable
 
 import psycopg
@@ -151,34 +150,16 @@ async def test_a_statement_that_is_refused_shows_nothing_of_itself(ledger: Ledge
     assert "uuid" not in str(caught.value)
 
 
-def end_connections(url: str) -> None:
+async def test_a_connection_that_died_is_replaced(
+    ledger: Ledger, migrated_postgres_url: str
+) -> None:
+    assert await ledger.config_version() == 0
     query(
-        url,
+        migrated_postgres_url,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE application_name LIKE 'holdfast%%' AND datname = current_database()",
     )
 
-
-async def test_a_connection_that_died_while_nobody_had_it_is_replaced(
-    ledger: Ledger, migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert await ledger.config_version() == 0
-    end_connections(migrated_postgres_url)
-    monkeypatch.setattr("holdfast_server.ledger.database.TRUSTED_SECONDS", 0.0)
-
-    assert await ledger.config_version() == 0
-
-
-async def test_one_that_was_used_just_now_is_trusted_once(
-    ledger: Ledger, migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("holdfast_server.ledger.database.TRUSTED_SECONDS", math.inf)
-    assert await ledger.config_version() == 0
-    end_connections(migrated_postgres_url)
-
-    with pytest.raises(HoldfastError) as caught:
-        await ledger.config_version()
-    assert caught.value.reason is Reason.LEDGER_UNAVAILABLE
     assert await ledger.config_version() == 0
 
 

@@ -1,6 +1,6 @@
 """Deadlines of calls, most of which are answered long before: one timer for many of them.
 
-A timer for each call would cost as much as all other ways of the dispatcher that lead to it.
+With a timer for each call the dispatcher takes half as much again.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Limits:
 
     #: Operations in one script call: bounds how long one call keeps the store from others.
     batch_operations: int = 500
-    #: As many are sent, however busy the process is: more together cost each hardly less.
+    #: So many are sent even by a process that is busy: among more, each costs hardly less.
     gathered_operations: int = 16
     #: Operations that may wait.
     queue_operations: int = 10_000

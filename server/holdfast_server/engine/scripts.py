@@ -23,9 +23,9 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final
 
-#: Where the scripts are, and in which order their parts are looked for below it.
+#: Where the scripts are, and in which order files to include are looked for below it.
 _FOLDER: Final = resources.files("holdfast_server.engine") / "lua"
-_PARTS: Final = ("lib", "operations")
+_INCLUDE_FOLDERS: Final = ("lib", "operations")
 
 
 def _texts(folder: Traversable) -> dict[str, str]:
@@ -36,7 +36,7 @@ def _texts(folder: Traversable) -> dict[str, str]:
 #: All texts by the names of their files. They are read before anybody calls: a process that has run
 #: out of descriptors opens no file, and must decide all the same.
 _SCRIPTS: Final = _texts(_FOLDER)
-_INCLUDED: Final = ChainMap(*(_texts(_FOLDER / part) for part in _PARTS))
+_INCLUDED: Final = ChainMap(*(_texts(_FOLDER / name) for name in _INCLUDE_FOLDERS))
 
 _INCLUDE = re.compile(r"^--- @include (\w+)$", re.MULTILINE)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, LiteralString
@@ -28,9 +26,6 @@ POOL_WAIT_SECONDS_MAX: Final = 1.5
 #: pauses double all the while, and a ledger that is back must not be waited for as long as it was
 #: away.
 RECONNECT_SECONDS_MAX: Final = 2.0
-#: Seconds after which a connection of the pool is asked whether it lives, before it is used again.
-#: Whoever uses one sooner does without that question, which takes as long as a short answer.
-TRUSTED_SECONDS: Final = 1.0
 #: Callers that may wait for a connection at once; more are refused at once.
 POOL_WAITING_MAX: Final = 1_000
 #: Connections for changes of configuration: rare, and serialised by the database anyway.
@@ -48,15 +43,7 @@ _log = logging.getLogger(__name__)
 
 Connection = AsyncConnection[DictRow]
 Cursor = AsyncCursor[DictRow]
-
-
-class PooledConnection(Connection):
-    """Knows when somebody had it last."""
-
-    had_s = -math.inf
-
-
-Pool = AsyncConnectionPool[PooledConnection]
+Pool = AsyncConnectionPool[Connection]
 
 
 def connection_text(url: str, application: str) -> str:
@@ -161,7 +148,7 @@ def _pool(
 ) -> Pool:
     return AsyncConnectionPool(
         connection_text(url, name),
-        connection_class=PooledConnection,
+        connection_class=AsyncConnection[DictRow],
         kwargs={"row_factory": dict_row, "autocommit": autocommit},
         min_size=0,
         max_size=size,
@@ -169,17 +156,11 @@ def _pool(
         reconnect_timeout=RECONNECT_SECONDS_MAX,
         max_waiting=POOL_WAITING_MAX,
         configure=configure,
-        check=_check,
+        # A connection that died while idle is replaced instead of failing the next caller.
+        check=AsyncConnectionPool.check_connection,
         name=f"holdfast {name}",
         open=False,
     )
-
-
-async def _check(connection: PooledConnection) -> None:
-    """A connection that died while idle is replaced instead of failing the next caller."""
-    before_s, connection.had_s = connection.had_s, time.monotonic()
-    if connection.had_s - before_s > TRUSTED_SECONDS:
-        await Pool.check_connection(connection)
 
 
 async def _prepare_reader(connection: Connection) -> None:
