@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.databases",
     "tests.fixtures.engines",
     "tests.fixtures.server",
+    "tests.fixtures.idle",
 ]
 
 # `--hypothesis-profile=long` runs thousands of histories where the suite runs hundreds.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -13,6 +12,8 @@ from holdfast_server.engine.batcher import Limits
 from holdfast_server.engine.idle import IdleLoop
 from tests.support.idle import busy, run
 from tests.support.pair import Real, build
+
+pytestmark = pytest.mark.usefixtures("waits_for_ever")
 
 ENOUGH = 8
 LIMITS = Limits(gathered_operations=ENOUGH, calls=2)
@@ -28,12 +29,6 @@ class Batches:
 
     def batch(self, operations: int, seconds: float) -> None:
         self.sizes.append(operations)
-
-
-@pytest.fixture(autouse=True)
-def waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ends a wait in these tests is never the time."""
-    monkeypatch.setattr("holdfast_server.engine.idle.BUSY_SECONDS_MAX", math.inf)
 
 
 def reserve(key: str) -> op.Reserve:

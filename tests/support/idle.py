@@ -33,5 +33,7 @@ def busy(loop: IdleLoop) -> Iterator[None]:
             loop.call_soon(turn)
 
     turn()
-    yield
-    ended = True
+    try:
+        yield
+    finally:
+        ended = True

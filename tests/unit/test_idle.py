@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 
 import pytest
@@ -11,13 +10,9 @@ import pytest
 from holdfast_server.engine.idle import BLIND_TURNS_MAX, IdleLoop, UntilIdle
 from tests.support.idle import busy, run
 
+pytestmark = pytest.mark.usefixtures("waits_for_ever")
+
 TURNS = 20
-
-
-@pytest.fixture(autouse=True)
-def waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ends a wait in these tests is never the time."""
-    monkeypatch.setattr("holdfast_server.engine.idle.BUSY_SECONDS_MAX", math.inf)
 
 
 def test_it_is_idle_behind_all_that_is_ready_to_run() -> None:

@@ -34,14 +34,17 @@ def no_descriptors() -> Iterator[None]:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_script_takes_a_descriptor_when_it_is_first_run(name: str, clock: scripts.Clock) -> None:
     """F61: a worker that has none left decides what it is asked."""
-    scripts.load.cache_clear()
+    for known in (scripts.load, scripts.constants, scripts.beyond_memory):
+        known.cache_clear()
     with no_descriptors():
         with pytest.raises(OSError, match="Too many open files"):
             Path(__file__).read_bytes()
-        text = scripts.load(name, clock).text
-    assert text
+        script = scripts.load(name, clock)
+        beyond = scripts.beyond_memory(script)
+    assert script.text
+    assert beyond.called != script.called
 
 
-def test_a_script_or_a_part_that_there_is_none_of() -> None:
+def test_a_script_that_there_is_none_of() -> None:
     with pytest.raises(KeyError):
         scripts.load("no_such_script")

@@ -21,7 +21,7 @@ from holdfast_server.domain.submit import Answer, Submitter
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.recorder import Recorder
 
-#: Answers that may be a denial.
+#: Answers that may be a denial, and what is counted of them.
 _Decided = ReserveReply | CommitReply | ReleaseReply | ExtendReply | BurnReply
 _Labels = tuple[str, Outcome, Reason, Mode]
 
@@ -46,7 +46,7 @@ class Submission:
         if not isinstance(answer, wanted):
             raise TypeError(f"{type(operation).__name__} was answered by {type(answer).__name__}")
         if isinstance(answer, _Decided):
-            self._recorder.decision(*_labels(operation, answer), 1)
+            self._recorder.decision(*_labels(operation, answer))
         return answer
 
     async def many(self, call: Call, items: Sequence[Operation | HoldfastError]) -> list[Answer]:

@@ -92,9 +92,9 @@ def _environment(binary: Path) -> dict[str, str]:
 
     A script makes and forgets thousands of small values in one call. Servers of distributions
     come with jemalloc for that; the packaged one has the allocator of glibc, with which it needs
-    half as much time again; what mimalloc costs is memory of accounts that were used, see README.md
-    of the server. A server found on PATH keeps its own. Where the path of the library has
-    a space or a colon, the loader says so in the log and goes on without it.
+    half as much time again. What mimalloc costs is memory of accounts that were used, see README.md
+    of the server. A server found on PATH keeps its own. Where the path of the library has a space
+    or a colon, the loader says so in the log and goes on without it.
     """
     if _PACKAGE not in binary.parts:
         return {}

@@ -2,7 +2,9 @@
 
 A script call costs as much as the work on a few operations, and a busy process sends it later at no
 cost to anybody. One that has nothing else to do sends at once: nobody waits for company that does
-not come. A submission is a list of operations that stay together and in order. One call takes whole
+not come.
+
+A submission is a list of operations that stay together and in order. One call takes whole
 submissions until the batch is full. If the script finds a fault, nothing of the batch was written,
 so the batch is halved until only the faulty operation fails. If the store is out of memory, what
 records work that was done, or frees memory, is decided all the same, and may overtake what is not.

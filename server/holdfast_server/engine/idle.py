@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-#: Seconds that somebody waits for a process that is never idle.
+#: Seconds that somebody waits for a process that is never idle, at most.
 BUSY_SECONDS_MAX: Final = 0.005
 #: Turns in a row, with something ready to run in each, in which a loop does not look at its
 #: connections: that takes longer than most of what runs.
@@ -73,7 +73,7 @@ class UntilIdle:
 
     async def wait(self) -> None:
         """Returns when the process is idle, when it is told to, or after `BUSY_SECONDS_MAX`."""
-        loop: Any = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         if not isinstance(loop, IdleLoop):
             return
         self._end = loop.create_future()
