@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from holdfast_server.engine import scripts
+from tests.support.descriptors import no_descriptors
 
 NAMES = sorted(
     file.name.removesuffix(".lua")
     for file in (resources.files("holdfast_server.engine") / "lua").iterdir()
     if file.name.endswith(".lua") and file.name != "library.lua"
 )
-
-
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """What is open stays open, and nothing more can be opened."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("clock", scripts.Clock)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import IntEnum
-from functools import lru_cache
 from typing import TypeVar
 from zoneinfo import available_timezones
 
@@ -21,6 +20,8 @@ _ID = re.compile(rf"[A-Za-z0-9._~-]{{1,{bounds.ID_BYTES_MAX}}}\Z")
 _CREDIT_TYPE = re.compile(rf"[A-Za-z0-9._~-]{{1,{bounds.CREDIT_TYPE_BYTES_MAX}}}\Z")
 _KEY = re.compile(rf"[ -~]{{1,{bounds.IDEMPOTENCY_KEY_BYTES_MAX}}}\Z")
 _GRANT_ID = re.compile(r"[0-9a-f]{32}\Z")
+# Read when the process starts: one that has no file descriptors left later could not tell any more.
+_ZONES = frozenset(available_timezones())
 
 #: The ledger counts epochs in 32 bits.
 _EPOCH_MAX = 2**31 - 1
@@ -197,7 +198,7 @@ class Form:
 
     def zone(self, value: str, field: str) -> str:
         """The name of an IANA time zone, or empty."""
-        if value and value not in _zones():
+        if value and value not in _ZONES:
             self.invalid(field, "must be the name of an IANA time zone, such as Europe/Berlin")
         return value
 
@@ -227,8 +228,3 @@ class Form:
             self._refuse_labels(field, f"{maximum} bytes in a value", maximum)
         if "\0" in key or "\0" in value:
             self.invalid(field, "must not contain the character NUL")
-
-
-@lru_cache(maxsize=1)
-def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())

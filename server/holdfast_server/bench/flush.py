@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Final
 
-import psycopg
-from psycopg import sql
 from redis.asyncio import Redis
 
 from holdfast_server.app.process import collect_seldom
 from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.pace import keeps_pace
+from holdfast_server.bench.plain import plain_table
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.rounds import Done, Round, Work, middle, timed
 from holdfast_server.bench.stage import Options, Stage, connect, traffic_of
@@ -22,15 +19,8 @@ from holdfast_server.bench.traffic import Traffic
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.flusher.events import FlusherHooks
-from holdfast_server.flusher.flusher import BATCH_ENTRIES_MAX, Flusher
-from holdfast_server.ledger import encoding
+from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
-
-#: What stands before the first row of a binary COPY, and behind the last.
-HEADER_BYTES: Final = 19
-TRAILER_BYTES: Final = 2
-
-_COLUMNS: Final = sql.SQL(", ").join(map(sql.Identifier, encoding.ENTRY_COLUMNS))
 
 
 async def flush(stage: Stage, options: Options) -> Found:
@@ -41,8 +31,13 @@ async def flush(stage: Stage, options: Options) -> Found:
     The service MUST have no flusher: this process is one, and starts one of its own later.
     """
     collect_seldom()
-    meter, measured, floor = Meter(stage.processes), list[Round](), list[Round]()
-    async with traffic_of(stage, options, "unary") as traffic, _flusher(stage) as flushing:
+    meter = Meter(stage.processes)
+    measured, floor, least = list[Round](), list[Round](), list[Round]()
+    async with (
+        traffic_of(stage, options, "unary") as traffic,
+        _flusher(stage) as flushing,
+        plain_table(stage.postgres_url) as plain,
+    ):
         async with flushing.leading() as catch_up:
             await catch_up()
         for _ in range(options.rounds):
@@ -50,13 +45,19 @@ async def flush(stage: Stage, options: Options) -> Found:
             async with flushing.leading() as catch_up:
                 measured.append(await timed(meter, catch_up))
             stage.on_round()
-            rows = await _last_rows(stage.postgres_url, measured[-1].done.operations)
-            floor.append(await timed(meter, partial(_copy, stage.postgres_url, rows)))
+            await plain.take(measured[-1].done.operations)
+            floor.append(await timed(meter, plain.copy_rows))
+            least.append(await timed(meter, plain.copy_bytes))
             stage.on_round()
         async with connect(stage, "session") as client:
             pace = await keeps_pace(stage, options, Traffic(client, traffic.accounts))
     typical, below = middle(measured), middle(floor)
-    facts = {"rows": typical.done.operations, "partitions": stage.partitions, **pace}
+    facts = {
+        "rows": typical.done.operations,
+        "partitions": stage.partitions,
+        "copy_of_bytes_rows_per_s": round(middle(least).rate),
+        **pace,
+    }
     return Found("flush", "rows/s", typical.rate, below.rate, typical.cpu_us, below.cpu_us, facts)
 
 
@@ -122,32 +123,3 @@ async def _flusher(stage: Stage) -> AsyncIterator[_Flushing]:
     client = Redis.from_url(stage.redis_url)
     yield _Flushing(client, stage)
     await client.aclose()
-
-
-async def _last_rows(postgres_url: str, count: int) -> list[bytes]:
-    """The rows that were recorded last, as a binary COPY has them."""
-    query = sql.SQL(
-        "COPY (SELECT {} FROM holdfast.entry ORDER BY recorded_at DESC LIMIT {})"
-        " TO STDOUT (FORMAT binary)"
-    ).format(_COLUMNS, sql.Literal(count))
-    async with (
-        await psycopg.AsyncConnection.connect(postgres_url) as connection,
-        connection.cursor() as cursor,
-        cursor.copy(query) as copy,
-    ):
-        first, *rows, trailer = [bytes(block) async for block in copy]
-    assert len(trailer) == TRAILER_BYTES
-    return [first[HEADER_BYTES:], *rows]
-
-
-async def _copy(postgres_url: str, rows: Sequence[bytes]) -> Done:
-    """Copies rows into a table that has nothing but their columns."""
-    statement = sql.SQL("COPY plain ({}) FROM STDIN (FORMAT binary)").format(_COLUMNS)
-    async with await psycopg.AsyncConnection.connect(postgres_url) as connection:
-        await connection.execute("CREATE TABLE plain (LIKE holdfast.entry INCLUDING DEFAULTS)")
-        for first in range(0, len(rows), BATCH_ENTRIES_MAX):
-            async with connection.cursor() as cursor, cursor.copy(statement) as copy:
-                await copy.write(encoding.copy_block(rows[first : first + BATCH_ENTRIES_MAX]))
-            await connection.commit()
-        await connection.execute("DROP TABLE plain")
-    return Done(len(rows))

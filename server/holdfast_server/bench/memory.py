@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import redis.asyncio as redis
 
 from holdfast_server.bench.cpu import Meter
+from holdfast_server.bench.population import Population
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.rounds import Done, timed
 from holdfast_server.bench.stage import Options, Stage, populating
+from holdfast_server.domain.bounds import TTL_MS_MIN
 
 #: Bytes that an idle account with one grant may take, and an open hold with its records.
 WANTED_BYTES: Final = 400
+#: Accounts that are used once, to see what they take then.
+USED_ACCOUNTS: Final = 1_000
 #: Keys whose size is asked for in one round trip.
 KEYS_AT_ONCE: Final = 1_000
 
@@ -47,6 +52,9 @@ async def memory(stage: Stage, options: Options) -> Found:
 
         loaded = await timed(meter, load)
         idle = await _sizes(store)
+        some = names[:USED_ACCOUNTS]
+        await _use(population, some)
+        used = await _sizes(store)
         holds = await population.hold_each(names, stage.on_round)
         held = await _sizes(store)
         await population.settle(holds, stage.on_round)
@@ -67,14 +75,22 @@ async def memory(stage: Stage, options: Options) -> Found:
         {},
         {
             "accounts": count,
+            "more_once_used": round((used["accounts"] - idle["accounts"]) / len(some), 1),
             "records_of_account_and_grant": each(idle, empty, "records"),
-            "open_hold": each(held, idle, "accounts"),
-            "open_hold_with_records": each(held, idle, "accounts", "records"),
+            "open_hold": each(held, used, "accounts"),
+            "open_hold_with_records": each(held, used, "accounts", "records"),
             "records_of_commit": each(settled, held, "records"),
             "seconds_to_load": round(loaded.seconds, 1),
             "used_memory_mb": round(int(facts["used_memory"]) / 1e6, 1),
         },
     )
+
+
+async def _use(population: Population, names: Sequence[str]) -> None:
+    """Holds and commits on every account, and lets the time of that hold pass."""
+    await population.settle(await population.hold_each(names, ttl_ms=TTL_MS_MIN))
+    await asyncio.sleep(TTL_MS_MIN / 1_000)
+    await population.sweep(names)
 
 
 async def _sizes(store: redis.Redis) -> Counter[str]:

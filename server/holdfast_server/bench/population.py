@@ -75,13 +75,17 @@ class Population:
             on_chunk()
 
     async def hold_each(
-        self, names: Sequence[str], on_chunk: Callable[[], None] = lambda: None
+        self,
+        names: Sequence[str],
+        on_chunk: Callable[[], None] = lambda: None,
+        ttl_ms: int = TTL_MS_MAX,
     ) -> dict[str, bytes]:
         """Places one hold on every account; answers the ids of the holds."""
         holds: dict[str, bytes] = {}
         for first in range(0, len(names), CHUNK):
             some = names[first : first + CHUNK]
-            answers = await self._decide([self._item(self._reserve(name), name) for name in some])
+            reserves = [self._item(self._reserve(name, ttl_ms), name) for name in some]
+            answers = await self._decide(reserves)
             holds |= zip(some, map(_hold_of, answers), strict=True)
             on_chunk()
         return holds
@@ -95,6 +99,12 @@ class Population:
             some = names[first : first + CHUNK]
             await self._decide([self._settlement(name, holds[name]) for name in some])
             on_chunk()
+
+    async def sweep(self, names: Sequence[str]) -> None:
+        """Ends what is due of every account, as the sweeper does."""
+        expired = [self._item(op.ExpireDue(self._tenant, name), name) for name in names]
+        for first in range(0, len(expired), CHUNK):
+            await self._decide(expired[first : first + CHUNK])
 
     async def _decide(self, items: Sequence[Item]) -> list[Raw]:
         return await asyncio.gather(*map(self._decide_one, items))
@@ -126,9 +136,9 @@ class Population:
         )
         return self._item(op.Grant(self._tenant, name, terms, new_key()), name)
 
-    def _reserve(self, name: str) -> op.Reserve:
+    def _reserve(self, name: str, ttl_ms: int) -> op.Reserve:
         lines = (op.Line(CREDIT_TYPE, RESERVED),)
-        return op.Reserve(self._tenant, name, lines, TTL_MS_MAX, new_key(), "chat")
+        return op.Reserve(self._tenant, name, lines, ttl_ms, new_key(), "chat")
 
     def _settlement(self, name: str, hold: bytes) -> Item:
         lines = (op.CommitLine(CREDIT_TYPE, COMMITTED),)

@@ -10,6 +10,8 @@
 -- where they are first asked for, and an account is packed again as a whole when it was touched.
 
 local KEYS_EACH = 2
+-- Fields of a tree that is written anew as a whole: those of larger ones have room of their own each.
+local REWRITTEN_FIELDS_MAX = 32
 
 -- An account that was asked for, as a table; false when there is none.
 local function unpacked(packed)
@@ -288,6 +290,18 @@ local function list_changes(tree, set, gone)
   end
 end
 
+-- What grew for a hold may keep that room when the hold is gone: some allocators give nothing back of a
+-- piece that is still half full. Written anew, a tree takes what it needs.
+local function rewrite(key)
+  local count = call("HLEN", key)
+  if count > 0 and count <= REWRITTEN_FIELDS_MAX then
+    local all = call("HGETALL", key)
+    call("DEL", key)
+    call("HSET", key, unpack(all))
+  end
+end
+
+-- A tree is swept some time after it was used for the last time.
 function trees.write(tree)
   local set, gone = { nil, nil, nil, nil, nil, nil, nil, nil }, { nil }
   list_changes(tree, set, gone)
@@ -300,6 +314,9 @@ function trees.write(tree)
   end
   if #gone > 0 then
     partitions.write_list("HDEL", tree.key, gone)
+  end
+  if tree.swept then
+    rewrite(tree.key)
   end
   if tree.hot_key then
     call("SADD", tree.hot_key, tree.hot_number)
