@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -15,6 +16,7 @@ from holdfast_server.engine.backlog import entries_waiting
 from holdfast_server.engine.batcher import Limits
 from holdfast_server.engine.keys import FLUSHED_FIELD
 from holdfast_server.errors import HoldfastError, Reason
+from tests.support.descriptors import no_descriptors
 from tests.support.pair import GENERATION_MS, Real, build
 
 
@@ -100,6 +102,33 @@ async def test_a_faulty_operation_does_not_take_others_with_it(real: Real) -> No
         None,
     ]
     assert answers[3].credits[0].buckets.held == 30
+
+
+async def test_a_zone_that_cannot_be_read_fails_its_account_alone(real: Real) -> None:
+    """F61: the file of a zone that nobody has named before, and no descriptor to open it."""
+    await prepare(real)
+    # The first call of a script is made anew on another connection: this one is kept.
+    await real.decide([reserve("5")])
+    terms = op.AccountTerms(zone="Pacific/Marquesas")
+    ZoneInfo.clear_cache()
+    with no_descriptors():
+        refused, held = await real.decide([op.CreateAccount("t", "z", terms, "z"), reserve("x")])
+    assert refused.reason is Reason.OVERLOADED
+    assert held.applied.seq
+
+    (created,) = await real.decide([op.CreateAccount("t", "z", terms, "z")])
+    assert created.applied.seq
+
+
+async def test_a_store_that_no_connection_can_be_made_to_is_away(real: Real) -> None:
+    """F61: no descriptor for another connection to the hot store."""
+    await prepare(real)
+    with no_descriptors():
+        (refused,) = await real.decide([reserve("x")])
+    assert refused.reason is Reason.STORE_UNAVAILABLE
+
+    (held,) = await real.decide([reserve("x")])
+    assert held.applied.seq
 
 
 async def test_a_forgotten_script_is_loaded_again(real: Real) -> None:

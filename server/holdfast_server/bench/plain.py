@@ -18,7 +18,7 @@ from holdfast_server.ledger import encoding
 #: What stands before the first row of a binary COPY, and behind the last.
 HEADER_BYTES: Final = 19
 TRAILER_BYTES: Final = 2
-#: Columns that are text to the driver, and in a binary COPY no other.
+#: Columns of JSON, which are to be read and written as what it is to a binary COPY: text.
 JSON_COLUMNS: Final = frozenset({"labels", "detail"})
 
 _NAMES: Final = sql.SQL(", ").join(map(sql.Identifier, encoding.ENTRY_COLUMNS))

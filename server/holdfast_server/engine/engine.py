@@ -19,6 +19,7 @@ from holdfast_server.domain.operation import Caller, Mode, Operation
 from holdfast_server.domain.policy import Enforcement
 from holdfast_server.domain.submit import Answer
 from holdfast_server.domain.token import HOLD_ID_BYTES, HoldToken, TokenKind, TokenSigner
+from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine import failures
 from holdfast_server.engine.accounts import AccountReader, HoldCursor, HoldPage
 from holdfast_server.engine.batcher import Batcher, Flag, Item, Raw
@@ -188,6 +189,9 @@ class Engine:
             facts = dataclasses.replace(facts, root=root)
         if isinstance(operation, op.UpdateAccount):
             facts = await self._update_facts(operation, facts, root)
+        if isinstance(operation, (op.CreateAccount, op.UpdateAccount)):
+            # Remembered from here on: what cannot be read shall fail nobody else in its batch.
+            offsets_of((facts.terms or operation.terms).zone)
         return self._place(operation, facts, root)
 
     def _place(self, operation: Operation, facts: Facts, root: str) -> Item:

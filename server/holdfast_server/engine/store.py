@@ -269,8 +269,9 @@ class Store:
             if line.is_open:
                 return line
             await line.close()
-        connection = self.connection("")
         try:
+            # The driver reads a file even to make one.
+            connection = self.connection("")
             await connection.connect()  # type: ignore[no-untyped-call]
         except AWAY as error:
             raise failure(Reason.STORE_UNAVAILABLE, error) from error
