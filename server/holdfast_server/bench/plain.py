@@ -4,7 +4,7 @@ than their columns.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -75,7 +75,7 @@ class Plain:
         """The same, where nothing has to be made of any value: what no flusher could do."""
         for first in range(0, len(self._bytes), BATCH_ENTRIES_MAX):
             async with self._connection.cursor() as cursor, cursor.copy(_COPY) as copy:
-                some: Sequence[bytes] = self._bytes[first : first + BATCH_ENTRIES_MAX]
+                some = self._bytes[first : first + BATCH_ENTRIES_MAX]
                 await copy.write(encoding.copy_block(some))
         return Done(len(self._bytes))
 

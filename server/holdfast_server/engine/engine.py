@@ -172,26 +172,20 @@ class Engine:
     async def _item(self, caller: Caller, request: Request, roots: KnownRoots) -> Item | Answer:
         operation = request.operation
         facts = Facts(
-            caller,
-            refund=request.refund,
-            checked=request.checked,
-            absent_to=request.absent_to,
+            caller, refund=request.refund, checked=request.checked, absent_to=request.absent_to
         )
         if isinstance(operation, op.Refund):
             assert request.refund is not None
             root = await self.root_of(operation.tenant, request.refund.account)
             return self._place(operation, facts, root)
         root = self._root_of(operation, roots)
-        if isinstance(operation, op.CreateAccount) and operation.terms.parent:
-            # A name is claimed for good, so not for a place where no account can stand.
-            await self._claim(operation, root)
         if isinstance(operation, op.CreateAccount):
-            facts = dataclasses.replace(facts, root=root)
+            facts = dataclasses.replace(facts, root=root, offsets=offsets_of(operation.terms.zone))
+            if operation.terms.parent:
+                # A name is claimed for good, so not for a place where no account can stand.
+                await self._claim(operation, root)
         if isinstance(operation, op.UpdateAccount):
             facts = await self._update_facts(operation, facts, root)
-        if isinstance(operation, (op.CreateAccount, op.UpdateAccount)):
-            # Remembered from here on: what cannot be read shall fail nobody else in its batch.
-            offsets_of((facts.terms or operation.terms).zone)
         return self._place(operation, facts, root)
 
     def _place(self, operation: Operation, facts: Facts, root: str) -> Item:
@@ -254,8 +248,9 @@ class Engine:
         changes = {name: getattr(operation.terms, name) for name in operation.fields}
         terms = dataclasses.replace(account.terms, **changes)
         version = operation.expected_version or account.version
+        facts = dataclasses.replace(facts, root=root, offsets=offsets_of(terms.zone))
         return dataclasses.replace(
-            facts, terms=terms, version=version, root=root, created_ms=account.created_at_ms
+            facts, terms=terms, version=version, created_ms=account.created_at_ms
         )
 
     async def _account(self, tenant: str, account: str, root: str) -> rp.Account:

@@ -23,6 +23,9 @@ class Facts:
     #: The account's root and, where it exists, when it was created.
     root: str = ""
     created_ms: int = 0
+    #: The account's time zone, see `zones.offsets_of`. Its file is read before the batch is packed:
+    #: one that cannot be read fails nobody else.
+    offsets: tuple[tuple[int, int], ...] = ()
     #: True when the ledger was asked for the key and does not know it.
     checked: bool = False
     #: Up to where the ledger was read that does not know the tree; -1 where it was not asked.

@@ -14,7 +14,6 @@ import msgpack
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.operation import Operation
-from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine.call_keys import Places
 from holdfast_server.engine.context import SOURCES, pack_context
 from holdfast_server.engine.facts import Facts, method_of
@@ -164,9 +163,8 @@ def _balance(operation: op.GetBalance, facts: Facts) -> list[Any]:
     return [operation.account]
 
 
-def _account(account: str, terms: op.AccountTerms) -> list[Any]:
+def _account(account: str, terms: op.AccountTerms, facts: Facts) -> list[Any]:
     limits = [pack_limit(limit) for limit in terms.limits]
-    offsets = [list(pair) for pair in offsets_of(terms.zone)]
     overdraft = dict(terms.overdraft_limits)
     return [
         account,
@@ -174,7 +172,7 @@ def _account(account: str, terms: op.AccountTerms) -> list[Any]:
         terms.status,
         overdraft,
         limits,
-        offsets,
+        facts.offsets,
         pack_unread_terms(terms),
         pack_terms(terms),
     ]
@@ -222,12 +220,12 @@ def pack_limit(limit: op.Limit) -> list[Any]:
 
 
 def _create_account(operation: op.CreateAccount, facts: Facts) -> list[Any]:
-    return _account(operation.account, operation.terms)
+    return _account(operation.account, operation.terms, facts)
 
 
 def _update_account(operation: op.UpdateAccount, facts: Facts) -> list[Any]:
     assert facts.terms is not None
-    return [*_account(operation.account, facts.terms), facts.version]
+    return [*_account(operation.account, facts.terms, facts), facts.version]
 
 
 def _grant(operation: op.Grant, facts: Facts) -> list[Any]:

@@ -10,7 +10,8 @@
 -- where they are first asked for, and an account is packed again as a whole when it was touched.
 
 local KEYS_EACH = 2
--- Fields of a tree that is written anew as a whole: those of larger ones have room of their own each.
+-- Fields of a tree that is written anew as a whole, at most: bounds what that costs a call. Of a larger
+-- one, what it could give back is little.
 local REWRITTEN_FIELDS_MAX = 32
 
 -- An account that was asked for, as a table; false when there is none.
@@ -291,7 +292,8 @@ local function list_changes(tree, set, gone)
 end
 
 -- What grew for a hold may keep that room when the hold is gone: some allocators give nothing back of a
--- piece that is still half full. Written anew, a tree takes what it needs.
+-- piece that is still half full. Written anew, a tree takes what it needs. That is done when it is swept,
+-- some time after it was used for the last time.
 local function rewrite(key)
   local count = call("HLEN", key)
   if count > 0 and count <= REWRITTEN_FIELDS_MAX then
@@ -301,7 +303,6 @@ local function rewrite(key)
   end
 end
 
--- A tree is swept some time after it was used for the last time.
 function trees.write(tree)
   local set, gone = { nil, nil, nil, nil, nil, nil, nil, nil }, { nil }
   list_changes(tree, set, gone)
