@@ -108,12 +108,14 @@ class Store:
         self.clock = StoreClock()
         self._sentinels: list[redis.Redis] = []
         self._lines: list[Line] = []
+        self._lines_kept = LINES_KEPT
         self._pool = self._sentinel_pool(address) if address.master else _pool(address)
         #: For reads and for the outbox, where asking twice does no harm.
         self.client: redis.Redis | RedisCluster = redis.Redis(connection_pool=self._pool)
 
     async def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection; a call that is under way closes its own."""
+        self._lines_kept = 0
         for line in self._lines:
             await line.close()
         await self.client.aclose()
@@ -178,7 +180,7 @@ class Store:
         except (RedisError, OSError, TimeoutError) as error:
             raise failure(Reason.RESULT_UNKNOWN, error) from error
         finally:
-            if is_good and len(self._lines) < LINES_KEPT:
+            if is_good and len(self._lines) < self._lines_kept:
                 self._lines.append(line)
             else:
                 # After a refusal as well: another server may have taken the place of this one.
