@@ -123,15 +123,3 @@ async def test_lines_are_kept_and_one_that_was_cut_is_replaced(real: Real) -> No
     (answer,) = await real.decide([question])
     assert isinstance(answer, BalanceReply)
     assert line not in real.store._lines
-
-
-async def test_a_call_that_outlives_its_store_closes_its_line(real: Real) -> None:
-    await real.decide([op.CreateAccount("t", "a", op.AccountTerms(), "1")])
-    await real.decide([op.GetBalance("t", "a")])
-    (line,) = real.store._lines
-    asked = asyncio.create_task(real.decide([op.GetBalance("t", "a")]))
-    while real.store._lines:
-        await asyncio.sleep(0)
-    await real.store.close()
-    await asked
-    assert not line.is_open

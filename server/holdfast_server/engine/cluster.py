@@ -99,9 +99,11 @@ class ClusterStore(Store):
         self._free, self._reads = asyncio.Semaphore(CALLS_MAX), asyncio.Semaphore(READS_MAX)
         #: A node did not answer: another may have taken its place.
         self._is_stale = True
+        self._is_closed = False
 
     async def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection; a call that is under way closes its own."""
+        self._is_closed = True
         await self._nodes.aclose()
         await self.client.aclose()
 
@@ -232,7 +234,7 @@ class ClusterStore(Store):
             self._is_stale = True
             raise failure(Reason.RESULT_UNKNOWN, error) from error
         finally:
-            if broken:
+            if broken or self._is_closed:
                 await connection.disconnect(nowait=True)
             node.release(connection)
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import redis.asyncio as redis
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import Connection
+from redis.asyncio.connection import AbstractConnection, Connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -108,22 +108,20 @@ class Store:
         self.clock = StoreClock()
         self._sentinels: list[redis.Redis] = []
         self._lines: list[Line] = []
-        self._lines_kept = LINES_KEPT
         self._pool = self._sentinel_pool(address) if address.master else _pool(address)
         #: For reads and for the outbox, where asking twice does no harm.
         self.client: redis.Redis | RedisCluster = redis.Redis(connection_pool=self._pool)
 
     async def close(self) -> None:
-        """Closes every connection; a call that is under way closes its own."""
-        self._lines_kept = 0
+        """Closes every connection; what is under way is answered, and closes its own."""
+        await self._pool.close()
         for line in self._lines:
             await line.close()
         await self.client.aclose()
-        await self._pool.disconnect()
         for each in self._sentinels:
             await each.aclose()
 
-    def _sentinel_pool(self, address: Address) -> SentinelConnectionPool:
+    def _sentinel_pool(self, address: Address) -> _SentinelPool:
         timeouts = {
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_timeout": CONNECT_TIMEOUT_S,
@@ -180,7 +178,7 @@ class Store:
         except (RedisError, OSError, TimeoutError) as error:
             raise failure(Reason.RESULT_UNKNOWN, error) from error
         finally:
-            if is_good and len(self._lines) < self._lines_kept:
+            if is_good and not self._pool.is_closed and len(self._lines) < LINES_KEPT:
                 self._lines.append(line)
             else:
                 # After a refusal as well: another server may have taken the place of this one.
@@ -287,7 +285,25 @@ class Store:
         return connection
 
 
-class _SentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
+class _Pool(redis.BlockingConnectionPool):
+    """Once it is closed it keeps no connection: whoever has one hangs up behind what is asked."""
+
+    is_closed = False
+
+    async def close(self) -> None:
+        """The driver would also close those in use, and whoever waits for an answer would get an
+        AttributeError of the driver.
+        """
+        self.is_closed = True
+        await self.disconnect(inuse_connections=False)
+
+    async def release(self, connection: AbstractConnection) -> None:
+        if self.is_closed:
+            await connection.disconnect(nowait=True)
+        await super().release(connection)
+
+
+class _SentinelPool(SentinelConnectionPool, _Pool):
     """Asks sentinels for the master. Who finds no connection free waits, as with one server."""
 
 
@@ -298,8 +314,8 @@ def _scanned(answer: tuple[Any, Sequence[bytes]]) -> tuple[int, list[str]]:
     return int(cursor), [name.decode() for name in names]
 
 
-def _pool(address: Address) -> redis.BlockingConnectionPool:
-    return redis.BlockingConnectionPool.from_url(address.url, **_POOL, **_CONNECTION)
+def _pool(address: Address) -> _Pool:
+    return _Pool.from_url(address.url, **_POOL, **_CONNECTION)
 
 
 def pack_call(script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> bytes:
