@@ -34,6 +34,7 @@ from holdfast_server.engine.store import (
     CONNECT_TIMEOUT_S,
     Argument,
     Store,
+    broken_off,
     execute,
     failure,
     pack_call,
@@ -232,7 +233,7 @@ class ClusterStore(Store):
             raise refused(error) from error
         except (RedisError, OSError, TimeoutError) as error:
             self._is_stale = True
-            raise failure(Reason.RESULT_UNKNOWN, error) from error
+            raise broken_off(error) from error
         finally:
             if broken or self._is_closed:
                 await connection.disconnect(nowait=True)

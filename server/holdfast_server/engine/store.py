@@ -1,9 +1,8 @@
 """The connection to Redis or Valkey: runs scripts, reads, and says what a failure means.
 
 The driver's own retries are off: it would execute a script again after a lost reply. An error
-before
-anything was sent means that nothing was decided (STORE_UNAVAILABLE); an error after that means that
-nobody knows (RESULT_UNKNOWN), and the caller retries with the same key.
+before anything was sent means that nothing was decided (STORE_UNAVAILABLE); an error after that
+means that nobody knows (RESULT_UNKNOWN), and the caller retries with the same key.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
     NoScriptError,
     RedisClusterException,
     RedisError,
@@ -70,16 +71,7 @@ WRITES_REFUSED: Final = frozenset(_REFUSALS.values())
 #: What a server says that does not know a function; the driver has no error of its own for it.
 _NO_FUNCTION = "Function not found"
 
-_UNAVAILABLE = (
-    "BUSY",
-    "LOADING",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "NOAUTH",
-    "WRONGPASS",
-    "NOPERM",
-)
+_UNAVAILABLE = ("BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOPERM")
 _REFUSAL_CLASSES = {
     "ReadOnlyError": Reason.STORE_WRITE_BLOCKED,
     "OutOfMemoryError": Reason.STORE_OUT_OF_MEMORY,
@@ -153,7 +145,7 @@ class Store:
             broken = False
             raise refused(error) from error
         except (RedisError, OSError, TimeoutError) as error:
-            raise failure(Reason.RESULT_UNKNOWN, error) from error
+            raise broken_off(error) from error
         finally:
             if broken:
                 await connection.disconnect(nowait=True)
@@ -176,7 +168,7 @@ class Store:
                 return bytes(await self.run(script, keys, arguments))
             raise refused(error) from error
         except (RedisError, OSError, TimeoutError) as error:
-            raise failure(Reason.RESULT_UNKNOWN, error) from error
+            raise broken_off(error) from error
         finally:
             if is_good and not self._pool.is_closed and len(self._lines) < LINES_KEPT:
                 self._lines.append(line)
@@ -383,6 +375,14 @@ def refused(error: ResponseError) -> Exception:
     if text.startswith(_UNAVAILABLE) or type(error) is not ResponseError:
         return failure(Reason.STORE_UNAVAILABLE, error)
     return ScriptFault(text)
+
+
+def broken_off(error: Exception) -> HoldfastError:
+    """What it means that a connection is of no use any more. To the driver that is also so when a
+    server loads its data or wants other credentials, which has executed nothing.
+    """
+    is_refused = isinstance(error, (BusyLoadingError, AuthenticationError))
+    return failure(Reason.STORE_UNAVAILABLE if is_refused else Reason.RESULT_UNKNOWN, error)
 
 
 def failure(reason: Reason, cause: Exception) -> HoldfastError:
