@@ -3,6 +3,8 @@
 import asyncio
 from unittest.mock import patch
 
+import pytest
+
 from holdfast_server.control.operations import ASK_AT_ONCE_MAX
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.bounds import GRANTS_MAX
@@ -243,3 +245,41 @@ async def test_a_batch_of_refunds_is_planned_together(both: Both) -> None:
     assert [answer.lines[0].refunded for answer in answers] == [4] * len(accounts)
     assert 1 < planning[1] <= ASK_AT_ONCE_MAX
     assert await both.buckets("a7") == Buckets(granted=10, available=4, burned=6)
+
+
+async def test_a_transaction_has_one_name(both: Both) -> None:
+    """Else what was refunded under one would not be known under the other."""
+    await both.account("a")
+    await both.grant("a", 100)
+    transaction = await burned(both, "a", 50)
+    await burned(both, "a", 50)
+    partition, epoch, seq = transaction.split("-")
+
+    first = await both.do(refund(both, transaction))
+    others = [f"{partition}-{epoch}-0{seq}", f"0{partition}-{epoch}-{seq}", f"{transaction} "]
+    again = [await both.do(refund(both, other)) for other in others]
+
+    assert first.lines[0].refunded == 50
+    assert [each.reason for each in again] == [Reason.TRANSACTION_NOT_FOUND] * len(others)
+    assert await both.buckets("a") == Buckets(granted=100, available=50, burned=50)
+
+
+@pytest.mark.parametrize("way", ["burn", "commit", "overage"])
+async def test_debt_shrinks_before_the_grants_of_a_parent_get_anything(
+    both: Both, way: str
+) -> None:
+    """It was drawn last, although it is the account's own."""
+    await both.account("org")
+    await both.account("user", parent="org", overdraft_limits={"ai": 100})
+    await both.grant("org", 50)
+    await both.grant("user", 10)
+    if way == "burn":
+        transaction = await burned(both, "user", 100)
+    else:
+        held = await both.reserve("user", 100 if way == "commit" else 5)
+        transaction = (await both.commit(held.hold, 100)).applied.transaction_id
+
+    answer = await both.do(refund(both, transaction, 50))
+
+    shares = [(share.account, share.returned) for share in answer.lines[0].grants]
+    assert (answer.lines[0].debt, shares) == (40, [("org", 10)])

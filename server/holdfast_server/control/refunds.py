@@ -14,6 +14,9 @@ from holdfast_server.domain.twin.state import DEBT, UNENFORCED
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.records import BurnedTransaction
 
+#: What is given back before anything goes back to grants.
+_RANKS = {UNENFORCED: 0, DEBT: 1}
+
 
 def plan_refund(operation: Refund, burned: BurnedTransaction) -> RefundPlan:
     """The parts to give back. Raises LINE_UNKNOWN and REFUND_EXCEEDS_BURNED."""
@@ -72,8 +75,14 @@ def _taken(left: Iterable[RefundPart], wanted: dict[str, int]) -> Iterator[Refun
             yield replace(part, amount=amount)
 
 
-def _parts(burned: BurnedTransaction) -> Iterator[RefundPart]:
-    """The reverse of the order in which the credits were drawn."""
+def _parts(burned: BurnedTransaction) -> Iterable[RefundPart]:
+    """The reverse of the order in which the credits were drawn: what no grant had on the whole path
+    came last.
+    """
+    return sorted(_parts_of_entries(burned), key=lambda part: _RANKS.get(part.source, len(_RANKS)))
+
+
+def _parts_of_entries(burned: BurnedTransaction) -> Iterator[RefundPart]:
     new_ids: dict[tuple[str, str, bool], str] = {}
     for found in reversed(burned.burns):
         for part in _entry_parts(found.entry, burned):

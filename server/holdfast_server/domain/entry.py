@@ -152,6 +152,9 @@ def parse_transaction_id(text: str) -> tuple[int, int, int] | None:
         partition, epoch, first_seq = map(int, parts)
     except ValueError:
         return None
+    # One transaction has one name: what was refunded of it is found by that.
+    if text != transaction_id(partition, epoch, first_seq):
+        return None
     return partition, epoch, first_seq
 
 
