@@ -126,9 +126,11 @@ async def test_captures_of_it_go_on_as_those_of_an_expired_hold(valkey_url: str)
     second = await lost.commit("5", {"ai": 20}, final=False)
     third = await lost.commit("6", {})
     assert [each.lines[0].burned for each in (first, second, third)] == [10, 20, 10]
-    kinds = [entry.kind for entry in await pair.real.entries() if entry.hold == HOLD.hex()]
+    entries = [entry for entry in await pair.real.entries() if entry.hold == HOLD.hex()]
     late = EntryKind.LATE_COMMIT
-    assert kinds == [EntryKind.RECOVERED_COMMIT, late, late]
+    assert [entry.kind for entry in entries] == [EntryKind.RECOVERED_COMMIT, late, late]
+    # By its answer the ledger knows each for ever.
+    assert all(entry.answer for entry in entries)
     await pair.real.store.close()
 
 

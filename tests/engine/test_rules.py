@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
-from holdfast_server.domain.bounds import AMOUNT_MAX
+from holdfast_server.domain.bounds import AMOUNT_MAX, GRANTS_MAX, TREE_LEVELS_MAX
 from holdfast_server.domain.operation import Mode
+from holdfast_server.domain.zones import offsets_of
 from holdfast_server.errors import HoldfastError, Reason
 from tests.support.pair import Real
 
 BURST = op.Limit(
     "burst", op.LimitUnit.AMOUNT, op.LimitWindow.BURST, 100, op.LimitEnforcement.HARD, 60_000, "ai"
 )
+
+
+#: Lines of a hold with more draws than fit at once.
+LINES = 3
 
 
 def reserve(key: str, amount: int, **more: Any) -> op.Reserve:
@@ -166,3 +173,144 @@ async def test_one_commit_beyond_all_measure_does_not_empty_a_burst_bucket_for_e
     assert denied.decision.reason is Reason.LIMIT_EXCEEDED
     assert 0 < denied.decision.retry_after_ms <= 120_000
     assert granted.decision.outcome is rp.Outcome.GRANTED
+
+
+async def test_what_a_burst_bucket_forgot_is_not_given_back(real: Real) -> None:
+    await start(real, 10_000, limits=(BURST,))
+    await real.decide([reserve("full", 100)])
+    real.mode.now = Mode.SHADOW
+    (beyond,) = await real.decide([reserve("beyond", 1_000)])
+    real.mode.now = Mode.ENFORCE
+    await real.decide([op.Release("t", beyond.hold, "release")])
+    (denied,) = await real.decide([reserve("more", 1)])
+    assert denied.decision.reason is Reason.LIMIT_EXCEEDED
+
+
+async def test_a_sliding_window_is_never_too_short(real: Real) -> None:
+    """Of a length that is no multiple of its slices."""
+    once = op.Limit(
+        "once",
+        op.LimitUnit.REQUESTS,
+        op.LimitWindow.SLIDING,
+        1,
+        op.LimitEnforcement.HARD,
+        1_009,
+    )
+    await start(real, 10, limits=(once,))
+    real.clock.now_ms += 99 - real.clock.now_ms % 100
+    await real.decide([reserve("first", 1)])
+    real.clock.now_ms += 1_008
+    (denied,) = await real.decide([reserve("early", 1)])
+    assert denied.decision.reason is Reason.LIMIT_EXCEEDED
+    real.clock.now_ms += denied.decision.retry_after_ms
+    (granted,) = await real.decide([reserve("then", 1)])
+    assert granted.decision.outcome is rp.Outcome.GRANTED
+
+
+@pytest.mark.parametrize("before_ms", [1_800_000, 10_800_000])
+async def test_a_day_without_a_midnight_ends_with_the_change(real: Real, before_ms: int) -> None:
+    """In Santiago the clocks go from 23:59:59 to 01:00."""
+    zone = "America/Santiago"
+    daily = op.Limit(
+        "daily", op.LimitUnit.REQUESTS, op.LimitWindow.CALENDAR_DAY, 1, op.LimitEnforcement.HARD
+    )
+    changes = pairwise(offsets_of(zone))
+    change_ms = next(b[0] for a, b in changes if b[1] > a[1] and b[0] > real.clock.now_ms)
+    real.clock.now_ms = change_ms - before_ms
+    await start(real, 10, limits=(daily,), zone=zone)
+    burns = [op.Burn("t", "a", (op.Line("ai", 1),), f"burn-{n}") for n in range(3)]
+    _, denied = await real.decide(burns[:2])
+    assert denied.decision.retry_after_ms == before_ms
+    real.clock.now_ms += before_ms
+    (granted,) = await real.decide(burns[2:])
+    assert granted.decision.outcome is rp.Outcome.GRANTED
+
+
+async def test_a_late_commit_with_cap_owes_what_its_hold_had_covered(real: Real) -> None:
+    """Only what goes beyond the hold is for the customer to keep."""
+    await start(real, 60)
+    (held,) = await real.decide([op.Reserve("t", "a", (op.Line("ai", 60),), 1_000, "r")])
+    real.clock.now_ms += 2_000
+    await real.decide([op.Burn("t", "a", (op.Line("ai", 30),), "elsewhere")])
+    actual = (op.CommitLine("ai", 70),)
+    (late,) = await real.decide([op.Commit("t", held.hold, "c", actual, overage=op.Overage.CAP)])
+    assert late.late
+    assert (late.lines[0].debt, late.lines[0].unenforced) == (30, 10)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_commit_warns_of_a_threshold_that_it_passes(real: Real, late: bool) -> None:
+    await start(real, 100)
+    (held,) = await real.decide([op.Reserve("t", "a", (op.Line("ai", 10),), 1_000, "r")])
+    real.clock.now_ms += 2_000 if late else 0
+    (answer,) = await real.decide([op.Commit("t", held.hold, "c", (op.CommitLine("ai", 97),))])
+    (after,) = await real.decide([reserve("after", 1)])
+    assert answer.late is late
+    assert [(each.kind, each.percent) for each in answer.warnings] == [
+        (rp.WarningKind.BALANCE_THRESHOLD, 80),
+        (rp.WarningKind.BALANCE_THRESHOLD, 95),
+    ]
+    assert after.warnings == ()
+
+
+async def test_what_was_effective_sooner_burns_first_although_it_was_given_later(
+    real: Real,
+) -> None:
+    await real.decide([op.CreateAccount("t", "a", op.AccountTerms(), "create")])
+    yesterday = op.GrantTerms(
+        "ai", 10, op.GrantSource.MIGRATION, effective_at_ms=real.clock.now_ms - 86_400_000
+    )
+    day_before = replace(yesterday, effective_at_ms=real.clock.now_ms - 2 * 86_400_000)
+    _, sooner = await real.decide(
+        [op.Grant("t", "a", yesterday, "g1"), op.Grant("t", "a", day_before, "g2")]
+    )
+    (burned,) = await real.decide([op.Burn("t", "a", (op.Line("ai", 5),), "b")])
+    assert [share.grant_id for share in burned.lines[0].grants] == [sooner.grant_id]
+
+
+async def test_a_hold_of_as_many_grants_as_there_may_be_is_settled_and_expires(
+    real: Real,
+) -> None:
+    """More values than Lua's stack takes at once."""
+    names = [f"level-{number}" for number in range(TREE_LEVELS_MAX)]
+    codes = [f"type-{number}" for number in range(LINES)]
+    for name, parent in zip(names, ["", *names], strict=False):
+        terms = op.AccountTerms(parent=parent)
+        await real.decide([op.CreateAccount("t", name, terms, name)])
+        for code in codes:
+            given = op.GrantTerms(code, 1, op.GrantSource.PROMOTION)
+            await real.decide(
+                [op.Grant("t", name, given, f"{name} {code} {n}") for n in range(GRANTS_MAX)]
+            )
+    all_of_it = tuple(op.Line(code, TREE_LEVELS_MAX * GRANTS_MAX) for code in codes)
+    (held,) = await real.decide([op.Reserve("t", names[-1], all_of_it, 1_000, "r")])
+    some = tuple(op.CommitLine(code, 1) for code in codes)
+    (committed,) = await real.decide([op.Commit("t", held.hold, "c", some, final=False)])
+    real.clock.now_ms += 1_000
+    (balance,) = await real.decide([op.GetBalance("t", names[0])])
+    assert [line.burned for line in committed.lines] == [1] * LINES
+    assert [credit.buckets.held for credit in balance.credits] == [0] * LINES
+
+
+async def test_times_do_not_fall_where_more_is_due_than_one_call_may_end(real: Real) -> None:
+    """What becomes due by an end waits behind what was due before and is still in the index."""
+    count = 2_500
+    await real.decide([op.CreateAccount("t", "a", op.AccountTerms(), "create")])
+    terms = op.GrantTerms(
+        "ai", count, op.GrantSource.PURCHASE, expires_at_ms=real.clock.now_ms + 20_000
+    )
+    await real.decide([op.Grant("t", "a", terms, "grant")])
+    for first in range(0, count, 500):
+        line = (op.Line("ai", 1),)
+        await real.decide(
+            [
+                op.Reserve("t", "a", line, 1_000 + number, f"r{number}")
+                for number in range(first, first + 500)
+            ]
+        )
+    real.clock.now_ms += 60_000
+    for _ in range(3):
+        await real.decide([op.ExpireDue("t", "a")])
+    times = [entry.event_ms for entry in await real.entries()]
+    assert times == sorted(times)
+    assert (await buckets(real)).expired == count

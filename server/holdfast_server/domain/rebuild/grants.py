@@ -28,7 +28,7 @@ def _given(terms: Mapping[str, Any], now_ms: int) -> Grant:
         terms["priority"],
         terms["expires_at_ms"],
         int(terms["cost_amount"] > 0),
-        max(terms["effective_at_ms"], now_ms),
+        terms["effective_at_ms"] or now_ms,
         terms["repay_debt"],
     )
 

@@ -33,6 +33,8 @@ def commit(memory: Memory, tree: Tree, operation: op.Commit, facts: Facts) -> rp
         )
         for line, amount in zip(hold.lines, amounts, strict=True)
     ]
+    path, names = tree.path(hold.account), [line.credit_type for line in hold.lines]
+    before = limits.available_before(path, names)
     captured = sum(line.captured for line in hold.lines)
     nothing = operation.final and captured == 0 and sum(amounts) == 0
     kind = EntryKind.RELEASE if nothing else EntryKind.COMMIT
@@ -41,6 +43,7 @@ def commit(memory: Memory, tree: Tree, operation: op.Commit, facts: Facts) -> rp
         settle.settle_line(journal, tree, hold.account, plan, kind, facts.now_ms) for plan in plans
     ]
     warnings = _count_settlement(memory, tree, hold, lines, nothing, facts.now_ms)
+    warnings += limits.passed_balances(path, before, names)
     hold.expires_ms = expires_ms
     if operation.final:
         due.close_hold(journal, tree, hold, kind)
@@ -108,10 +111,18 @@ def _commit_late(
         return _overage_rejected(late.mode, rp.HoldState.EXPIRED, 0)
     overflows = [
         settle.plan_overflow(
-            tree, late.account, line.credit_type, amount, late.mode, operation.overage
+            tree,
+            late.account,
+            line.credit_type,
+            amount,
+            late.mode,
+            operation.overage,
+            line.requested,
         )
         for line, amount in zip(late.lines, amounts, strict=True)
     ]
+    path, names = tree.path(late.account), [line.credit_type for line in late.lines]
+    before = limits.available_before(path, names)
     journal = Journal()
     settled = []
     for line, amount, overflow in zip(late.lines, amounts, overflows, strict=True):
@@ -122,6 +133,7 @@ def _commit_late(
         line.requested = max(0, line.requested - amount)
         line.captured += amount
     warnings = _count_late(memory, tree, late, settled, facts.now_ms)
+    warnings += limits.passed_balances(path, before, names)
     if not journal.postings:
         journal.posting(kind, late.account, late.lines[0].credit_type)
     applied = memory.write(tree, journal)

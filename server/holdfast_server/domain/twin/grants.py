@@ -69,7 +69,7 @@ def give_grant(
     state = path[0]
     _check_grant(path, terms, now_ms)
     credit = state.credit(terms.credit_type)
-    effective_ms = max(terms.effective_at_ms, now_ms)
+    effective_ms = terms.effective_at_ms or now_ms
     paid = 1 if terms.cost_amount > 0 else 0
     grant = Grant(
         grant_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from holdfast_server.domain.operation import LimitEnforcement, LimitUnit, LimitWindow
 from holdfast_server.domain.reply import LimitUse, Warning, WarningKind
@@ -71,8 +71,8 @@ def count_use(
     for state, counter in matching(path, feature, credit_type):
         before = windows.used_of(counter)
         window = windows.window_at(counter.limit, state.offsets, now_ms)
-        windows.count(counter, window, amount)
-        counts.append(Count(state.account, counter.limit.limit_id, window, amount, credit_type))
+        counted = windows.count(counter, window, amount)
+        counts.append(Count(state.account, counter.limit.limit_id, window, counted, credit_type))
         warnings.extend(_limit_warnings(state, counter, before, windows.used_of(counter)))
     return counts, warnings
 
@@ -97,6 +97,30 @@ def give_back(
         if state is not None and counter is not None:
             windows.settle_counter(counter, state.offsets, now_ms)
             windows.give_back(counter, count.window, part, now_ms)
+
+
+def available_before(
+    path: list[AccountState], credit_types: Iterable[str]
+) -> dict[tuple[str, str], int]:
+    """What is available on a path before something is drawn."""
+    return {
+        (state.account, name): state.credits[name].buckets["available"]
+        for name in credit_types
+        for state in path
+        if name in state.credits
+    }
+
+
+def passed_balances(
+    path: list[AccountState], before: dict[tuple[str, str], int], credit_types: Iterable[str]
+) -> Iterator[Warning]:
+    """Warns of what was drawn since `available_before`."""
+    for name in credit_types:
+        for state in path:
+            was = before.get((state.account, name))
+            if was is not None:
+                now = state.credits[name].buckets["available"]
+                yield from balance_warnings(state, name, was, now)
 
 
 def balance_warnings(

@@ -65,18 +65,26 @@ def _debtor(path: list[AccountState], credit_type: str) -> str:
 
 
 def plan_overflow(
-    tree: Tree, account: str, credit_type: str, amount: int, mode: Mode, overage: Overage
+    tree: Tree,
+    account: str,
+    credit_type: str,
+    amount: int,
+    mode: Mode,
+    overage: Overage,
+    within: int = 0,
 ) -> Overflow:
-    """Available credits in burn order; the rest is owed, or unenforced in shadow and with CAP."""
+    """Available credits in burn order; the rest is owed, or unenforced in shadow and, beyond what
+    was held once (`within`, for a late Commit), with CAP.
+    """
     path = tree.path(account)
     draws, missing = draw_from_grants(path, credit_type, amount)
     if missing > 0:
-        forgiven = mode is Mode.SHADOW or overage is Overage.CAP
-        draws.append(
-            Draw(account, UNENFORCED, missing)
-            if forgiven
-            else Draw(_debtor(path, credit_type), DEBT, missing)
-        )
+        excess = min(missing, max(0, amount - within)) if overage is Overage.CAP else 0
+        forgiven = missing if mode is Mode.SHADOW else excess
+        if missing > forgiven:
+            draws.append(Draw(_debtor(path, credit_type), DEBT, missing - forgiven))
+        if forgiven:
+            draws.append(Draw(account, UNENFORCED, forgiven))
     check_room(path, credit_type, draws)
     return Overflow(draws)
 

@@ -55,6 +55,13 @@ def slice_ms(limit: Limit) -> int:
     return limit.window_ms // SLIDING_SLICES
 
 
+def _slice_count(limit: Limit) -> int:
+    """How many slices cover a sliding window, the one that now lies in aside: never less than all
+    of it.
+    """
+    return -(-limit.window_ms // slice_ms(limit))
+
+
 def window_at(limit: Limit, offsets: tuple[tuple[int, int], ...], now_ms: int) -> int:
     """The number of the window or slice of an instant; for a burst bucket the instant itself."""
     if limit.window is LimitWindow.BURST:
@@ -70,7 +77,12 @@ def calendar_end_ms(limit: Limit, offsets: tuple[tuple[int, int], ...], now_ms: 
     window = window_at(limit, offsets, now_ms)
     day = window + 1 if limit.window is LimitWindow.CALENDAR_DAY else first_day_of_month(window + 1)
     local_ms = day * DAY_MS
-    return local_ms - offset_at(offsets, local_ms - offset_at(offsets, now_ms))
+    ends_ms = local_ms - offset_at(offsets, now_ms)
+    # A zone may skip its midnight: then the day ends with the change.
+    for from_ms, offset_ms in offsets:
+        if now_ms < from_ms <= ends_ms:
+            ends_ms = max(from_ms, local_ms - offset_ms)
+    return ends_ms
 
 
 def settle_counter(counter: Counter, offsets: tuple[tuple[int, int], ...], now_ms: int) -> None:
@@ -82,7 +94,7 @@ def settle_counter(counter: Counter, offsets: tuple[tuple[int, int], ...], now_m
         counter.level_ms = now_ms
         return
     window = window_at(limit, offsets, now_ms)
-    oldest = window - SLIDING_SLICES if limit.window is LimitWindow.SLIDING else window
+    oldest = window - _slice_count(limit) if limit.window is LimitWindow.SLIDING else window
     counter.used = {number: used for number, used in counter.used.items() if number >= oldest}
 
 
@@ -98,15 +110,19 @@ def remaining_of(counter: Counter) -> int:
     return max(0, counter.limit.maximum - used_of(counter))
 
 
-def count(counter: Counter, window: int, amount: int) -> None:
-    """Counts an amount in a window, after `settle_counter`."""
+def count(counter: Counter, window: int, amount: int) -> int:
+    """Counts an amount in a window, after `settle_counter`; answers how much of it may be given
+    back one day.
+    """
     if counter.limit.window is LimitWindow.BURST:
         # Use beyond a second window is forgotten: one commit beyond all measure does not deny
         # for ever.
-        most = min(AMOUNT_MAX, 2 * counter.limit.maximum * counter.limit.window_ms)
-        counter.level = min(most, counter.level + amount * counter.limit.window_ms)
-    else:
-        counter.used[window] = min(AMOUNT_MAX, counter.used.get(window, 0) + amount)
+        limit, before = counter.limit, counter.level
+        most = min(AMOUNT_MAX, 2 * limit.maximum * limit.window_ms)
+        counter.level = max(before, min(most, before + amount * limit.window_ms))
+        return (counter.level - before) // limit.window_ms
+    counter.used[window] = min(AMOUNT_MAX, counter.used.get(window, 0) + amount)
+    return amount
 
 
 def give_back(counter: Counter, window: int, amount: int, now_ms: int) -> None:
@@ -129,7 +145,7 @@ def resets_at_ms(counter: Counter, offsets: tuple[tuple[int, int], ...], now_ms:
         return now_ms + -(-counter.level // limit.maximum)
     if limit.window is LimitWindow.SLIDING:
         newest = max((number for number, used in counter.used.items() if used), default=None)
-        return now_ms if newest is None else (newest + SLIDING_SLICES + 1) * slice_ms(limit)
+        return now_ms if newest is None else (newest + _slice_count(limit) + 1) * slice_ms(limit)
     return calendar_end_ms(limit, offsets, now_ms)
 
 
@@ -153,5 +169,5 @@ def _sliding_retry_ms(counter: Counter, now_ms: int, amount: int) -> int:
     for number in sorted(counter.used):
         used -= counter.used[number]
         if used + amount <= counter.limit.maximum:
-            return (number + SLIDING_SLICES + 1) * slice_ms(counter.limit) - now_ms
+            return (number + _slice_count(counter.limit) + 1) * slice_ms(counter.limit) - now_ms
     return 0

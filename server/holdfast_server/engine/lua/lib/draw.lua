@@ -119,16 +119,6 @@ function draws.due_member(tree, mark, grant, account, credit_type)
   return mark .. grant[G_ID] .. (is_root and "" or account) .. "/" .. credit_type
 end
 
-local function id_before(a, b)
-  for i = 1, #a do
-    local x, y = string.byte(a, i), string.byte(b, i)
-    if x ~= y then
-      return x < y
-    end
-  end
-  return false
-end
-
 -- Smaller burns first (semantics section 2): priority, sooner expiry, free, earlier effective, id.
 local function burns_before(a, b)
   if a[G_PRIORITY] ~= b[G_PRIORITY] then
@@ -143,7 +133,7 @@ local function burns_before(a, b)
   elseif a[G_EFFECTIVE] ~= b[G_EFFECTIVE] then
     return a[G_EFFECTIVE] < b[G_EFFECTIVE]
   end
-  return id_before(a[G_ID], b[G_ID])
+  return comes_before(a[G_ID], b[G_ID])
 end
 
 -- Puts a grant where the burn order wants it.

@@ -131,10 +131,11 @@ end
 -- would. What is there already stays.
 function due.arise(passing, member, at_ms)
   local list, i = passing.list, passing.next
-  while list[i] and (list[i + 1] < at_ms or (list[i + 1] == at_ms and list[i] < member)) do
+  while list[i] and (list[i + 1] < at_ms or (list[i + 1] == at_ms and comes_before(list[i], member))) do
     i = i + 2
   end
-  if list[i] ~= member then
+  -- Behind the last that this call may end there may be more in the index: it waits for its turn there.
+  if list[i] ~= member and (list[i] or not passing.is_cut) then
     insert(list, i, at_ms)
     insert(list, i, member)
   end
@@ -146,6 +147,7 @@ function due.pass_time(tree)
   tree.swept = true
   local held, granted, passing = 0, 0, { list = due_index.due_now(tree, DUE_MAX), next = 1 }
   tree.behind = #passing.list == 2 * DUE_MAX
+  passing.is_cut = tree.behind
   tree.passing = passing
   while passing.list[passing.next] do
     local member = passing.list[passing.next]

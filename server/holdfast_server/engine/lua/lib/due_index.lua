@@ -20,7 +20,7 @@ local function by_time(a, b)
   if a[2] ~= b[2] then
     return a[2] < b[2]
   end
-  return a[1] < b[1]
+  return comes_before(a[1], b[1])
 end
 
 -- The members of a list, each [member, at_ms], in the order of a sorted set.

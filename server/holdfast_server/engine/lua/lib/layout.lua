@@ -9,7 +9,7 @@ local spending, committing, holding, granting, describing, keeping = {}, {}, {},
 
 local floor, fmod, min, max, insert, remove = math.floor, math.fmod, math.min, math.max, table.insert, table.remove
 local call, pack, unpack_message, sub, type = redis.call, cmsgpack.pack, cmsgpack.unpack, string.sub, type
-local format, next, struct_pack = string.format, next, struct.pack
+local format, byte, next, struct_pack = string.format, string.byte, next, struct.pack
 
 -- Stands for every list of an answer that has nothing in it. Nobody may append to it: in a library it
 -- lives longer than a call.
@@ -41,6 +41,17 @@ local function ceil_div(a, b)
   local rest = fmod(a, b)
   local whole = (a - rest) / b
   return rest > 0 and whole + 1 or whole
+end
+
+-- The order of bytes, which is that of sorted sets. Lua's own follows the locale of the server.
+local function comes_before(a, b)
+  for i = 1, min(#a, #b) do
+    local x, y = byte(a, i), byte(b, i)
+    if x ~= y then
+      return x < y
+    end
+  end
+  return #a < #b
 end
 
 -- Fills a module when it is first used. Few calls need every file, and each call defines anew what it

@@ -96,10 +96,10 @@ function limits.count(tree, limited, feature, credit_type, amount, now, counts, 
     if windows.applies(limit, feature, credit_type) then
       local before = windows.used(limit)
       local window = windows.window_at(limit, trees.offsets(state), now)
-      windows.count(limit, window, amount)
+      local counted = windows.count(limit, window, amount)
       trees.touch(tree, account)
       if counts then
-        append_count(counts, account, limit, window, amount, credit_type)
+        append_count(counts, account, limit, window, counted, credit_type)
       end
       limit_warnings(warnings, account, limit, before, windows.used(limit))
     end
@@ -143,6 +143,17 @@ function limits.balance_warnings(warnings, account, credit_type, credit, before)
     local percent = BALANCE_WARN_PERCENTS[i]
     if crossed(topped, percent, topped - before, after) then
       insert(warnings, { WARN_BALANCE, account, "", credit_type, percent })
+    end
+  end
+end
+
+-- Only an account whose credits were drawn can have passed a threshold.
+function limits.warn_balances(journal, warnings)
+  for i = 1, #journal, 2 do
+    local posting, credit = journal[i], journal[i + 1]
+    if credit[C_TOPPED] > 0 then
+      local before = credit[C_AVAILABLE] - posting[C_AVAILABLE + E_DELTA_OF]
+      limits.balance_warnings(warnings, posting[E_ACCOUNT], posting[E_CREDIT_TYPE], credit, before)
     end
   end
 end

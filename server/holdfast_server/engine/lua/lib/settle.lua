@@ -34,8 +34,9 @@ local function debtor(tree, path, credit_type)
   return path[#path]
 end
 
--- Available credits in burn order; the rest is owed, or unenforced in shadow and with CAP.
-function settle.plan_overflow(tree, account, credit_type, amount, mode, overage)
+-- Available credits in burn order; the rest is owed, or unenforced in shadow and, beyond what was held
+-- once (`within`, for a late Commit), with CAP.
+function settle.plan_overflow(tree, account, credit_type, amount, mode, overage, within)
   if amount <= 0 then
     return NONE
   end
@@ -43,9 +44,14 @@ function settle.plan_overflow(tree, account, credit_type, amount, mode, overage)
   local path = trees.path(tree, account)
   local missing = draws.from_grants(tree, path, credit_type, amount, list)
   if missing > 0 then
-    local forgiven = mode == MODE_SHADOW or overage == OVERAGE_CAP
-    local owner = forgiven and account or debtor(tree, path, credit_type)
-    draws.push(list, owner, forgiven and SOURCE_UNENFORCED or SOURCE_DEBT, missing)
+    local excess = overage == OVERAGE_CAP and min(missing, max(0, amount - (within or 0))) or 0
+    local forgiven = mode == MODE_SHADOW and missing or excess
+    if missing > forgiven then
+      draws.push(list, debtor(tree, path, credit_type), SOURCE_DEBT, missing - forgiven)
+    end
+    if forgiven > 0 then
+      draws.push(list, account, SOURCE_UNENFORCED, forgiven)
+    end
   end
   return list, draws.check_room(tree, credit_type, list)
 end

@@ -13,10 +13,29 @@ local KEYS_EACH = 2
 -- Fields of a tree that is written anew as a whole, at most: bounds what that costs a call. Of a larger
 -- one, what it could give back is little.
 local REWRITTEN_FIELDS_MAX = 32
+-- A row of so many bytes is unpacked at once, a longer one so many values at a time: Lua's stack takes
+-- fewer than 8,000, each of which takes a byte at least.
+local AT_ONCE_BYTES_MAX, PART_VALUES = 7000, 1000
 
 -- An account that was asked for, as a table; false when there is none.
 local function unpacked(packed)
   return packed and { unpack_message(packed) }
+end
+
+-- The values of a row, however many there are.
+local function values_of(packed)
+  if #packed <= AT_ONCE_BYTES_MAX then
+    return { unpack_message(packed) }
+  end
+  local values, offset = {}, 0
+  while offset >= 0 do
+    local part = { cmsgpack.unpack_limit(packed, PART_VALUES, offset) }
+    offset = part[1]
+    for i = 2, #part do
+      values[#values + 1] = part[i]
+    end
+  end
+  return values
 end
 
 -- A hold from its row (constants.lua, H_...): its own table takes the lines and the counts.
@@ -24,7 +43,7 @@ local function hold_of(packed)
   if not packed then
     return false
   end
-  local hold, lines, place = { unpack_message(packed) }, { nil }, H_LINES + 1
+  local hold, lines, place = values_of(packed), { nil }, H_LINES + 1
   while hold[place] do
     local last = place + N_DRAWS - 1 + hold[place + N_DRAWS - 1]
     lines[#lines + 1] = { hold[place], hold[place + 1], hold[place + 2], { unpack(hold, place + N_DRAWS, last) } }

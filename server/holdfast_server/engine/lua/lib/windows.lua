@@ -48,6 +48,11 @@ function windows.slice_ms(limit)
   return floor(limit[L_WINDOW_MS] / SLIDING_SLICES)
 end
 
+-- How many slices cover a sliding window, the one that now lies in aside: never less than all of it.
+local function slice_count(limit)
+  return ceil_div(limit[L_WINDOW_MS], windows.slice_ms(limit))
+end
+
 -- The number of the window or slice that an instant lies in; for a burst bucket the instant itself.
 function windows.window_at(limit, offsets, now)
   local window = limit[L_WINDOW]
@@ -64,7 +69,14 @@ function windows.calendar_end_ms(limit, offsets, now)
   local window = windows.window_at(limit, offsets, now)
   local day = limit[L_WINDOW] == WINDOW_DAY and window + 1 or windows.first_day_of_month(window + 1)
   local local_ms = day * DAY_MS
-  return local_ms - windows.offset_at(offsets, local_ms - windows.offset_at(offsets, now))
+  local ends = local_ms - windows.offset_at(offsets, now)
+  -- A zone may skip its midnight: then the day ends with the change.
+  for _, pair in ipairs(offsets) do
+    if now < pair[1] and pair[1] <= ends then
+      ends = max(pair[1], local_ms - pair[2])
+    end
+  end
+  return ends
 end
 
 -- Forgets what has left the window.
@@ -75,7 +87,7 @@ function windows.settle(limit, offsets, now)
     return
   end
   local window = windows.window_at(limit, offsets, now)
-  local oldest = limit[L_WINDOW] == WINDOW_SLIDING and window - SLIDING_SLICES or window
+  local oldest = limit[L_WINDOW] == WINDOW_SLIDING and window - slice_count(limit) or window
   local used, kept = limit[L_USED], {}
   for i = 1, #used, 2 do
     if used[i] >= oldest then
@@ -101,21 +113,23 @@ function windows.remaining(limit)
   return max(0, limit[L_MAXIMUM] - windows.used(limit))
 end
 
+-- Answers how much of `amount` may be given back one day.
 function windows.count(limit, window, amount)
   if limit[L_WINDOW] == WINDOW_BURST then
     -- Use beyond a second window is forgotten: one commit beyond all measure does not deny for ever.
-    local most = min(AMOUNT_MAX, 2 * limit[L_MAXIMUM] * limit[L_WINDOW_MS])
-    limit[L_LEVEL] = min(most, limit[L_LEVEL] + amount * limit[L_WINDOW_MS])
-    return
+    local before, most = limit[L_LEVEL], min(AMOUNT_MAX, 2 * limit[L_MAXIMUM] * limit[L_WINDOW_MS])
+    limit[L_LEVEL] = max(before, min(most, before + amount * limit[L_WINDOW_MS]))
+    return floor_div(limit[L_LEVEL] - before, limit[L_WINDOW_MS])
   end
   local used = limit[L_USED]
   for i = 1, #used, 2 do
     if used[i] == window then
       used[i + 1] = min(AMOUNT_MAX, used[i + 1] + amount)
-      return
+      return amount
     end
   end
   used[#used + 1], used[#used + 2] = window, amount
+  return amount
 end
 
 -- Takes an amount back from the window it was counted in, if that is still remembered. From a burst
@@ -147,7 +161,7 @@ function windows.resets_at_ms(limit, offsets, now)
       newest = max(newest, limit[L_USED][i])
     end
   end
-  return newest < 0 and now or (newest + SLIDING_SLICES + 1) * windows.slice_ms(limit)
+  return newest < 0 and now or (newest + slice_count(limit) + 1) * windows.slice_ms(limit)
 end
 
 local function sliding_retry_ms(limit, now, amount)
@@ -162,7 +176,7 @@ local function sliding_retry_ms(limit, now, amount)
   for _, slice in ipairs(slices) do
     used = used - slice[2]
     if used + amount <= limit[L_MAXIMUM] then
-      return (slice[1] + SLIDING_SLICES + 1) * windows.slice_ms(limit) - now
+      return (slice[1] + slice_count(limit) + 1) * windows.slice_ms(limit) - now
     end
   end
   return 0

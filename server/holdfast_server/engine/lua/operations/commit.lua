@@ -127,6 +127,7 @@ local function commit_open(op, tree, hold)
     lines[i] = settle.line(journal, account, held[i], plans[i], kind, now)
   end
   settle.count(tree, hold, lines, nothing, now, warnings)
+  limits.warn_balances(journal, warnings)
   finish(op, tree, journal, hold, kind, expires_ms)
   local state = op[FINAL] == 0 and OPEN or nothing and RELEASED or COMMITTED
   if op[FINAL] == 1 then
@@ -164,7 +165,7 @@ local function commit_late(op, tree, late, kind)
   end
   local overflows = {}
   for i, line in ipairs(held) do
-    overflows[i], failed = settle.plan_overflow(tree, account, line[1], amounts[i], mode, op[OVERAGE])
+    overflows[i], failed = settle.plan_overflow(tree, account, line[1], amounts[i], mode, op[OVERAGE], line[2])
     if failed then
       return failed
     end
@@ -184,6 +185,7 @@ local function commit_late(op, tree, late, kind)
       limits.count(tree, limited, late[T_FEATURE], receipt[1], receipt[2], now, nil, warnings)
     end
   end
+  limits.warn_balances(journal, warnings)
   if journals.is_empty(journal) then
     journals.posting(journal, kind, account, held[1][1])
   end
@@ -231,9 +233,9 @@ end
 -- with it everything that it did. Whatever is known of it now came after that.
 function committing.recover(op, tree)
   local token, partition, account = remove(op), tree.partition, op[O_ACCOUNT]
-  local answered = committing.commit(op, tree)
+  local answered, entry = committing.commit(op, tree)
   if answered.special ~= HOLD_MISSING then
-    return answered
+    return answered, entry
   elseif not trees.account(tree, account) then
     return failure(R_ACCOUNT_NOT_FOUND, "account", account)
   end

@@ -54,7 +54,7 @@ function granting.grant(op, tree)
   if failed then
     return failed
   end
-  local effective_ms = max(op[EFFECTIVE], now)
+  local effective_ms = op[EFFECTIVE] > 0 and op[EFFECTIVE] or now
   local grant = { op[GRANT], op[AMOUNT], 0, op[PRIORITY], op[EXPIRES], op[PAID], effective_ms, 0, op[REPAY] }
   local journal, repaid = journals.new(tree), 0
   local _, credit = journals.posting(journal, KIND_GRANT, account, credit_type)

@@ -110,17 +110,6 @@ local function plan(tree, path, lines)
   return is_partial
 end
 
--- Only an account whose credits were drawn can have passed a threshold.
-local function warn_balances(journal, warnings)
-  for i = 1, #journal, 2 do
-    local posting, credit = journal[i], journal[i + 1]
-    if credit[C_TOPPED] > 0 then
-      local before = credit[C_AVAILABLE] - posting[C_AVAILABLE + E_DELTA_OF]
-      limits.balance_warnings(warnings, posting[E_ACCOUNT], posting[E_CREDIT_TYPE], credit, before)
-    end
-  end
-end
-
 -- Counts the request and its lines; answers what was counted.
 local function count(tree, op, lines, limited, warnings)
   local counts, now = {}, tree.partition.now
@@ -138,7 +127,7 @@ local function book(journal, op, kind, target, lines, limited, warnings)
     draws.apply(journal, kind, lines[i][N_CREDIT_TYPE], lines[i][N_DRAWS], target)
   end
   local counts = #limited > 0 and count(journal.tree, op, lines, limited, warnings) or NONE
-  warn_balances(journal, warnings)
+  limits.warn_balances(journal, warnings)
   return counts
 end
 
