@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from holdfast_server.domain import operation as op
+from holdfast_server.domain.reply import BalanceReply
 from holdfast_server.engine.batcher import Limits
 from holdfast_server.engine.idle import IdleLoop
+from holdfast_server.engine.item import BALANCES_MAX
 from tests.support.idle import busy, run
 from tests.support.pair import Real, build
 
@@ -108,5 +110,16 @@ def test_one_alone_waits_for_nobody(valkey_url: str) -> None:
         for number in range(3):
             await real.decide([reserve(f"alone-{number}")])
         assert batches.sizes == [1, 1, 1]
+
+    on_engine(valkey_url, test)
+
+
+def test_many_balances_do_not_keep_the_store_from_others(valkey_url: str) -> None:
+    async def test(loop: IdleLoop, real: Real, batches: Batches) -> None:
+        asked: list[op.Operation] = [op.GetBalance("t", "a")] * (2 * BALANCES_MAX + 1)
+        answers = await real.decide([*asked[:5], reserve("between"), *asked[5:]])
+        held = [each.credits[0].buckets.held for each in answers if isinstance(each, BalanceReply)]
+        assert held == [0] * 5 + [1] * (len(asked) - 5)
+        assert batches.sizes == [BALANCES_MAX + 1, BALANCES_MAX, 1]
 
     on_engine(valkey_url, test)

@@ -24,8 +24,9 @@ from holdfast_server.bench.traffic import (
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.bounds import IDEMPOTENCY_WINDOW_MS_DEFAULT, TTL_MS_MAX
 from holdfast_server.domain.token import HoldToken, TokenKind
-from holdfast_server.engine.batcher import Batcher, Calls, Flag, Item, Limits, Raw
+from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.facts import Facts
+from holdfast_server.engine.item import Flag, Item, Raw
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.stores import open_store

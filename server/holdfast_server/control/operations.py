@@ -24,10 +24,10 @@ from holdfast_server.domain.submit import Answer
 from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.engine import failures
-from holdfast_server.engine.batcher import Flag
 from holdfast_server.engine.engine import Engine
 from holdfast_server.engine.facts import method_of
 from holdfast_server.engine.fingerprint import fingerprint, first_difference, key_time_ms
+from holdfast_server.engine.item import Flag
 from holdfast_server.engine.pack import PROTECTED
 from holdfast_server.engine.request import NeedsLedger, Request
 from holdfast_server.engine.unpack import Place

@@ -19,22 +19,20 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import islice
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgpack
 
 from holdfast_server import failpoint
-from holdfast_server.domain.operation import Commit, ExpireDue, GetBalance, Operation, Release
-from holdfast_server.domain.value import value
+from holdfast_server.domain.operation import Commit, ExpireDue, GetBalance, Release
 from holdfast_server.engine import failures
 from holdfast_server.engine.call_keys import CallKeys
 from holdfast_server.engine.claim import Claims, Wanted
 from holdfast_server.engine.drains import Drains
-from holdfast_server.engine.facts import Facts
 from holdfast_server.engine.failures import internal
 from holdfast_server.engine.idle import UntilIdle
+from holdfast_server.engine.item import Flag, Item, Raw, in_parts
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import digest_of, pack_operation
 from holdfast_server.engine.rows import pack_row, pack_value
@@ -47,39 +45,6 @@ from holdfast_server.telemetry.tracing import TraceContext, Tracing
 RETRY_AFTER_MS = 100
 
 _LOG = logging.getLogger(__name__)
-
-
-@value(frozen=True, slots=True)
-class Item:
-    """An operation, the tree it is about, and where that is."""
-
-    operation: Operation
-    facts: Facts
-    root: str
-    partition: int
-
-
-class Flag(IntEnum):
-    """How an answer of apply.lua is to be read."""
-
-    FRESH = 0
-    REPLAYED = 1
-    FAILED = 2
-    LOOK_UP = 3
-    REUSED = 4
-    HOLD_MISSING = 5
-    STALE = 6
-    COLD = 7
-    FENCED = 8
-
-
-class Raw(NamedTuple):
-    """A script's answer to one item: a flag (see apply.lua) and packed bytes."""
-
-    flag: int
-    answer: bytes
-    #: The epoch in which it was decided.
-    epoch: int = 0
 
 
 _REUSED = Raw(Flag.REUSED, b"")
@@ -235,7 +200,7 @@ class Batcher:
         items = [item for submission in batch for item in submission.items]
         with self._span(items):
             apart = self._calls.store.is_cluster
-            answers = iter(await (self._decide_apart(batch) if apart else self._decide(items)))
+            answers = iter(await (self._decide_apart(batch) if apart else self._decide_all(items)))
         for submission in batch:
             mine = list(islice(answers, len(submission.items)))
             if not submission.done.done():
@@ -260,13 +225,22 @@ class Batcher:
                 groups[item.partition].append(index)
         found = await asyncio.gather(
             *(
-                self._decide([items[index] for index in group], claimed.since_ms)
+                self._decide_all([items[index] for index in group], claimed.since_ms)
                 for group in groups.values()
             )
         )
         for group, some in zip(groups.values(), found, strict=True):
             answers.update(zip(group, some, strict=True))
         return [answers[index] for index in range(len(items))]
+
+    async def _decide_all(
+        self, items: Sequence[Item], claimed_since_ms: int = 0
+    ) -> Sequence[Raw | HoldfastError]:
+        """One call, or one after the other where it would keep the store from others for long."""
+        parts = in_parts(items)
+        if len(parts) == 1:
+            return await self._decide(items, claimed_since_ms)
+        return [each for part in parts for each in await self._decide(part, claimed_since_ms)]
 
     async def _decide(
         self, items: Sequence[Item], claimed_since_ms: int = 0, script: Script | None = None

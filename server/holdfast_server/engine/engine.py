@@ -22,10 +22,11 @@ from holdfast_server.domain.token import HOLD_ID_BYTES, HoldToken, TokenKind, To
 from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine import failures
 from holdfast_server.engine.accounts import AccountReader, HoldCursor, HoldPage
-from holdfast_server.engine.batcher import Batcher, Flag, Item, Raw
+from holdfast_server.engine.batcher import Batcher
 from holdfast_server.engine.cold import Absent, Name
 from holdfast_server.engine.facts import Facts
 from holdfast_server.engine.fingerprint import first_difference
+from holdfast_server.engine.item import Flag, Item, Raw
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.request import Cold, NeedsLedger, Request
 from holdfast_server.engine.roots import Roots

@@ -8,8 +8,8 @@ from holdfast_server.domain.operation import Operation
 from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.domain.value import value
-from holdfast_server.engine.batcher import Flag
 from holdfast_server.engine.cold import Name
+from holdfast_server.engine.item import Flag
 from holdfast_server.errors import HoldfastError
 
 
