@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, LiteralString
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -17,6 +17,7 @@ from holdfast_server.engine.keys import FLUSHED_FIELD, Keys
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.flusher.events import FlushedBatch, FlusherHooks, Halt
 from holdfast_server.flusher.flusher import BATCH_ENTRIES_MAX, Flusher
+from holdfast_server.flusher.retention import Retention
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import add, add_raw
@@ -24,6 +25,10 @@ from tests.support.ledger import PARTITIONS, query
 from tests.support.waiting import WAIT_SECONDS, until
 
 KEYS = Keys(PARTITIONS)
+KILL_FLUSHERS: LiteralString = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE application_name = 'holdfast flusher' AND datname = current_database()"
+)
 
 
 @asynccontextmanager
@@ -68,7 +73,10 @@ class Stage:
         return Outbox(self.client, Keys(PARTITIONS))
 
     def flusher(
-        self, heard: Heard | None = None, batch_entries_max: int = BATCH_ENTRIES_MAX
+        self,
+        heard: Heard | None = None,
+        batch_entries_max: int = BATCH_ENTRIES_MAX,
+        retention: Retention | None = None,
     ) -> Flusher:
         """A flusher that is not running yet."""
         return Flusher(
@@ -76,14 +84,18 @@ class Stage:
             Appender(self.postgres_url),
             hooks=(heard or Heard()).hooks,
             batch_entries_max=batch_entries_max,
+            retention=retention,
         )
 
     @asynccontextmanager
     async def flushing(
-        self, heard: Heard | None = None, batch_entries_max: int = BATCH_ENTRIES_MAX
+        self,
+        heard: Heard | None = None,
+        batch_entries_max: int = BATCH_ENTRIES_MAX,
+        retention: Retention | None = None,
     ) -> AsyncIterator[Flusher]:
         """A flusher that runs until the end of the block."""
-        flusher = self.flusher(heard, batch_entries_max)
+        flusher = self.flusher(heard, batch_entries_max, retention)
         running = asyncio.create_task(flusher.run())
         try:
             yield flusher

@@ -18,7 +18,7 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.prepare import Fault
-from tests.flusher.stage import KEYS, Heard, Stage, open_store
+from tests.flusher.stage import KEYS, KILL_FLUSHERS, Heard, Stage, open_store
 from tests.support.entries import Story, add, grant_detail, holds_and_commits, pack
 from tests.support.ledger import query
 from tests.support.waiting import until
@@ -327,12 +327,6 @@ async def test_postgres_that_goes_away_is_waited_for(stage: Stage) -> None:
         await stage.until_recorded(p0=len(entries))
 
     await stage.check(entries)
-
-
-KILL_FLUSHERS: LiteralString = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-    "WHERE application_name = 'holdfast flusher' AND datname = current_database()"
-)
 
 
 async def test_postgres_without_space_is_no_poison(stage: Stage) -> None:

@@ -153,6 +153,20 @@ def test_what_could_not_be_trimmed_is_due_again() -> None:
     assert retention.due(1_001) == found == {0: (1, 10)}
 
 
+def test_retention_forgets_what_the_ledger_has_lost() -> None:
+    """F35: what was flushed to the primary before is not flushed any more."""
+    retention = Retention(1_000, 1_000)
+    retention.flushed({0: (1, 10), 1: (1, 10), 2: (1, 10)})
+    assert retention.due(0) == {}
+    retention.flushed({0: (1, 20), 1: (1, 20), 2: (1, 20)})
+    assert retention.due(500) == {}
+    retention.flushed({0: (1, 30)})
+    retention.bring_down({0: (1, 15), 1: (1, 20), 2: (2, 25)})
+    assert retention.due(1_000) == {0: (1, 10), 1: (1, 10)}
+    assert retention.due(9_000) == {1: (1, 20)}
+    assert retention.due(99_000) == {}
+
+
 async def test_watermarks_are_only_raised(stage: Stage) -> None:
     """F40: a flusher that was stopped for long cannot take back what its successor said."""
     for seq in (5, 3, 7, 7, 1):

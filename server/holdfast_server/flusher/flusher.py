@@ -123,7 +123,7 @@ class Flusher:
             await self._recovery.recover()
         cursors = await self._appender.cursors()
         self._outbox.begin_epochs({each: cursor.lies_in for each, cursor in cursors.items()})
-        self._progress.load(cursors)
+        self._recorder.load(cursors)
         self._due.clear()
         await self._housekeep()
         await self._recorder.publish(self._progress.positions(self._progress.recorded))

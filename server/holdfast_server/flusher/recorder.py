@@ -48,6 +48,13 @@ class Recorder:
         #: The hot store is being told of one batch.
         self._saying: asyncio.Task[None] | None = None
 
+    def load(self, cursors: Mapping[int, PartitionCursor]) -> None:
+        """Starts from what the ledger says, which may be less than was recorded: a standby took
+        over that lacks the last commits. They are sent again, and are not trimmed before.
+        """
+        self._progress.load(cursors)
+        self._retention.bring_down(self._progress.positions(cursors))
+
     async def record(self, work: Work) -> bool:
         """Records what can be. False where that was not all: nothing may follow.
 

@@ -8,7 +8,7 @@ a second: so it is bounded in number too, which counts where much is written.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast_server.engine.outbox import Positions
 
@@ -37,6 +37,15 @@ class Retention:
         """The ledger has everything up to these positions."""
         self._latest.update(positions)
 
+    def bring_down(self, recorded: Positions) -> None:
+        """The ledger says that it is there. What it had beyond, or in another epoch, is forgotten:
+        a fail-over may have lost it.
+        """
+        self._latest = _within(self._latest, recorded)
+        self._waiting = deque(
+            replace(each, positions=_within(each.positions, recorded)) for each in self._waiting
+        )
+
     def due(self, now_ms: float) -> Positions:
         """What may be trimmed now; each position is answered once. Call it at a steady pace."""
         if self._latest:
@@ -64,3 +73,12 @@ class Retention:
 
     def _may_go(self, flushed: _Flushed, now_ms: float) -> bool:
         return flushed.at_ms + self._retain_ms <= now_ms or self._kept > self._entries_max
+
+
+def _within(positions: Positions, recorded: Positions) -> dict[int, tuple[int, int]]:
+    """Those up to which the ledger is. Of an epoch before, it does not say how far it came."""
+    return {
+        partition: (epoch, seq)
+        for partition, (epoch, seq) in positions.items()
+        if epoch == recorded[partition][0] and seq <= recorded[partition][1]
+    }
