@@ -87,3 +87,27 @@ async def test_what_only_the_outbox_has_is_not_trimmed(stage: Stage, standby: St
 
     assert heard.halts == []
     await standby.check(entries)
+
+
+async def test_what_only_the_old_primary_had_is_not_said_of_the_new_one(
+    stage: Stage, standby: Stage
+) -> None:
+    """F27, F35: the hot store took no writes and was not told; now it is told what is there."""
+    entries, heard = holds_and_commits(Story(), ["ada"], 20), Heard()
+    await record(standby.postgres_url, *entries[:KEPT])
+    await stage.add(*entries)
+    await stage.client.config_set("min-replicas-to-write", 1)
+    try:
+        async with stage.flushing(heard, retention=Patience()) as flusher:
+            await stage.until_recorded(p0=len(entries))
+            await lose_ledger(flusher, stage.postgres_url)
+            assert heard.flushed == []
+            await stage.client.config_set("min-replicas-to-write", 0)
+            move(flusher, standby.postgres_url)
+            await standby.until_recorded(p0=len(entries))
+            await until(lambda: (0, 1, len(entries)) in heard.flushed)
+    finally:
+        await stage.client.config_set("min-replicas-to-write", 0)
+
+    said = [seq for partition, _, seq in heard.flushed if partition == 0]
+    assert said == [KEPT, len(entries)]

@@ -50,9 +50,11 @@ class Recorder:
 
     def load(self, cursors: Mapping[int, PartitionCursor]) -> None:
         """Starts from what the ledger says, which may be less than was recorded: a standby took
-        over that lacks the last commits. They are sent again, and are not trimmed before.
+        over that lacks the last commits. They are sent again, and before that they are neither
+        trimmed nor said to be recorded.
         """
         self._progress.load(cursors)
+        self._unsaid = {}
         self._retention.bring_down(self._progress.positions(cursors))
 
     async def record(self, work: Work) -> bool:
