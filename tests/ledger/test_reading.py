@@ -11,9 +11,11 @@ from holdfast_server.domain.reply import Buckets, HoldState
 from holdfast_server.ledger.records import EntryFilter
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import GRANT, HOLD, START_MS, Story
-from tests.support.ledger import record
+from tests.support.ledger import open_ledger, query, record
 
 OTHER_GRANT = "0e" * 16
+#: The last second of the year 9999, by which many mean never. Tokyo is a year further by then.
+LAST_SECOND_MS = 253_402_300_799_000
 
 
 @dataclass
@@ -270,3 +272,31 @@ async def test_an_account_has_all_its_terms(ledger: Ledger, migrated_postgres_ur
     assert [limit.limit_id for limit in account.terms.limits] == ["daily"]
     assert account.terms.limits[0].warn_percents == (80, 95)
     assert account.terms.zone == "Europe/Berlin"
+
+
+async def test_the_end_of_the_last_year_is_read_wherever_the_server_is(
+    migrated_postgres_url: str,
+) -> None:
+    url = migrated_postgres_url
+    query(
+        url,
+        "DO $$ BEGIN EXECUTE format("
+        "'ALTER DATABASE %I SET timezone = %L', current_database(), 'Asia/Tokyo'); END $$",
+    )
+    story = Story()
+    given = story.account("ada"), story.grant("ada", 100, expires_at_ms=LAST_SECOND_MS)
+    burn = story.write(
+        EntryKind.BURN,
+        "ada",
+        Buckets(available=-30, burned=30),
+        grants=(GrantPosting(GRANT, remaining=-30, burned=30),),
+    )
+    async with open_ledger(url) as ledger:
+        await record(url, *given, burn)
+        (grant,) = await ledger.list_grants("tenant", "ada", limit=10)
+        burned = await ledger.burned_by("tenant", burn.transaction_id)
+        (due,) = await ledger.due_between(0, 1, 10)
+
+    assert burned is not None
+    expiries = grant.terms.expires_at_ms, burned.grants[GRANT].expires_at_ms, due.due_ms
+    assert set(expiries) == {LAST_SECOND_MS}

@@ -23,10 +23,10 @@ from holdfast_server.ledger.database import (
     FLUSHER_ROLE,
     Connection,
     Cursor,
+    begin_session,
     connection_text,
     fetch_all,
     fetch_one,
-    step_down,
     translated,
 )
 from holdfast_server.ledger.prepare import (
@@ -149,7 +149,7 @@ class Appender:
                 self._url, autocommit=True, row_factory=dict_row
             )
             connection.add_notice_handler(self._notice)
-            await step_down(connection, FLUSHER_ROLE)
+            await begin_session(connection, FLUSHER_ROLE)
             await connection.execute(QUERIES["limit_silence"], {"limit": str(SILENT_MS_MAX)})
             self._connection = connection
         return self._connection

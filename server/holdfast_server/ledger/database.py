@@ -59,9 +59,11 @@ def connection_text(url: str, application: str) -> str:
     )
 
 
-async def step_down(connection: Connection, role: str) -> None:
-    """Gives up all privileges but those of `role`, where the role exists and may be taken."""
-    await connection.execute(QUERIES["step_down"], {"role": role})
+async def begin_session(connection: Connection, role: str) -> None:
+    """Has times told in UTC, and gives up all privileges but those of `role`, where that exists and
+    may be taken.
+    """
+    await connection.execute(QUERIES["begin_session"], {"role": role})
 
 
 @contextmanager
@@ -164,14 +166,14 @@ def _pool(
 
 
 async def _prepare_reader(connection: Connection) -> None:
-    await step_down(connection, READER_ROLE)
+    await begin_session(connection, READER_ROLE)
     await connection.execute(QUERIES["limit_statements"], {"limit": str(READ_MS_MAX)})
     await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
     await connection.set_read_only(True)
 
 
 async def _prepare_control(connection: Connection) -> None:
-    await step_down(connection, CONTROL_ROLE)
+    await begin_session(connection, CONTROL_ROLE)
     await connection.commit()
 
 

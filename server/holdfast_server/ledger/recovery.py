@@ -18,10 +18,10 @@ from holdfast_server.ledger.database import (
     EVERY_TENANT,
     Cursor,
     Database,
+    begin_session,
     connection_text,
     fetch_all,
     fetch_one,
-    step_down,
     translated,
 )
 from holdfast_server.ledger.sql import QUERIES
@@ -222,7 +222,7 @@ async def recovering(postgres_url: str, partitions: Iterable[int]) -> AsyncItera
         connection = await AsyncConnection.connect(url, autocommit=True, row_factory=dict_row)
     async with connection:
         with translated():
-            await step_down(connection, CONTROL_ROLE)
+            await begin_session(connection, CONTROL_ROLE)
             async with connection.cursor() as cursor:
                 found = await fetch_all(
                     cursor, QUERIES["lock_recovery"], partitions=list(partitions)
