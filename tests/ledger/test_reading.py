@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from holdfast_server.control.refunds import plan_refund
 from holdfast_server.domain.entry import Entry, EntryKind, GrantPosting
+from holdfast_server.domain.operation import Refund, RefundLine
 from holdfast_server.domain.reply import Buckets, HoldState
+from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.records import EntryFilter
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import GRANT, HOLD, START_MS, Story
@@ -214,12 +217,38 @@ async def test_what_a_transaction_burned_and_what_came_back(
 
     assert burned is not None
     assert [each.entry.seq for each in burned.burns] == [5]
-    assert [each.entry.seq for each in burned.refunds] == [7]
+    assert burned.refunded == {"ai": 10}
     assert (burned.partition, burned.epoch, burned.as_of_seq) == (0, 1, 7)
     assert burned.grants[GRANT].credit_type == "ai"
     assert burned.revoked == frozenset()
     for other in ("0-1-4", "0-1-99", "nonsense", ""):
         assert await past.ledger.burned_by("tenant", other) is None
+
+
+async def test_any_number_of_refunds_gives_back_no_more_than_was_burned(
+    ledger: Ledger, migrated_postgres_url: str
+) -> None:
+    story, count = Story(), 10_001
+    burn = [story.grant("ada", count), story.hold("ada", count), story.commit("ada", count)]
+    name = burn[-1].transaction_id
+    refunds = [
+        story.write(
+            EntryKind.REFUND,
+            "ada",
+            Buckets(burned=-1, available=1),
+            grants=(GrantPosting(GRANT, burned=-1, remaining=1),),
+            refund_of=name,
+        )
+        for _ in range(count)
+    ]
+    await record(migrated_postgres_url, *burn, *refunds)
+
+    burned = await ledger.burned_by("tenant", name)
+
+    assert burned is not None
+    with pytest.raises(HoldfastError) as caught:
+        plan_refund(Refund("tenant", name, "key", (RefundLine("ai", 1),)), burned)
+    assert caught.value.metadata == {"refundable": "0"}
 
 
 async def test_grants_show_what_became_of_them(past: Past, migrated_postgres_url: str) -> None:

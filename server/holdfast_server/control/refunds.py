@@ -55,9 +55,7 @@ def _exceeds(refundable: int) -> HoldfastError:
 
 def _left(burned: BurnedTransaction) -> list[RefundPart]:
     """All parts, newest burn first, without those that earlier refunds gave back."""
-    given_back = Counter[str]()
-    for found in burned.refunds:
-        given_back[found.entry.credit_type] -= found.entry.delta.burned
+    given_back = Counter(burned.refunded)
     left = []
     for part in _parts(burned):
         gone = min(part.amount, given_back[part.credit_type])

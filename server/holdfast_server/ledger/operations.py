@@ -10,7 +10,6 @@ from typing import Final
 from holdfast_server.domain.entry import Entry, EntryKind, parse_transaction_id
 from holdfast_server.domain.operation import Commit
 from holdfast_server.domain.reply import HoldState
-from holdfast_server.ledger import rows
 from holdfast_server.ledger.database import Cursor, Database, fetch_all, fetch_one
 from holdfast_server.ledger.entries import hold_entries, transaction_entries
 from holdfast_server.ledger.grants import grant_terms_by_id
@@ -36,8 +35,6 @@ BURNING_KINDS: Final = frozenset(
 LATE_KINDS: Final = frozenset({EntryKind.LATE_COMMIT, EntryKind.RECOVERED_COMMIT})
 #: The fault of what is kept of a Commit that came too late.
 LATE_USE: Final = "late_use"
-#: REFUND entries of one transaction that are read.
-REFUND_ENTRIES_MAX: Final = 10_000
 
 
 class Operations(Database):
@@ -115,17 +112,12 @@ class Operations(Database):
 async def _burned(
     cursor: Cursor, tenant: str, transaction_id: str, burns: tuple[RecordedEntry, ...]
 ) -> BurnedTransaction:
-    refunds = await fetch_all(
-        cursor,
-        QUERIES["refunds_of"],
-        tenant=tenant,
-        refund_of=transaction_id,
-        limit=REFUND_ENTRIES_MAX,
+    refunded = await fetch_all(
+        cursor, QUERIES["refunded_of"], tenant=tenant, refund_of=transaction_id
     )
-    given_back = tuple(rows.recorded_entry(row) for row in refunds)
     first = burns[0].entry
     as_of = await fetch_all(cursor, QUERIES["flushed"], partitions=[first.partition])
-    grant_ids = {grant.grant_id for found in burns + given_back for grant in found.entry.grants}
+    grant_ids = {grant.grant_id for found in burns for grant in found.entry.grants}
     revoked = await fetch_all(
         cursor,
         QUERIES["revoked_of"],
@@ -136,7 +128,7 @@ async def _burned(
     return BurnedTransaction(
         account=first.actor,
         burns=burns,
-        refunds=given_back,
+        refunded={row["credit_type"]: row["amount"] for row in refunded},
         grants=await grant_terms_by_id(cursor, tenant, grant_ids),
         revoked=frozenset(row["grant_id"].hex for row in revoked),
         hold=tuple(await hold_entries(cursor, tenant, first.hold)) if first.hold else (),

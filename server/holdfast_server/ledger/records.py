@@ -123,15 +123,15 @@ class RecordedHold:
 class BurnedTransaction:
     """What a Commit or Burn consumed and what was given back since, all of one instant.
 
-    `burns` are the transaction's entries that burned, `refunds` the REFUND entries that name it,
-    both in order. `grants` has the terms of every grant that either touches, `revoked` names those
-    of them that were revoked, even where nothing was left to take. `hold` has all entries of the
-    hold that was committed, in order. Complete up to `as_of_seq` of `epoch`.
+    `burns` are the transaction's entries that burned, in order; `refunded` is what all its refunds
+    gave back, per credit type. `grants` has the terms of every grant that was burned, `revoked`
+    names those of them that were revoked, even where nothing was left to take. `hold` has all
+    entries of the hold that was committed, in order. Complete up to `as_of_seq` of `epoch`.
     """
 
     account: str
     burns: tuple[RecordedEntry, ...]
-    refunds: tuple[RecordedEntry, ...]
+    refunded: Mapping[str, int]
     grants: Mapping[str, GrantTerms]
     revoked: frozenset[str]
     hold: tuple[RecordedEntry, ...]

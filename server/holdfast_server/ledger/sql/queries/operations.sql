@@ -4,12 +4,12 @@ SELECT fingerprint, answer, partition, epoch, first_seq
 FROM holdfast.tenant_operation
 WHERE tenant = %(tenant)s AND method = %(method)s AND idempotency_key = %(key)s;
 
--- refunds_of --
--- What was given back of a transaction.
-SELECT * FROM holdfast.entry
+-- refunded_of --
+-- How much was given back of a transaction: by all of its refunds, or more would go back than was burned.
+SELECT credit_type, -sum(delta_burned)::bigint AS amount
+FROM holdfast.entry
 WHERE tenant = %(tenant)s AND refund_of = %(refund_of)s
-ORDER BY partition, seq
-LIMIT %(limit)s;
+GROUP BY credit_type;
 
 -- grant_terms_by_id --
 -- The terms of grants whose ids are known.
