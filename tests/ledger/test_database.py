@@ -10,13 +10,12 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from holdfast_server.domain.checkpoint import Tip
-from holdfast_server.domain.entry import EntryKind
 from holdfast_server.domain.epoch import Acknowledged
 from holdfast_server.domain.figures import Difference, Figure
 from holdfast_server.domain.operation import Commit
 from holdfast_server.domain.policy import Policy, Scope, ScopeKind
 from holdfast_server.domain.rebuild import SNAPSHOT_LAYOUT, Snapshot, rebuild
-from holdfast_server.domain.reply import Buckets, HoldState
+from holdfast_server.domain.reply import HoldState
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.database import READ_MS_MAX, connection_text
 from holdfast_server.ledger.due import EntriesPage
@@ -24,19 +23,16 @@ from holdfast_server.ledger.records import (
     CreditType,
     Finding,
     ProcessReport,
-    RecordedEntry,
     RecordedHold,
 )
 from holdfast_server.ledger.snapshots import Kept
 from holdfast_server.ledger.store import Ledger
-from tests.support.entries import Story
 from tests.support.ledger import query
 
 
 def late_hold() -> RecordedHold:
-    """A hold with one entry, whichever."""
-    entry = Story().write(EntryKind.HOLD, "a", Buckets(available=0), hold="0a" * 16)
-    return RecordedHold("a", HoldState.EXPIRED, "", False, {}, (RecordedEntry(entry, 0, b""),))
+    """A hold, whichever."""
+    return RecordedHold("0a" * 16, "a", HoldState.EXPIRED, "", False, {}, 0, 1, 1)
 
 
 def snapshot() -> Snapshot:

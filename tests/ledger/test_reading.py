@@ -10,6 +10,7 @@ from holdfast_server.control.refunds import plan_refund
 from holdfast_server.domain.entry import Entry, EntryKind, GrantPosting
 from holdfast_server.domain.operation import Refund, RefundLine
 from holdfast_server.domain.reply import Buckets, HoldState
+from holdfast_server.domain.twin.state import DEBT, UNENFORCED
 from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.records import EntryFilter
 from holdfast_server.ledger.store import Ledger
@@ -180,6 +181,49 @@ async def test_a_late_commit_of_an_expired_hold_shows(
     assert hold is not None
     assert (hold.state, hold.ended_by, hold.late) == (HoldState.EXPIRED, "0-1-3", True)
     assert hold.burned == {"ai": 30}
+
+
+@pytest.fixture
+async def in_parts(
+    ledger: Ledger, migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> list[Entry]:
+    """A hold of 5 that are owed and 20 that are not, committed in 6 parts: twice what is read."""
+    monkeypatch.setattr("holdfast_server.ledger.entries.HOLD_ENTRIES_MAX", 3)
+    story = Story()
+    held = Buckets(debt=5, unenforced=20, held=25)
+    entries = [story.write(EntryKind.HOLD, "ada", held, hold=HOLD)]
+    part = Buckets(held=-1, burned=1)
+    entries += [story.write(EntryKind.COMMIT, "ada", part, hold=HOLD) for _ in range(5)]
+    entries.append(replace(story.commit("ada", 20), grants=()))
+    await record(migrated_postgres_url, *entries)
+    return entries
+
+
+async def test_a_hold_has_ended_however_many_parts_were_committed_before(
+    ledger: Ledger, in_parts: list[Entry]
+) -> None:
+    hold = await ledger.find_hold("tenant", HOLD)
+
+    assert hold is not None
+    assert (hold.state, hold.ended_by, hold.late) == (HoldState.COMMITTED, "0-1-7", False)
+    assert (hold.burned, hold.account, hold.seq) == ({"ai": 25}, "ada", 7)
+    newest = [found.entry.seq for found in await ledger.hold_entries("tenant", HOLD)]
+    assert newest == [5, 6, 7]
+
+
+async def test_what_is_owed_is_known_however_many_parts_were_committed_before(
+    ledger: Ledger, in_parts: list[Entry]
+) -> None:
+    first, last = in_parts[1].transaction_id, in_parts[-1].transaction_id
+
+    async def parts(name: str) -> list[tuple[str, int]]:
+        burned = await ledger.burned_by("tenant", name)
+        assert burned is not None
+        plan = plan_refund(Refund("tenant", name, "key"), burned)
+        return [(part.source, part.amount) for part in plan.parts]
+
+    assert await parts(first) == [(DEBT, 1)]
+    assert await parts(last) == [(UNENFORCED, 20)]
 
 
 async def test_entries_of_a_transaction_stay_together(

@@ -108,23 +108,9 @@ def _ungranted(entry: Entry, amount: int, burned: BurnedTransaction) -> Iterator
         yield UNENFORCED, entry.delta.unenforced
         yield DEBT, entry.delta.debt
         return
-    debt = min(amount, _debt_left(entry, burned))
+    debt = min(amount, max(0, burned.debts.get((entry.account, entry.credit_type), 0)))
     yield UNENFORCED, amount - debt
     yield DEBT, debt
-
-
-def _debt_left(commit: Entry, burned: BurnedTransaction) -> int:
-    """The debt that a hold had booked on an account, less what earlier commits of it burned."""
-    left = 0
-    for found in burned.hold:
-        entry = found.entry
-        if (entry.account, entry.credit_type) != (commit.account, commit.credit_type):
-            continue
-        if entry.kind is EntryKind.HOLD:
-            left += entry.delta.debt
-        elif entry.kind is EntryKind.COMMIT and entry.seq < commit.seq:
-            left -= entry.delta.burned - sum(posting.burned for posting in entry.grants)
-    return max(0, left)
 
 
 def _with_terms(part: RefundPart, terms: GrantTerms | None, revoked: bool) -> RefundPart:

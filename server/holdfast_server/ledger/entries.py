@@ -20,7 +20,7 @@ from holdfast_server.ledger.sql import QUERIES
 #: Entries of one transaction that are read. The widest transaction, an expiry of every grant and
 #: hold of a tree, is bounded by the sweeper's batch, far below this.
 TRANSACTION_ENTRIES_MAX: Final = 10_000
-#: Entries of one hold that are read: a long stream captures in part many times.
+#: Entries of one hold that are read, the newest: a long stream captures in part many times.
 HOLD_ENTRIES_MAX: Final = 10_000
 #: Credit types of one account that are looked at: those of a tenant, and none.
 ACCOUNT_CREDIT_TYPES_MAX: Final = 65
@@ -91,9 +91,14 @@ class Entries(Database):
             return await transaction_entries(cursor, tenant, partition, epoch, first_seq)
 
     async def hold_entries(self, tenant: str, hold: str) -> list[RecordedEntry]:
-        """The entries of a hold (32 hexadecimal digits) in order."""
+        """The entries of a hold (32 hexadecimal digits) in order, the newest where there are very
+        many.
+        """
         async with self.reading(tenant) as cursor:
-            return await hold_entries(cursor, tenant, hold)
+            found = await fetch_all(
+                cursor, QUERIES["hold_entries"], tenant=tenant, hold=hold, limit=HOLD_ENTRIES_MAX
+            )
+        return [rows.recorded_entry(row) for row in reversed(found)]
 
     async def explain_balance(
         self, tenant: str, account: str, credit_type: str, instant_ms: int | None, maximum: int
@@ -121,14 +126,6 @@ async def transaction_entries(
         epoch=epoch,
         first_seq=first_seq,
         end_seq=first_seq + TRANSACTION_ENTRIES_MAX,
-    )
-    return [rows.recorded_entry(row) for row in found]
-
-
-async def hold_entries(cursor: Cursor, tenant: str, hold: str) -> list[RecordedEntry]:
-    """The same inside a transaction that is already open."""
-    found = await fetch_all(
-        cursor, QUERIES["hold_entries"], tenant=tenant, hold=hold, limit=HOLD_ENTRIES_MAX
     )
     return [rows.recorded_entry(row) for row in found]
 

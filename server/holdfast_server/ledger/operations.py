@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from holdfast_server.domain.entry import Entry, EntryKind, parse_transaction_id
+from holdfast_server.domain.entry import Entry, EntryKind, parse_transaction_id, transaction_id
 from holdfast_server.domain.operation import Commit
 from holdfast_server.domain.reply import HoldState
 from holdfast_server.ledger.database import Cursor, Database, fetch_all, fetch_one
-from holdfast_server.ledger.entries import hold_entries, transaction_entries
+from holdfast_server.ledger.entries import transaction_entries
 from holdfast_server.ledger.grants import grant_terms_by_id
 from holdfast_server.ledger.records import (
     BurnedTransaction,
@@ -19,6 +19,7 @@ from holdfast_server.ledger.records import (
     RecordedHold,
     RecordedOperation,
 )
+from holdfast_server.ledger.rows import Row
 from holdfast_server.ledger.sql import QUERIES
 
 #: The kinds that consume credits.
@@ -65,23 +66,22 @@ class Operations(Database):
     async def find_hold(self, tenant: str, hold: str) -> RecordedHold | None:
         """What became of a hold (32 hexadecimal digits), or None where it is unknown."""
         async with self.reading(tenant) as cursor:
-            entries = await hold_entries(cursor, tenant, hold)
-        return _hold(entries) if entries else None
+            found = await fetch_all(cursor, QUERIES["hold_sums"], tenant=tenant, hold=hold)
+        return _hold(hold, found) if found else None
 
     async def note_late_use(self, hold: RecordedHold, commit: Commit) -> None:
         """Keeps what a Commit said that came too late to be booked, for those who bill."""
-        last = hold.entries[-1].entry
         said = {
             "tenant": commit.tenant,
             "account": hold.account,
-            "hold": last.hold,
+            "hold": hold.hold,
             "idempotency_key": commit.key,
             "lines": {line.credit_type: line.amount for line in commit.lines},
         }
         note = {
-            "partition": last.partition,
-            "epoch": last.epoch,
-            "seq": last.seq,
+            "partition": hold.partition,
+            "epoch": hold.epoch,
+            "seq": hold.seq,
             "raw": json.dumps(said, sort_keys=True).encode(),
             "fault": LATE_USE,
             "explanation": "a commit came after its hold's late window",
@@ -131,29 +131,43 @@ async def _burned(
         refunded={row["credit_type"]: row["amount"] for row in refunded},
         grants=await grant_terms_by_id(cursor, tenant, grant_ids),
         revoked=frozenset(row["grant_id"].hex for row in revoked),
-        hold=tuple(await hold_entries(cursor, tenant, first.hold)) if first.hold else (),
+        debts=await _debts(cursor, tenant, first) if first.hold else {},
         partition=first.partition,
         epoch=as_of[0]["epoch"],
         as_of_seq=as_of[0]["last_seq"],
     )
 
 
-def _hold(found: Sequence[RecordedEntry]) -> RecordedHold:
-    entries = [recorded.entry for recorded in found]
-    end = next((entry for entry in entries if entry.ends_hold), None)
+async def _debts(cursor: Cursor, tenant: str, commit: Entry) -> dict[tuple[str, str], int]:
+    found = await fetch_all(
+        cursor,
+        QUERIES["hold_debts"],
+        tenant=tenant,
+        hold=commit.hold,
+        before_seq=commit.first_seq,
+    )
+    return {(row["account"], row["credit_type"]): row["debt"] for row in found}
+
+
+def _hold(hold: str, sums: Sequence[Row]) -> RecordedHold:
+    end = next((row for row in sums if row["ends_hold"]), None)
+    last = max(sums, key=lambda row: row["seq"])
     return RecordedHold(
-        account=entries[0].actor,
-        state=(end.ends_hold if end else None) or HoldState.OPEN,
-        ended_by=end.transaction_id if end else "",
-        late=any(entry.kind in LATE_KINDS for entry in entries),
-        burned=_burned_per_credit_type(entries),
-        entries=tuple(found),
+        hold=hold,
+        account=sums[0]["actor"],
+        state=HoldState(end["ends_hold"]) if end else HoldState.OPEN,
+        ended_by=transaction_id(end["partition"], end["epoch"], end["first_seq"]) if end else "",
+        late=any(row["kind"] in LATE_KINDS for row in sums),
+        burned=_burned_per_credit_type(sums),
+        partition=last["partition"],
+        epoch=last["epoch"],
+        seq=last["seq"],
     )
 
 
-def _burned_per_credit_type(entries: Iterable[Entry]) -> Counter[str]:
+def _burned_per_credit_type(sums: Iterable[Row]) -> Counter[str]:
     burned: Counter[str] = Counter()
-    for entry in entries:
-        if entry.kind in BURNING_KINDS:
-            burned[entry.credit_type] += entry.delta.burned
+    for row in sums:
+        if row["kind"] in BURNING_KINDS:
+            burned[row["credit_type"]] += row["burned"]
     return burned

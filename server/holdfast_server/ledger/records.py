@@ -108,15 +108,19 @@ class RecordedHold:
 
     `state` is OPEN until an entry ended it; `ended_by` is that entry's transaction, or empty.
     `burned` is per credit type over all its entries, overage and late commits included. `late` says
-    that use was booked after it had expired.
+    that use was booked after it had expired. `partition`, `epoch` and `seq` are the place of its
+    last entry.
     """
 
+    hold: str
     account: str
     state: HoldState
     ended_by: str
     late: bool
     burned: Mapping[str, int]
-    entries: tuple[RecordedEntry, ...]
+    partition: int
+    epoch: int
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +129,9 @@ class BurnedTransaction:
 
     `burns` are the transaction's entries that burned, in order; `refunded` is what all its refunds
     gave back, per credit type. `grants` has the terms of every grant that was burned, `revoked`
-    names those of them that were revoked, even where nothing was left to take. `hold` has all
-    entries of the hold that was committed, in order. Complete up to `as_of_seq` of `epoch`.
+    names those of them that were revoked, even where nothing was left to take. `debts` is what the
+    hold that was committed had booked as debt, less what earlier Commits of it burned, per account
+    and credit type. Complete up to `as_of_seq` of `epoch`.
     """
 
     account: str
@@ -134,7 +139,7 @@ class BurnedTransaction:
     refunded: Mapping[str, int]
     grants: Mapping[str, GrantTerms]
     revoked: frozenset[str]
-    hold: tuple[RecordedEntry, ...]
+    debts: Mapping[tuple[str, str], int]
     partition: int
     epoch: int
     as_of_seq: int

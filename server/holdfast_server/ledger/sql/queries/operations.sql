@@ -4,6 +4,40 @@ SELECT fingerprint, answer, partition, epoch, first_seq
 FROM holdfast.tenant_operation
 WHERE tenant = %(tenant)s AND method = %(method)s AND idempotency_key = %(key)s;
 
+-- hold_sums --
+-- All that happened to a hold, by kind and credit type, from first to last. The entry that ends it is by itself.
+SELECT
+    kind, credit_type, ends_hold, min(actor) AS actor, max(partition) AS partition,
+    max(epoch) AS epoch, max(first_seq) AS first_seq, max(seq) AS seq,
+    sum(delta_burned)::bigint AS burned
+FROM (
+    SELECT * FROM holdfast.entry
+    WHERE tenant = %(tenant)s AND hold = %(hold)s::uuid AND ends_hold = 0
+    UNION ALL
+    SELECT e.*
+    FROM holdfast.tenant_operation AS o
+    JOIN holdfast.entry AS e ON e.partition = o.partition AND e.seq = o.first_seq
+    WHERE o.tenant = %(tenant)s AND o.hold_ended = %(hold)s::uuid AND e.tenant = o.tenant
+) AS story
+GROUP BY kind, credit_type, ends_hold
+ORDER BY min(seq);
+
+-- hold_debts --
+-- The debt that a hold had booked, less what no grant paid of its Commits before a place.
+SELECT account, credit_type, sum(
+    CASE kind
+        WHEN 3 THEN delta_debt
+        ELSE (
+            SELECT coalesce(sum(posting.burned), 0)
+            FROM holdfast.postings(grant_ids, grant_changes) AS posting
+        ) - delta_burned
+    END
+)::bigint AS debt
+FROM holdfast.entry
+WHERE tenant = %(tenant)s AND hold = %(hold)s::uuid AND ends_hold = 0
+  AND (kind = 3 OR kind = 4 AND seq < %(before_seq)s)
+GROUP BY account, credit_type;
+
 -- refunded_of --
 -- How much was given back of a transaction: by all of its refunds, or more would go back than was burned.
 SELECT credit_type, -sum(delta_burned)::bigint AS amount

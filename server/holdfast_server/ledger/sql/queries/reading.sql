@@ -77,7 +77,7 @@ WHERE tenant = %(tenant)s AND partition = %(partition)s AND epoch = %(epoch)s
 ORDER BY seq;
 
 -- hold_entries --
--- Everything that happened to a hold.
+-- What happened to a hold, newest first.
 SELECT * FROM holdfast.entry
 WHERE tenant = %(tenant)s AND hold = %(hold)s::uuid AND ends_hold = 0
 UNION ALL
@@ -85,7 +85,7 @@ SELECT e.*
 FROM holdfast.tenant_operation AS o
 JOIN holdfast.entry AS e ON e.partition = o.partition AND e.seq = o.first_seq
 WHERE o.tenant = %(tenant)s AND o.hold_ended = %(hold)s::uuid AND e.tenant = o.tenant
-ORDER BY partition, seq
+ORDER BY partition DESC, seq DESC
 LIMIT %(limit)s;
 
 -- get_account --
