@@ -110,6 +110,19 @@ async def test_any_changed_column_breaks_the_chain(url: str, ledger: Ledger) -> 
     assert {(*each[1:],) for each in violations if each[0] == "chain"} == set(places)
 
 
+async def test_a_time_that_was_changed_by_less_than_is_hashed_is_found(
+    url: str, ledger: Ledger
+) -> None:
+    """I11: the chain counts milliseconds, and a balance at an instant compares what is there."""
+    tamper(
+        url,
+        "UPDATE holdfast.entry SET event_time = event_time + interval '1 microsecond' "
+        "WHERE partition = 0 AND seq = 12",
+    )
+
+    assert found(await ledger.verify()) == {("chain", 0, 12)}
+
+
 async def test_a_removed_row_is_found(url: str, ledger: Ledger) -> None:
     """I10: sequence numbers and versions are gap-free."""
     tamper(url, _delete("partition = 1 AND seq = 5"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from holdfast_server.domain.checkpoint import Tip
@@ -73,6 +74,11 @@ class PartitionCheck:
         for message in self._holds.add(entry):
             self._note("hold", entry.seq, message)
         self._epoch, self._seq, self._hash = entry.epoch, entry.seq, recorded.hash
+
+    def check_time(self, seq: int, time: datetime) -> None:
+        """Checks what a row has and its entry has not: the chain vouches for whole milliseconds."""
+        if time.microsecond % 1_000:
+            self._note("chain", seq, f"the time {time} is not one of whole milliseconds")
 
     def finish(self) -> None:
         """Checks what can only be seen at the end: what is held, and a tail that was cut off."""
@@ -193,15 +199,17 @@ class Verification(Snapshots):
     async def stream_entries(self, partition: int) -> AsyncIterator[RecordedEntry]:
         """Every entry of a partition in order, as of one instant: what an export consists of."""
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
-            async for recorded in _stream(cursor, partition):
-                yield recorded
+            async for row in _rows(cursor, partition):
+                yield rows.recorded_entry(row)
 
     async def _verify_partition(self, partition: int, anchors: Anchors) -> PartitionCheck:
         check = PartitionCheck(partition, anchors)
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             tip = await _tip(cursor, partition)
             snapshots = SnapshotCheck(await snapshots_in(cursor, partition))
-            async for recorded in _stream(cursor, partition):
+            async for row in _rows(cursor, partition):
+                check.check_time(row["seq"], row["event_time"])
+                recorded = rows.recorded_entry(row)
                 check.add(recorded)
                 snapshots.add(recorded.entry)
         check.finish()
@@ -239,11 +247,8 @@ async def _tip(cursor: Cursor, partition: int) -> Tip | None:
     return Tip(**row) if row else None
 
 
-async def _stream(cursor: Cursor, partition: int) -> AsyncIterator[RecordedEntry]:
-    async for row in cursor.stream(
-        QUERIES["partition_entries"], {"partition": partition}, size=FETCH_ROWS
-    ):
-        yield rows.recorded_entry(row)
+def _rows(cursor: Cursor, partition: int) -> AsyncIterator[rows.Row]:
+    return cursor.stream(QUERIES["partition_entries"], {"partition": partition}, size=FETCH_ROWS)
 
 
 def _plus(state: Buckets, delta: Buckets) -> tuple[int, ...]:
