@@ -18,6 +18,7 @@ from holdfast_server.ledger.store import Ledger
 from holdfast_server.telemetry.names import Alert, Delivery
 from holdfast_server.telemetry.recorder import Recorder
 from tests.support.entries import Story
+from tests.support.full_disk import files_of_at_most
 from tests.support.ledger import open_ledger, record, tamper
 
 
@@ -261,6 +262,26 @@ async def test_a_file_holds_a_line_each_even_after_a_torn_one(stage: Stage) -> N
     unwritable = open_place((stage.folder / "gone").as_uri(), Network.PUBLIC)
     with pytest.raises(RequestFailed, match="gone"):
         await unwritable.deliver(read_lines([whole])[0][0])
+
+
+async def test_a_line_that_a_full_disk_cuts_short_is_not_delivered(stage: Stage) -> None:
+    """Whatever of it was written, time and again: the whole line comes once there is room."""
+    path = stage.folder / "checkpoints.jsonl"
+    checkpointer = stage.checkpointer(open_place(path.as_uri(), Network.PUBLIC))
+    await stage.happen(0)
+    for size in (100, 150, 300):
+        with files_of_at_most(size):
+            await checkpointer.look()
+        assert path.stat().st_size == size
+    assert stage.heard.results == [Delivery.FAILED] * 3
+    assert (await stage.ledger.checkpoint_head()).pending
+
+    await checkpointer.look()
+    await stage.happen(0)
+    await checkpointer.look()
+
+    anchors = stage.judged(path.read_text().splitlines())
+    assert (anchors.flaws, anchors.checkpoints) == ((), 2)
 
 
 def test_places_are_told_apart_by_their_urls() -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import resource
-import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -44,6 +42,7 @@ from holdfast_server.domain.operation import (
 )
 from holdfast_server.telemetry.names import Alert, Replayed
 from tests.control.support import CALLER, NOW_MS, TOKEN_HELD, Reports, burn, records_of
+from tests.support.full_disk import files_of_at_most
 
 texts = st.text(max_size=20)
 amounts = st.integers(1, 2**53 - 1)
@@ -158,19 +157,6 @@ def test_a_segment_that_is_full_is_followed_by_another(tmp_path: Path) -> None:
     first, second = segments_of(tmp_path)
     assert first.stat().st_size >= SEGMENT_BYTES_MAX
     assert read_segment(second).records == (b"x" * RECORD_BYTES_MAX,)
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """A disk that is full: no file of this process may grow beyond a size."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_what_could_not_be_written_whole_is_taken_back(tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def test_lines_that_are_none_are_noticed_and_torn_ones_forgiven(key: SigningKey)
     first, second, *_ = (each.line for each in chain(key))
 
     assert read_lines([first, second[:40], second, second]) == (chain(key)[:2], [])
+    assert read_lines([first, second[:40], second[:9], second]) == (chain(key)[:2], [])
+    assert len(read_lines([first, first[-40:], second[:40], second])[1]) == 1
     _, damaged = read_lines([first, second[:40]])
     assert len(damaged) == 1
     broken = json.dumps({**json.loads(first), "layout": 9})

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from holdfast_server.control.outgoing import Network, RequestFailed, check_url, send
+from holdfast_server.control.spool_files import write_all
 from holdfast_server.domain.checkpoint import Checkpoint
 
 #: Stands in a URL for the checkpoint's number, in so many digits: names then sort like numbers.
@@ -93,5 +94,5 @@ def _append(path: Path, line: bytes) -> None:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         start = b"" if size == 0 or file.read(1) == b"\n" else b"\n"
-        os.write(descriptor, start + line + b"\n")
+        write_all(file, start + line + b"\n")
         os.fsync(descriptor)

@@ -90,7 +90,7 @@ class SegmentWriter:
         file = self._opened()
         path = Path(str(file.name))
         try:
-            _write_all(file, b"".join(frames))
+            write_all(file, b"".join(frames))
             os.fsync(file.fileno())
         except OSError:
             self._take_back(file)
@@ -116,7 +116,7 @@ class SegmentWriter:
             path = next_segment(self._folder)
             file = FileIO(path, "xb")
             try:
-                _write_all(file, MAGIC)
+                write_all(file, MAGIC)
                 sync_folder(self._folder)
             except OSError:
                 file.close()
@@ -160,7 +160,8 @@ def _torn(content: bytes, place: int) -> bool:
     return bool(0 < length <= RECORD_BYTES_MAX and len(rest) < _HEAD.size + length)
 
 
-def _write_all(file: FileIO, content: bytes) -> None:
+def write_all(file: FileIO, content: bytes) -> None:
+    """Writes all of it, or raises OSError: on a disk that fills up, one write may end early."""
     view = memoryview(content)
     while view:
         view = view[file.write(view) or 0 :]

@@ -122,18 +122,18 @@ def parse(line: str) -> Checkpoint:
 def read_lines(lines: Iterable[str]) -> tuple[list[Checkpoint], list[Flaw]]:
     """Checkpoints by number, each once, and the lines that are none.
 
-    The same line may be there more than once: what got no answer is sent again. So may the
-    beginning of a line before the whole one: whoever wrote it was interrupted.
+    The same line may be there more than once: what got no answer is sent again. So may beginnings
+    of a line before the whole one: whoever wrote it was interrupted, or the disk was full.
     """
     texts = [text for line in lines if (text := line.strip())]
-    found, flaws = dict[str, Checkpoint](), list[Flaw]()
-    for text, following in zip(texts, [*texts[1:], ""], strict=True):
+    found, flaws, following = dict[str, Checkpoint](), list[Flaw](), ""
+    for text in reversed(texts):
         try:
-            found[text] = parse(text)
+            found[text], following = parse(text), text
         except ValueError as error:
             if not following.startswith(text):
                 flaws.append(Flaw(0, f"a line is damaged: {error}"))
-    return sorted(found.values(), key=lambda each: each.number), flaws
+    return sorted(reversed(found.values()), key=lambda each: each.number), flaws
 
 
 Verify = Callable[[Checkpoint], str]
