@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from holdfast_server.control.outgoing import AddressForbidden, Network, RequestF
 from holdfast_server.control.places import HttpPlace, Place, open_place
 from holdfast_server.control.signing import PublicKeys, SigningKey
 from holdfast_server.domain.checkpoint import Anchors, Checkpoint, judge, read_lines
+from holdfast_server.ledger.checkpoints import CheckpointHead
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.telemetry.names import Alert, Delivery
 from holdfast_server.telemetry.recorder import Recorder
@@ -79,6 +80,14 @@ class Stage:
     def checkpointer(self, place: Place, interval_ms: int = 0) -> Checkpointer:
         evidence = Evidence(place, self.folder / "key.pem", "4/1", interval_ms)
         return Checkpointer(self.ledger, evidence, self.heard)
+
+    async def lose(self, before: CheckpointHead) -> None:
+        """A standby takes over that knows no newer checkpoint."""
+        async with self.ledger.changing() as cursor:
+            await cursor.execute(
+                "UPDATE holdfast.checkpoint_head SET number = %s, hash = %s, pending = %s",
+                [before.number, before.hash, before.pending],
+            )
 
     async def happen(self, *partitions: int) -> None:
         """Something is recorded in these partitions."""
@@ -186,6 +195,48 @@ async def test_of_two_flushers_one_makes_the_next(stage: Stage) -> None:
     await other.finish()
     assert stage.judged(place.lines).flaws == ()
     assert stage.judged(place.lines).last == 2
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize("who", [0, 1])
+async def test_no_number_is_used_twice_where_the_ledger_lost_it(
+    stage: Stage, lost: int, who: int
+) -> None:
+    """Whoever made a checkpoint, or saw that there is one, knows its number."""
+    place, heads = Memory(), list[CheckpointHead]()
+    made, seen = stage.checkpointer(place), stage.checkpointer(place, 60_000)
+    for _ in range(3):
+        await stage.happen(0)
+        await made.look()
+        heads.append(await stage.ledger.checkpoint_head())
+    await seen.look()
+    await stage.lose(heads[-1 - lost])
+    await stage.happen(1)
+    await (made, seen)[who].look(again=True)
+
+    found = stage.judged(place.lines)
+    assert (found.flaws, found.last) == ((), 4)
+    assert stage.heard.alerts == []
+
+
+async def test_what_waits_is_delivered_as_it_was_although_the_ledger_lost_it(stage: Stage) -> None:
+    place = Memory()
+    checkpointer = stage.checkpointer(place)
+    await stage.happen(0)
+    await checkpointer.look()
+    delivered = await stage.ledger.checkpoint_head()
+    place.silent = True
+    await stage.happen(0)
+    await checkpointer.look()
+    # Not even that the first one was delivered is known any more.
+    await stage.lose(replace(delivered, pending=place.lines[0]))
+    await checkpointer.look()
+    place.silent = False
+    await stage.happen(0)
+    await stage.checkpointer(place).look()
+
+    found = stage.judged(place.lines)
+    assert (found.flaws, found.last) == ((), 3)
 
 
 async def test_nothing_is_signed_over_a_ledger_that_was_cut_off(stage: Stage) -> None:

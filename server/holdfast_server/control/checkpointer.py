@@ -2,12 +2,14 @@
 
 Of any number of flushers one makes the next checkpoint: the one whose number the ledger accepts. It
 is kept there until it is delivered, so that after a crash the very same is sent again, and no other
-has its number. Before anything is signed, the ledger must still have what was signed before.
+has its number. Where a fail-over of the ledger loses it, every flusher that has made or seen it
+gives it back. Before anything is signed, the ledger must still have what was signed before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping
@@ -18,7 +20,7 @@ from typing import Final
 from holdfast_server.control.outgoing import AddressForbidden, RequestFailed
 from holdfast_server.control.places import Place
 from holdfast_server.control.signing import KeyFileError, SigningKey
-from holdfast_server.domain.checkpoint import Checkpoint, Tip, parse
+from holdfast_server.domain.checkpoint import FIRST_PREVIOUS, Checkpoint, Tip, parse
 from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.checkpoints import CheckpointHead
 from holdfast_server.ledger.store import Ledger
@@ -55,6 +57,8 @@ class Checkpointer:
         self._ledger, self._evidence, self._recorder = ledger, evidence, recorder
         #: Where the partitions ended when this process last made a checkpoint.
         self._known: dict[int, Tip] = {}
+        #: The newest checkpoint that this process has made or seen.
+        self._newest = CheckpointHead(0, FIRST_PREVIOUS, 0, "")
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -87,7 +91,7 @@ class Checkpointer:
             self._recorder.alert(Alert.CHECKPOINT_FAILED)
 
     async def _look(self, *, again: bool) -> None:
-        head = await self._ledger.checkpoint_head()
+        head = await self._head()
         if head.pending:
             await self._deliver(parse(head.pending))
         elif not again and head.age_ms < self._evidence.interval_ms:
@@ -95,6 +99,18 @@ class Checkpointer:
         if made := await self._make(head):
             await self._deliver(made)
         self._recorder.checkpointed()
+
+    async def _head(self) -> CheckpointHead:
+        """The newest checkpoint, which a ledger that lost commits is given back: a place may have
+        it, and another one under its number would be a fork for ever.
+        """
+        head, newest = await self._ledger.checkpoint_head(), self._newest
+        if head.number < newest.number:
+            _log.warning("the ledger has lost checkpoint %d: it is given back", newest.number)
+            await self._ledger.keep_checkpoint(newest.number, newest.hash, newest.pending)
+            head = dataclasses.replace(newest, age_ms=head.age_ms)
+        self._newest = head
+        return head
 
     async def _make(self, head: CheckpointHead) -> Checkpoint | None:
         """The next checkpoint; None where nothing has moved or another process is making it."""
@@ -118,6 +134,7 @@ class Checkpointer:
         if not kept:
             return None
         self._known = dict(tips)
+        self._newest = CheckpointHead(checkpoint.number, checkpoint.hash, 0, checkpoint.line)
         return checkpoint
 
     def _moved(self, tips: Mapping[int, Tip]) -> dict[int, Tip]:
@@ -143,5 +160,6 @@ class Checkpointer:
                     raise
                 _log.warning("checkpoint %d: %s", checkpoint.number, error)
                 await asyncio.sleep(RETRY_SECONDS * 2**attempt)
+        self._newest = dataclasses.replace(self._newest, pending="")
         await self._ledger.checkpoint_delivered(checkpoint.number)
         self._recorder.delivered(Delivery.DELIVERED)

@@ -32,7 +32,7 @@ class Checkpoints(Database):
         return CheckpointHead(**row)
 
     async def keep_checkpoint(self, number: int, digest: bytes, line: str) -> bool:
-        """Whether this is the checkpoint of that number: only one can be, behind the one before."""
+        """Whether this is the checkpoint of that number: only one can be, behind those before."""
         parameters = {"number": number, "hash": digest, "line": line}
         async with self.changing() as cursor:
             await cursor.execute(QUERIES["keep_checkpoint"], parameters)

@@ -120,10 +120,11 @@ SELECT
 FROM holdfast.checkpoint_head;
 
 -- keep_checkpoint --
--- Compare-and-set: of all who make the next checkpoint, one gets its number.
+-- Compare-and-set: of all who make the next checkpoint, one gets its number. Whoever does has delivered
+-- the one before, also where this database has lost that.
 UPDATE holdfast.checkpoint_head
 SET number = %(number)s, hash = %(hash)s, pending = %(line)s, made_at = now()
-WHERE number = %(number)s - 1 AND pending = '';
+WHERE number < %(number)s;
 
 -- checkpoint_delivered --
 -- It is kept elsewhere.
