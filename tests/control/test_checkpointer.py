@@ -292,6 +292,12 @@ async def test_without_its_key_it_says_so_and_goes_on(stage: Stage) -> None:
     assert len(place.lines) == 1
 
 
+async def test_what_the_ledger_has_for_a_checkpoint_may_be_anything(stage: Stage) -> None:
+    await stage.lose(CheckpointHead(1, bytes(32), 0, "{}"))
+    await stage.checkpointer(Memory()).look()
+    assert stage.heard.alerts == [Alert.CHECKPOINT_FAILED]
+
+
 async def test_a_file_holds_a_line_each_even_after_a_torn_one(stage: Stage) -> None:
     path = stage.folder / "checkpoints.jsonl"
     checkpointer = stage.checkpointer(open_place(path.as_uri(), Network.PUBLIC))

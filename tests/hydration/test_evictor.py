@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from holdfast_server.app.process import background
+from holdfast_server.control import evictor as module
 from holdfast_server.control.evictor import EvictionLimits, Evictor
 from holdfast_server.control.reconcile import Reconciler
 from holdfast_server.domain import operation as op
@@ -76,6 +80,25 @@ async def test_a_second_process_finds_nothing_left(both: Both) -> None:
     await start(both)
     assert await evictor(both, idle_ms=0).evict(NAMES) == len(NAMES)
     assert await evictor(both, idle_ms=0).evict(NAMES) == 0
+
+
+async def test_a_tree_that_is_none_keeps_no_other(
+    both: Both, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    await start(both)
+    keys = both.real.keys
+    key, _ = keys.tree_keys(keys.partition("t", "x"), 1, "t", "x")
+    await both.real.store.client.set(key, "by hand")
+
+    async def only_it_is_left() -> bool:
+        return await hot(both) == 1 and "cannot be evicted" in caplog.text
+
+    async with background(evictor(both, idle_ms=0).run()):
+        await until(only_it_is_left)
+        # It goes on looking, also at what comes later.
+        assert (await both.buckets("a0")).available == 10
+        await until(only_it_is_left)
 
 
 async def test_memory_is_known(both: Both) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 
+from holdfast_server.control.looking import keep_looking
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.operation import Durability, Operation
 from holdfast_server.engine.levels import Levels, StoreLevels
@@ -57,9 +57,7 @@ class LevelsWatch:
 
     async def run(self) -> None:
         """Looks for ever; end it by cancelling."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await self.begin()
+        await keep_looking("durability", self.begin, pause_seconds=LOOK_SECONDS)
 
     def _judge(self, levels: Levels) -> None:
         wanted = self._settings.durability_replicas

@@ -4,7 +4,6 @@ place vouch for what the ledger has."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -17,9 +16,9 @@ from holdfast_server.app.process import (
     collect_seldom,
     run_process,
 )
+from holdfast_server.control.looking import keep_looking
 from holdfast_server.engine.backlog import entries_waiting
 from holdfast_server.engine.outbox import Outbox
-from holdfast_server.errors import HoldfastError
 from holdfast_server.flusher.events import FlusherHooks
 from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.flusher.retention import Retention
@@ -84,10 +83,10 @@ def _stores(process: Process) -> Stores:
 
 
 async def _watch(process: Process, backlog: Backlog) -> None:
-    while True:
-        # While the store is away, what was known stays, and the log says so already.
-        with contextlib.suppress(HoldfastError):
-            if backlog.positions:
-                backlog.waiting(await entries_waiting(process.store, process.keys))
-                backlog.timed(is_suspect=process.store.clock.is_suspect)
-        await asyncio.sleep(WATCH_PAUSE_SECONDS)
+    async def look() -> None:
+        # While the store is away, what was known stays.
+        if backlog.positions:
+            backlog.waiting(await entries_waiting(process.store, process.keys))
+            backlog.timed(is_suspect=process.store.clock.is_suspect)
+
+    await keep_looking("how much waits", look, pause_seconds=WATCH_PAUSE_SECONDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -24,9 +23,9 @@ from holdfast_server.app.process import (
     collect_seldom,
     run_process,
 )
+from holdfast_server.control.looking import keep_looking
 from holdfast_server.control.replay import Replayer
 from holdfast_server.engine.backlog import entries_waiting
-from holdfast_server.errors import HoldfastError
 from holdfast_server.settings import Settings
 
 #: Pause between two looks at how much waits for a batch, and how much for the ledger.
@@ -67,10 +66,10 @@ async def _work(
 
 
 async def _watch_queues(process: Process, decider: Decider) -> None:
-    while True:
+    async def look() -> None:
         process.metrics.queued(decider.batcher.depth)
-        with contextlib.suppress(HoldfastError):
-            # While the store is away, what was known stays.
-            waiting = await entries_waiting(process.store, process.keys)
-            decider.batcher.is_backlogged = waiting >= process.settings.outbox_entries_hard
-        await asyncio.sleep(WATCH_SECONDS)
+        # While the store is away, what was known stays.
+        waiting = await entries_waiting(process.store, process.keys)
+        decider.batcher.is_backlogged = waiting >= process.settings.outbox_entries_hard
+
+    await keep_looking("how much waits", look, pause_seconds=WATCH_SECONDS)

@@ -87,8 +87,15 @@ class Checkpointer:
             self._recorder.alert(Alert.CHAIN_BROKEN)
         except (HoldfastError, RequestFailed, AddressForbidden, KeyFileError) as error:
             _log.error("no checkpoint: %s", error)
-            self._recorder.delivered(Delivery.FAILED)
-            self._recorder.alert(Alert.CHECKPOINT_FAILED)
+            self._fail()
+        except Exception:
+            # Whoever vouches must not end in silence, whatever somebody wrote into the ledger.
+            _log.exception("no checkpoint")
+            self._fail()
+
+    def _fail(self) -> None:
+        self._recorder.delivered(Delivery.FAILED)
+        self._recorder.alert(Alert.CHECKPOINT_FAILED)
 
     async def _look(self, *, again: bool) -> None:
         head = await self._head()

@@ -16,6 +16,7 @@ from typing import Final
 
 from holdfast_server import failpoint
 from holdfast_server.control.epoch_copy import EPOCHS_KEPT, read_copy, write_copy
+from holdfast_server.control.looking import keep_looking
 from holdfast_server.domain.epoch import Acknowledged, Epochs
 from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.recovery import Lifeline, Loss
@@ -52,9 +53,7 @@ class EpochKeeper:
 
     async def run(self) -> None:
         """Asks for ever; end it by cancelling. A ledger that is away is no trouble."""
-        while True:
-            await self.refresh()
-            await asyncio.sleep(POLL_SECONDS)
+        await keep_looking("epochs", self.refresh, pause_seconds=POLL_SECONDS)
 
     async def refresh(self) -> None:
         """Asks now, once for all who want to know. What is known stays while the ledger is away."""

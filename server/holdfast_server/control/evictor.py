@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast_server.control.looking import keep_looking
 from holdfast_server.engine.cold import Name
+from holdfast_server.engine.store import ScriptFault
 from holdfast_server.engine.tree_store import Evicted, SeenTree, TreeStore
 from holdfast_server.engine.trees import TreeReader
 from holdfast_server.engine.watermark import Watermarks
-from holdfast_server.errors import HoldfastError
 from holdfast_server.telemetry.recorder import Recorder
 
 #: Pause between two looks, and the keys that one looks at. More than half of them are trees.
@@ -55,14 +56,8 @@ class Evictor:
         self._keys, self._limits, self._recorder = trees.keys, limits, recorder
 
     async def run(self) -> None:
-        """Looks until cancelled. A store that is away is asked again later."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            try:
-                if await self._trees.memory_percent() >= self._limits.memory_percent:
-                    await self.look()
-            except HoldfastError as error:
-                _log.warning("eviction: %s", error.reason.name)
+        """Looks until cancelled."""
+        await keep_looking("eviction", self._look_where_full, pause_seconds=LOOK_SECONDS)
 
     async def look(self) -> int:
         """Removes what may go of a sample; answers how many trees that were. Raises errors of the
@@ -74,7 +69,24 @@ class Evictor:
         )
 
     async def evict(self, names: Sequence[Name]) -> int:
-        """Removes those of the trees that may go, and answers how many."""
+        """Removes those of the trees that may go, and answers how many. One that is none keeps
+        nobody from the others.
+        """
+        try:
+            return await self._evict(names)
+        except ScriptFault as fault:
+            if len(names) == 1:
+                facts = {"tree": names[0], "why": str(fault)}
+                _log.warning("a tree cannot be evicted", extra={"facts": facts})
+                return 0
+        half = len(names) // 2
+        return await self.evict(names[:half]) + await self.evict(names[half:])
+
+    async def _look_where_full(self) -> None:
+        if await self._trees.memory_percent() >= self._limits.memory_percent:
+            await self.look()
+
+    async def _evict(self, names: Sequence[Name]) -> int:
         seen = await self._trees.see(names)
         outcomes = await self._trees.evict(await self._recorded(seen))
         count = sum(outcome is Evicted.EVICTED for outcome in outcomes.values())

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 from holdfast_server.control.kill import KillSwitch
-from holdfast_server.errors import HoldfastError
+from holdfast_server.control.looking import keep_looking
 from holdfast_server.ledger.records import ProcessReport
-
-_log = logging.getLogger(__name__)
 
 #: Pause between two reports of a process.
 REPORT_PAUSE_SECONDS = 5.0
@@ -54,9 +50,7 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Reports for ever; end it by cancelling. A ledger that is away is no trouble."""
-        while True:
-            try:
-                await self._store.report_process(self.report())
-            except HoldfastError as error:
-                _log.info("the process could not be reported: %s", error)
-            await asyncio.sleep(REPORT_PAUSE_SECONDS)
+        await keep_looking("report of the process", self._say, pause_seconds=REPORT_PAUSE_SECONDS)
+
+    async def _say(self) -> None:
+        await self._store.report_process(self.report())

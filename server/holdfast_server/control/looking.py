@@ -12,18 +12,22 @@ _log = logging.getLogger(__name__)
 
 
 async def keep_looking(
-    what: str, look: Callable[[], Awaitable[bool]], *, pause_seconds: float, idle_seconds: float
+    what: str,
+    look: Callable[[], Awaitable[bool | None]],
+    *,
+    pause_seconds: float,
+    idle_seconds: float | None = None,
 ) -> None:
-    """Looks until cancelled. `look` answers whether nothing is left to be done for now, which
-    decides how long to pause. A store that is away is asked again later; so is what failed, since
-    nobody would miss such work before it is too late.
+    """Looks until cancelled. `look` may answer whether nothing is left to be done for now: then it
+    is `idle_seconds` to the next. A store that is away is asked again later; so is what failed,
+    since nobody would miss such work before it is too late.
     """
     while True:
-        is_done = True
+        is_done: bool | None = True
         try:
             is_done = await look()
         except HoldfastError as error:
             _log.warning("%s: %s", what, error.reason.name)
         except Exception:
             _log.exception("%s: failed", what)
-        await asyncio.sleep(idle_seconds if is_done else pause_seconds)
+        await asyncio.sleep(pause_seconds if idle_seconds is None or not is_done else idle_seconds)
