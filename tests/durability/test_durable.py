@@ -11,12 +11,14 @@ import pytest
 
 from holdfast_server.control.durability import Durable, Promises
 from holdfast_server.domain import operation as op
+from holdfast_server.domain.epoch import Epochs
 from holdfast_server.domain.operation import Durability, Operation
 from holdfast_server.engine.barrier import Barrier, mark_of
 from holdfast_server.engine.levels import Levels, StoreLevels
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.recorder import Recorder
 from tests.durability.conftest import frozen
+from tests.durability.test_recovered import arm_second_epoch, open_epoch
 from tests.support.both import Both, both_stores
 from tests.support.cluster import Followed
 from tests.support.pair import CALLER
@@ -66,6 +68,11 @@ class Stage:
         return int(buckets.burned + buckets.held)
 
 
+async def nothing_new() -> bool:
+    """The ledger was asked, and there is no other epoch."""
+    return True
+
+
 @asynccontextmanager
 async def stage(
     redis_url: str,
@@ -86,6 +93,7 @@ async def stage(
             {**barriers, LEDGER: both.operations.watermarks},
             real.engine,
             real.keys.epochs,
+            nothing_new,
             Recorder(),
             wait_s,
         )
@@ -208,3 +216,46 @@ async def test_nobody_waits_for_what_was_never_applied(
         with pytest.raises(HoldfastError) as raised:
             await one.durable.await_durable(name, 0, REPLICATED)
         assert raised.value.reason is Reason.DURABILITY_UNAVAILABLE
+
+
+async def test_an_epoch_has_its_own_transactions_and_others_may_know_of_it_first(
+    valkey_url: str, migrated_postgres_url: str
+) -> None:
+    async with both_stores(valkey_url, migrated_postgres_url) as both:
+        await both.account("a")
+        await both.grant("a", 100)
+        partition = (await both.reserve("a", 1)).applied.partition
+        await both.flushed()
+        end = await both.real.engine.current_seq(partition)
+    await open_epoch(migrated_postgres_url, partition)
+    async with both_stores(valkey_url, migrated_postgres_url) as both:
+        both.keys = 100
+        await arm_second_epoch(both, partition)
+        newer = (await both.reserve("a", 1)).applied
+
+        async def reached(
+            name: str, seq: int = 0, *, ledger_is_away: bool = False
+        ) -> Durability | Reason:
+            """What a process is told that knows of the first epoch alone."""
+            epochs = Epochs()
+
+            async def learn() -> bool:
+                if not ledger_is_away:
+                    epochs.learn(await both.ledger.epochs())
+                return not ledger_is_away
+
+            promises = Promises(StoreLevels(both.real.store), 1, {})
+            waits, engine = {LEDGER: both.operations.watermarks}, both.real.engine
+            durable = Durable(both.operations, promises, waits, engine, epochs, learn, Recorder())
+            try:
+                return await durable.await_durable(name, seq, LEDGER)
+            except HoldfastError as error:
+                return error.reason
+
+        assert newer.transaction_id == f"{partition}-2-{end + 1}"
+        assert await reached(newer.transaction_id) is LEDGER
+        assert await reached(f"{partition}-1-{end}", end) is LEDGER
+        for name in (f"{partition}-2-{end}", f"{partition}-99-1", f"{partition}-0-1"):
+            assert await reached(name) is Reason.TRANSACTION_NOT_FOUND
+        away = await reached(newer.transaction_id, ledger_is_away=True)
+        assert away is Reason.LEDGER_UNAVAILABLE

@@ -25,6 +25,16 @@ def test_a_sequence_number_belongs_to_the_epoch_that_it_was_used_in() -> None:
     assert [epochs.end(4, epoch) for epoch in (2, 3, 5)] == [7, 9, None]
 
 
+def test_an_epoch_begins_behind_the_one_before_or_is_none() -> None:
+    epochs = known()
+
+    assert [epochs.start(4, epoch) for epoch in (1, 3, 4, 5, 6)] == [0, 7, None, 9, None]
+    assert [epochs.start(0, epoch) for epoch in (0, 1, 2)] == [None, 0, None]
+    # Too long ago to be known any more.
+    epochs.learn({4: KNOWN[2:]})
+    assert [epochs.start(4, epoch) for epoch in (0, 1, 2, 3)] == [None, 0, 0, 7]
+
+
 def test_keys_lie_where_their_data_began() -> None:
     keys = Keys(8, known())
 

@@ -209,8 +209,15 @@ def build_waiting(process: Process, decider: Decider, operations: Operations) ->
     }
     waits: dict[Durability, Wait] = {**barriers, Durability.LEDGER: operations.watermarks}
     promises = Promises(levels, settings.durability_replicas, least_durabilities(settings))
-    epochs = process.keys.epochs
-    durable = Durable(operations, promises, waits, decider.engine, epochs, process.metrics)
+    durable = Durable(
+        operations,
+        promises,
+        waits,
+        decider.engine,
+        process.keys.epochs,
+        process.epochs.refresh,
+        process.metrics,
+    )
     return Waiting(durable, levels, list(barriers.values()))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -103,6 +103,8 @@ class Durable:
     waits: Mapping[Durability, Wait]
     newest: Newest
     epochs: Epochs
+    #: Asks the ledger for newer epochs; answers whether it said something.
+    learn_epochs: Callable[[], Awaitable[bool]]
     recorder: Recorder
     wait_s: float = WAIT_S
 
@@ -125,7 +127,8 @@ class Durable:
         """What has been reached of a transaction and, in its partition, of all up to `seq` (0: the
         newest).
 
-        Raises TRANSACTION_NOT_FOUND, DURABILITY_UNAVAILABLE and STORE_UNAVAILABLE.
+        Raises TRANSACTION_NOT_FOUND, DURABILITY_UNAVAILABLE, STORE_UNAVAILABLE and
+        LEDGER_UNAVAILABLE.
         """
         if refusal := self.promises.refusal(level):
             raise refusal
@@ -133,12 +136,20 @@ class Durable:
         if place is None or place[0] >= self.newest.partitions:
             raise _not_found(transaction_id)
         partition, epoch, first_seq = place
+        start = await self._start(partition, epoch)
         ended = self.epochs.end(partition, epoch)
         newest = await self.newest.current_seq(partition) if ended is None else ended
         last_seq = seq or newest
-        if not first_seq <= last_seq <= newest:
+        if start is None or not start < first_seq <= last_seq <= newest:
             raise _not_found(transaction_id)
         return await self._wait(level, (partition, epoch), last_seq)
+
+    async def _start(self, partition: int, epoch: int) -> int | None:
+        """The last sequence number before an epoch. Another process may have heard of it first."""
+        if self.epochs.start(partition, epoch) is None and not await self.learn_epochs():
+            message = "the ledger does not answer, and only it knows of that epoch; retry later"
+            raise HoldfastError(Reason.LEDGER_UNAVAILABLE, message)
+        return self.epochs.start(partition, epoch)
 
     async def _reached(
         self, wanted: Sequence[Durability], answers: Sequence[Answer]

@@ -43,7 +43,7 @@ class EpochKeeper:
     #: Where a copy is kept for starts while the ledger is away.
     state_dir: Path
     _known: Lifeline = field(default=Lifeline(-1, 0), init=False)
-    _asking: asyncio.Task[None] | None = field(default=None, init=False)
+    _asking: asyncio.Task[bool] | None = field(default=None, init=False)
 
     async def start(self) -> None:
         """Asks for the first time; a ledger that is away is replaced by this host's last copy."""
@@ -55,13 +55,15 @@ class EpochKeeper:
         """Asks for ever; end it by cancelling. A ledger that is away is no trouble."""
         await keep_looking("epochs", self.refresh, pause_seconds=POLL_SECONDS)
 
-    async def refresh(self) -> None:
-        """Asks now, once for all who want to know. What is known stays while the ledger is away."""
+    async def refresh(self) -> bool:
+        """Asks now, once for all who want to know; whether the ledger answered. What is known stays
+        while it is away.
+        """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._refresh())
-        await asyncio.shield(self._asking)
+        return await asyncio.shield(self._asking)
 
-    async def _refresh(self) -> None:
+    async def _refresh(self) -> bool:
         try:
             found = await self.ledger.lifeline()
             if found.epochs != self._known.epochs:
@@ -72,6 +74,8 @@ class EpochKeeper:
             self._known = found
         except HoldfastError as error:
             _log.info("epochs cannot be asked for: %s", error)
+            return False
+        return True
 
     async def _vote(self, fencing: int) -> None:
         failpoint.hit("epochs.before_vote")

@@ -52,6 +52,15 @@ class Epochs:
                 return each.number
         return newest
 
+    def start(self, partition: int, epoch: int) -> int | None:
+        """The last sequence number before an epoch; None where no such epoch is known. Of those
+        that are older than all that are known, any number may be.
+        """
+        known = self._known.get(partition) or (FIRST,)
+        if FIRST.number <= epoch < known[0].number:
+            return 0
+        return next((each.start_seq for each in known if each.number == epoch), None)
+
     def end(self, partition: int, epoch: int) -> int | None:
         """The last sequence number of an epoch; None while it is the newest that is known."""
         later = [each for each in self._known.get(partition, ()) if each.number > epoch]

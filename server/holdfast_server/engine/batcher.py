@@ -108,7 +108,7 @@ class Calls:
     #: What time the store should show, 0 where nobody knows; for the test build, what time it is.
     clock_ms: Callable[[], int] = int
     #: Asks anew in which epochs the partitions are, after the store has said that one is fenced.
-    learn_epochs: Callable[[], Awaitable[None]] = _nothing_new
+    learn_epochs: Callable[[], Awaitable[object]] = _nothing_new
 
 
 class Batcher:
