@@ -259,3 +259,33 @@ async def test_use_that_passed_is_booked_though_its_hold_ended_otherwise(world: 
     assert await world.replayer.drain()
     figures = await world.buckets()
     assert (figures.unenforced, figures.burned, figures.held) == (80, 80, 0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "final", "used"),
+    [
+        ((), True, {"ai": 100, "video": 70}),
+        ((CommitLine("ai", 80),), True, {"ai": 80, "video": 70}),
+        ((CommitLine("ai", 80), CommitLine("video", 0)), True, {"ai": 80, "video": 0}),
+        ((CommitLine("ai", 80), CommitLine("video")), False, {"ai": 80, "video": 70}),
+        ((CommitLine("ai"),), False, {"ai": 100, "video": 0}),
+        ((CommitLine("ai"), CommitLine("gold")), True, {"ai": 100, "video": 70}),
+    ],
+)
+async def test_what_a_commit_does_not_say_was_held_though_its_hold_ended_otherwise(
+    world: World, lines: tuple[CommitLine, ...], final: bool, used: dict[str, int]
+) -> None:
+    await world.one(Grant("t", "org", GrantTerms("video", 500, GrantSource.PURCHASE), "more"))
+    asked = (Line("ai", 100), Line("video", 70))
+    answer = await world.one(Reserve("t", "org", asked, TTL_MS, "both"))
+    assert isinstance(answer, ReserveReply)
+    world.turn(on=True)
+    await world.one(Commit("t", answer.hold, "commit", lines, final))
+    world.turn(on=False)
+    await world.one(Release("t", answer.hold, "released"))
+    assert await world.replayer.drain()
+    balance = await world.one(GetBalance("t", "org"))
+    assert isinstance(balance, BalanceReply)
+    booked = {each.credit_type: each.buckets for each in balance.credits}
+    assert {name: figures.unenforced for name, figures in booked.items()} == used
+    assert {name: figures.burned for name, figures in booked.items()} == used

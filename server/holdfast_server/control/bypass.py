@@ -133,24 +133,25 @@ def booking(commit: Commit, token: HoldToken) -> BookUnenforced | HoldfastError:
 
     A Commit that names a credit type that was not asked for is refused, as for any hold.
     """
-    asked = {line.credit_type: line.amount for line in token.lines}
-    named = {line.credit_type: line.amount for line in commit.lines}
-    for credit_type in named.keys() - asked.keys():
+    asked = {line.credit_type for line in token.lines}
+    for credit_type in {line.credit_type for line in commit.lines} - asked:
         message = f"the hold has no credit type {credit_type}"
         return HoldfastError(Reason.LINE_UNKNOWN, message, credit_type=credit_type)
-    amounts = asked if commit.final else {name: asked[name] for name in named}
-    actual = {name: named.get(name) for name in amounts}
-    lines = [
-        Line(name, asked[name] if amount is None else amount) for name, amount in actual.items()
-    ]
+    lines = used(commit, token.lines)
     return BookUnenforced(
-        commit.tenant,
-        token.account,
-        tuple(line for line in lines if line.amount > 0),
-        commit.key,
-        token.feature,
-        commit.labels,
+        commit.tenant, token.account, lines, commit.key, token.feature, commit.labels
     )
+
+
+def used(commit: Commit, held: Sequence[Line]) -> tuple[Line, ...]:
+    """What was used as a Commit says it: what it leaves out is what was held."""
+    before = {line.credit_type: line.amount for line in held}
+    named = {
+        line.credit_type: before.get(line.credit_type, 0) if line.amount is None else line.amount
+        for line in commit.lines
+    }
+    amounts = {**before, **named} if commit.final else named
+    return tuple(Line(name, amount) for name, amount in amounts.items() if amount > 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from holdfast_server.control.bypass import used
 from holdfast_server.control.kill import KillSwitch
 from holdfast_server.control.spool import Spool
 from holdfast_server.control.spool_files import read_segment
@@ -173,7 +174,10 @@ class Replayer:
         token = self._signer.read(operation.tenant, operation.hold)
         if token is None or answer.reason not in _ENDED_OTHERWISE:
             return None
-        return unenforced_commit(operation, token)
+        # What was held is in the books already where another Commit ended the hold.
+        is_booked = answer.reason is Reason.HOLD_ALREADY_COMMITTED
+        placed = None if is_booked else token.placed
+        return unenforced_commit(operation, token, placed.lines if placed else ())
 
 
 def batches(items: Sequence[_Item]) -> list[list[_Item]]:
@@ -209,10 +213,14 @@ def unenforced_burn(burn: Burn) -> BookUnenforced:
     return BookUnenforced(burn.tenant, burn.account, burn.lines, key, burn.feature, burn.labels)
 
 
-def unenforced_commit(commit: Commit, token: HoldToken) -> BookUnenforced | None:
-    """The amounts that a Commit named, as use that nobody owes; None when it named none."""
-    named = ((line.credit_type, line.amount or 0) for line in commit.lines)
-    lines = tuple(Line(credit_type, amount) for credit_type, amount in named if amount)
+def unenforced_commit(
+    commit: Commit, token: HoldToken, held: Sequence[Line]
+) -> BookUnenforced | None:
+    """What was used of what was held, as use that nobody owes; None when it was nothing.
+
+    A token remembers no captures: all that was held counts, whatever was captured before.
+    """
+    lines = used(commit, held)
     if not lines:
         return None
     key = derived_key("commit", commit.key)
