@@ -248,6 +248,21 @@ async def test_it_is_bounded_and_says_what_is_lost(
     assert kept(spool) == list("01234")
 
 
+@pytest.mark.parametrize("limit", [{"records_max": 5}, {"bytes_max": FIVE_BYTES}])
+async def test_its_bounds_count_what_waits_and_what_is_being_written(
+    spool_of: MakeSpool, reports: Reports, limit: dict[str, int]
+) -> None:
+    spool = spool_of(**limit)
+    first = [asyncio.create_task(spool.append(CALLER, burn(key))) for key in "012"]
+    # Two turns later the first ones are being written, and the others wait for the next sync.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    answers = await asyncio.gather(*first, *(spool.append(CALLER, burn(key)) for key in "34567"))
+    assert answers == [True] * 5 + [False] * 3
+    assert reports.results == [Replayed.LOST] * 3
+    assert kept(spool) == list("01234")
+
+
 async def test_room_comes_back_with_what_is_removed(spool_of: MakeSpool) -> None:
     spool = spool_of(records_max=2)
     for _ in range(3):

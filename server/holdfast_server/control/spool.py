@@ -49,8 +49,9 @@ class Spool:
         self._folder, self._lock = _new_folder(root)
         self._writer = SegmentWriter(self._folder)
         self._dead = _DeadLetters(root / DEAD_FOLDER, bytes_max)
-        #: Records and bytes of each segment, and of all of them.
+        #: Records and bytes of each segment.
         self._contents: dict[Path, tuple[int, int]] = {}
+        #: Those of all segments, and of what is to be written.
         self._records = 0
         self._bytes = 0
         self._waiting: list[tuple[bytes, asyncio.Future[bool]]] = []
@@ -72,6 +73,7 @@ class Spool:
         if not self._room_for(len(framed)):
             self._lose()
             return False
+        self._count(1, len(framed))
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((framed, future))
         if self._writing is None or self._writing.done():
@@ -95,9 +97,7 @@ class Spool:
         """Forgets a sealed segment, all of whose records are booked or dead."""
         await asyncio.to_thread(segment.unlink)
         records, size = self._contents.pop(segment, (0, 0))
-        self._records -= records
-        self._bytes -= size
-        self._report()
+        self._count(-records, -size)
 
     async def bury(self, raw: bytes, why: str) -> bool:
         """Keeps a record that cannot be booked aside; False when that failed and it must stay."""
@@ -120,7 +120,8 @@ class Spool:
         async with self._disk:
             moved = await asyncio.to_thread(self._adopted)
         for segment, (records, size) in moved.items():
-            self._note(segment, records, size)
+            self._contents[segment] = (records, size)
+            self._count(records, size)
 
     async def close(self) -> None:
         """Finishes what is being written, and lets another process adopt what is left."""
@@ -153,10 +154,9 @@ class Spool:
         return moved
 
     def _room_for(self, size: int) -> bool:
-        waiting = len(self._waiting)
         return (
-            waiting < WAITING_MAX
-            and self._records + waiting < self._records_max
+            len(self._waiting) < WAITING_MAX
+            and self._records < self._records_max
             and self._bytes + size <= self._bytes_max
         )
 
@@ -169,28 +169,26 @@ class Spool:
                     future.set_result(kept)
 
     async def _written(self, frames: list[bytes]) -> bool:
+        size = sum(map(len, frames))
         async with self._disk:
             try:
                 segment = await asyncio.to_thread(self._writer.append, frames)
             except OSError:
                 _log.exception("the spool cannot be written")
+                self._count(-len(frames), -size)
                 return False
-            self._note(segment, len(frames), sum(map(len, frames)))
+            records_before, size_before = self._contents.get(segment, (0, 0))
+            self._contents[segment] = (records_before + len(frames), size_before + size)
         return True
 
-    def _note(self, segment: Path, records: int, size: int) -> None:
-        records_before, size_before = self._contents.get(segment, (0, 0))
-        self._contents[segment] = (records_before + records, size_before + size)
+    def _count(self, records: int, size: int) -> None:
         self._records += records
         self._bytes += size
-        self._report()
+        self._recorder.spool(self._records, self._bytes)
 
     def _lose(self) -> None:
         self._recorder.replayed(Replayed.LOST)
         self._recorder.alert(Alert.SPOOL_FULL)
-
-    def _report(self) -> None:
-        self._recorder.spool(self._records, self._bytes)
 
 
 class _DeadLetters:
