@@ -42,11 +42,12 @@ async def _work(
 ) -> None:
     settings = process.settings
     async with AsyncExitStack() as stack:
-        decider = build_decider(process)
-        stack.push_async_callback(decider.batcher.close)
-        operations = build_operations(process, decider)
         spool = open_spool(process)
         stack.push_async_callback(spool.close)
+        decider = build_decider(process)
+        # It ends before the spool does: what the last batches could not decide may still pass.
+        stack.push_async_callback(decider.batcher.close)
+        operations = build_operations(process, decider)
         waiting = build_waiting(process, decider, operations)
         stack.push_async_callback(waiting.close)
         gate = build_gate(process, decider, waiting.durable, spool)

@@ -58,6 +58,8 @@ class Spool:
         self._writing: asyncio.Task[None] | None = None
         #: Held while files are written, sealed or moved.
         self._disk = asyncio.Lock()
+        #: Whoever adopts the folder next removes it, with whatever came too late.
+        self._is_closed = False
 
     @property
     def records(self) -> int:
@@ -67,7 +69,7 @@ class Spool:
     async def append(self, caller: Caller, operation: Spooled) -> bool:
         """Keeps what passed; True once it is on disk, False when there is no room or no disk.
 
-        A cancelled caller does not take it back.
+        A closed spool has no room. A cancelled caller does not take it back.
         """
         framed = spool_files.frame(encode(Record(caller, operation, time.time_ns() // 1_000_000)))
         if not self._room_for(len(framed)):
@@ -125,6 +127,7 @@ class Spool:
 
     async def close(self) -> None:
         """Finishes what is being written, and lets another process adopt what is left."""
+        self._is_closed = True
         if self._writing is not None:
             await self._writing
         async with self._disk:
@@ -155,7 +158,8 @@ class Spool:
 
     def _room_for(self, size: int) -> bool:
         return (
-            len(self._waiting) < WAITING_MAX
+            not self._is_closed
+            and len(self._waiting) < WAITING_MAX
             and self._records < self._records_max
             and self._bytes + size <= self._bytes_max
         )
