@@ -19,11 +19,14 @@ from holdfast_server.domain.operation import (
     Line,
     Mode,
     Operation,
+    Overage,
     Release,
 )
 from holdfast_server.domain.reply import (
+    Applied,
     BurnReply,
     CommitReply,
+    Decision,
     ExtendReply,
     HoldState,
     Outcome,
@@ -213,6 +216,31 @@ async def test_a_commit_of_what_was_not_asked_for_is_refused(
     assert isinstance(answer, HoldfastError)
     assert (answer.reason, answer.metadata) == (Reason.LINE_UNKNOWN, {"credit_type": "gold"})
     assert stage.spooled() == []
+
+
+ABOVE = Commit("t", TOKEN_BYPASSED, "c", (CommitLine("ai", 101),), overage=Overage.REJECT)
+
+
+@pytest.mark.parametrize("error", [None, unavailable()])
+async def test_a_commit_that_shall_not_be_above_what_was_asked_is_denied(
+    stage_of: MakeStage, error: HoldfastError | None
+) -> None:
+    stage = stage_of(Engine(error))
+    denied = Decision(Outcome.DENIED, Mode.ENFORCE, Reason.OVERAGE_REJECTED)
+    assert await stage.one(ABOVE) == CommitReply(denied, Applied(), HoldState.OPEN)
+    assert (stage.engine.asked, stage.spooled()) == ([], [])
+    assert outcome_of(await stage.one(replace(ABOVE, lines=()))) is Outcome.BYPASSED
+
+
+async def test_under_kill_it_passes_all_the_same_and_is_not_denied_afterwards(
+    stage_of: MakeStage,
+) -> None:
+    stage = stage_of()
+    stage.turn_on()
+    assert outcome_of(await stage.one(ABOVE)) is Outcome.BYPASSED
+    stage.turn_off()
+    assert outcome_of(await stage.one(ABOVE)) is Outcome.BYPASSED
+    assert len(stage.spooled()) == 1
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -20,6 +20,7 @@ from holdfast_server.domain.operation import (
     Line,
     Mode,
     Operation,
+    Overage,
     Release,
     Reserve,
 )
@@ -106,6 +107,12 @@ def committed(commit: Commit, lines: Sequence[Line], mode: Mode, applied: Applie
     return CommitReply(bypassed(mode), applied, state, settled_lines(lines))
 
 
+def rejected(mode: Mode) -> CommitReply:
+    """The answer to a Commit that `is_rejected`: nothing has changed."""
+    decision = Decision(Outcome.DENIED, mode, Reason.OVERAGE_REJECTED)
+    return CommitReply(decision, Applied(), HoldState.OPEN)
+
+
 def settled_lines(lines: Sequence[Line]) -> tuple[SettledLine, ...]:
     """What is burned without having been held: all of it unenforced."""
     return tuple(
@@ -141,6 +148,13 @@ def booking(commit: Commit, token: HoldToken) -> BookUnenforced | HoldfastError:
     return BookUnenforced(
         commit.tenant, token.account, lines, commit.key, token.feature, commit.labels
     )
+
+
+def is_rejected(commit: Commit, booking: BookUnenforced, token: HoldToken) -> bool:
+    """Whether a Commit is above what was asked, and shall not be."""
+    asked = {line.credit_type: line.amount for line in token.lines}
+    is_above = any(line.amount > asked[line.credit_type] for line in booking.lines)
+    return is_above and commit.overage is Overage.REJECT
 
 
 def used(commit: Commit, held: Sequence[Line]) -> tuple[Line, ...]:

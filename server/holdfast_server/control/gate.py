@@ -15,6 +15,9 @@ decides: DENY gives the engine's error, ALLOW passes, ALLOW_BOUNDED passes up to
 account and minute in this process. What cannot be written down for booking passes only in SHADOW
 and under the kill switch, where nothing may be refused; it is then counted as lost.
 
+**REJECT.** A Commit that shall not be above its hold is denied above what a bypassed token asked
+for, whether or not the store is away. Under the kill switch it passes.
+
 **Repetition.** A request that passed gets the same answer again from this process. From another
 one, after the store came back, it may be decided anew; it is then over-reported as unenforced,
 never charged twice.
@@ -145,6 +148,8 @@ class Gate:
             booking = bypass.booking(operation, token)
             if isinstance(booking, HoldfastError):
                 return _Ready(booking)
+            if bypass.is_rejected(operation, booking, token):
+                return _Ready(self.passage.rejected(operation, booking))
             if booking.lines:
                 return booking
         return _Ready(self.passage.settled(operation, token))

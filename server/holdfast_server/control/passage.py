@@ -62,7 +62,7 @@ class Passage:
     clock_ms: Callable[[], int] = _now_ms
     _answers: bypass.Answers = field(default_factory=bypass.Answers, init=False)
 
-    def earlier(self, operation: Reserve | Burn) -> Answer | None:
+    def earlier(self, operation: Reserve | Burn | bypass.Settlement) -> Answer | None:
         """What the same request was answered when it was let through; None when it was not."""
         return self._answers.find(operation) if self._answers else None
 
@@ -127,9 +127,11 @@ class Passage:
 
     def committed(self, commit: Commit, booking: BookUnenforced, applied: Applied) -> Answer:
         """The receipt of a Commit of what had been let through."""
-        credit_types = [line.credit_type for line in booking.lines]
-        mode = self._mode(booking.tenant, booking.account, credit_types, booking.feature)
-        return bypass.committed(commit, booking.lines, mode, applied)
+        return bypass.committed(commit, booking.lines, self._booking_mode(booking), applied)
+
+    def rejected(self, commit: Commit, booking: BookUnenforced) -> Answer:
+        """The denial of a Commit that is above what was asked; what passed before is not denied."""
+        return self.earlier(commit) or bypass.rejected(self._booking_mode(booking))
 
     async def _settle_bypassed(
         self, caller: Caller, operation: bypass.Settlement, token: HoldToken
@@ -142,6 +144,10 @@ class Passage:
         if booking.lines:
             await self.spool.append(caller, booking)
         return self._passed(operation, self.committed(operation, booking, Applied()), Cause.KILL)
+
+    def _booking_mode(self, booking: BookUnenforced) -> Mode:
+        credit_types = [line.credit_type for line in booking.lines]
+        return self._mode(booking.tenant, booking.account, credit_types, booking.feature)
 
     def _token_mode(self, tenant: str, token: HoldToken) -> Mode:
         if token.kind is TokenKind.OFF:
