@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from holdfast_server.control import spool_files
 from holdfast_server.control.replay import (
     BATCH_OPERATIONS_MAX,
     booked_instead,
     derived_key,
     unenforced_burn,
 )
-from holdfast_server.control.spool import DEAD_FOLDER
+from holdfast_server.control.spool import DEAD_FOLDER, Spool
 from holdfast_server.control.spool_files import frame, read_segment
 from holdfast_server.domain.bounds import IDEMPOTENCY_KEY_BYTES_MAX
 from holdfast_server.domain.operation import (
@@ -104,6 +105,26 @@ async def test_records_of_one_hold_wait_for_each_other(stage_of: MakeStage) -> N
     stage.engine.answers.clear()
     assert await stage.replayer.drain()
     assert keys(stage.engine.asked) == ["first", "first", "second"]
+
+
+async def test_what_is_done_of_one_segment_says_nothing_of_another(
+    stage_of: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adopted segment stops halfway, and then an older one is closed and comes first."""
+    stage = stage_of()
+    gone = Spool(stage.folder / "spool", 10**6, 10**4, stage.reports)
+    for key in ("adopted-1", "adopted-2"):
+        await gone.append(CALLER, commit(key))
+    await stage.spool.append(CALLER, commit("own-1"))
+    await gone.close()
+    stage.engine.answers["adopted-2"] = unavailable()
+    assert not await stage.replayer.drain()
+    monkeypatch.setattr(spool_files, "SEGMENT_BYTES_MAX", 1)
+    await stage.spool.append(CALLER, commit("own-2"))
+    stage.engine.answers.clear()
+    assert await stage.replayer.drain()
+    own = ["own-1", "own-2"]
+    assert keys(stage.engine.asked) == ["adopted-1", "adopted-2", *own, "adopted-2"]
 
 
 async def test_others_do_not_wait_and_are_not_sent_again(stage_of: MakeStage) -> None:

@@ -86,8 +86,9 @@ class Replayer:
         self._engine = engine
         self._kill = kill
         self._recorder = recorder
-        #: The places in the oldest segment that need no more work.
-        self._done: set[int] = set()
+        #: Of each segment that was begun, the places that need no more work: an adopted one may be
+        #: begun before an older one that is still written.
+        self._done: dict[Path, set[int]] = {}
 
     async def run(self) -> None:
         """Drains for ever; end it by cancelling. No failure ends it."""
@@ -111,35 +112,39 @@ class Replayer:
 
     async def _drain_segment(self, path: Path) -> bool:
         segment = await asyncio.to_thread(read_segment, path)
-        items = await self._readable(segment.records)
+        done = self._done.setdefault(path, set())
+        items = await self._readable(segment.records, done)
         for batch in batches(items):
-            if self._kill.on or not await self._book(batch):
+            if self._kill.on or not await self._book(batch, done):
                 return False
             await asyncio.sleep(len(batch) / OPERATIONS_PER_SECOND_MAX)
-        if len(self._done) < len(segment.records):
+        if len(done) < len(segment.records):
             return False
-        self._done.clear()
         await (self._spool.set_aside(path) if segment.damaged else self._spool.remove(path))
+        del self._done[path]
         return True
 
-    async def _readable(self, raws: Sequence[bytes]) -> list[_Item]:
+    async def _readable(self, raws: Sequence[bytes], done: set[int]) -> list[_Item]:
         items: list[_Item] = []
         for place, raw in enumerate(raws):
-            if place in self._done:
+            if place in done:
                 continue
             record = decode(raw)
             if record is not None:
                 items.append(_Item(place, raw, record))
             elif await self._spool.bury(raw, "not readable"):
-                self._done.add(place)
+                done.add(place)
         return items
 
-    async def _book(self, batch: Sequence[_Item]) -> bool:
+    async def _book(self, batch: Sequence[_Item], done: set[int]) -> bool:
         answers = await self._sent(batch, [item.record.operation for item in batch])
-        settled = [
-            await self._settled(item, answer) for item, answer in zip(batch, answers, strict=True)
-        ]
-        return all(settled)
+        is_done = True
+        for item, answer in zip(batch, answers, strict=True):
+            if await self._settled(item, answer):
+                done.add(item.place)
+            else:
+                is_done = False
+        return is_done
 
     async def _sent(self, batch: Sequence[_Item], operations: Sequence[Spooled]) -> list[Answer]:
         # A list has one caller, so neighbours with the same one are sent together.
@@ -164,7 +169,6 @@ class Replayer:
                 return False
         else:
             self._recorder.replayed(Replayed.BOOKED)
-        self._done.add(item.place)
         return True
 
     def _unsettled(self, operation: Spooled, answer: Answer) -> BookUnenforced | None:
