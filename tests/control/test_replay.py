@@ -11,16 +11,16 @@ import pytest
 from holdfast_server.control import spool_files
 from holdfast_server.control.replay import (
     BATCH_OPERATIONS_MAX,
-    booked_instead,
+    Replayer,
     derived_key,
+    mark_after,
     unenforced_burn,
 )
 from holdfast_server.control.spool import DEAD_FOLDER, Spool
-from holdfast_server.control.spool_files import frame, read_segment
+from holdfast_server.control.spool_files import Mark, frame, read_segment, segments_of
+from holdfast_server.control.spool_record import Spooled
 from holdfast_server.domain.bounds import IDEMPOTENCY_KEY_BYTES_MAX
 from holdfast_server.domain.operation import (
-    BookUnenforced,
-    Burn,
     Caller,
     Commit,
     CommitLine,
@@ -30,12 +30,14 @@ from holdfast_server.domain.operation import (
     Release,
 )
 from holdfast_server.domain.reply import BurnReply, CommitReply, Decision, HoldState, Outcome
+from holdfast_server.domain.submit import Answer
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.names import Alert, Replayed
 from tests.control.support import (
     CALLER,
     GRANTED,
     PLACED,
+    SIGNER,
     TOKEN_BYPASSED,
     TOKEN_HELD,
     Engine,
@@ -211,6 +213,60 @@ async def test_what_the_engine_denies_was_done_all_the_same(stage_of: MakeStage)
     assert stage.reports.results == [Replayed.BOOKED] * 2
 
 
+USED = replace(commit("1"), lines=(CommitLine("ai", 500),))
+REJECTING = replace(USED, overage=Overage.REJECT)
+ENDED = HoldfastError(Reason.HOLD_ALREADY_SETTLED, "released")
+
+
+@pytest.mark.parametrize(
+    ("passed", "answer", "instead"),
+    [
+        (burn("1"), BurnReply(DENIED, PLACED), "burn-1"),
+        (REJECTING, CommitReply(DENIED, PLACED, HoldState.OPEN), "capped-1"),
+        (USED, ENDED, "commit-1"),
+    ],
+)
+async def test_nothing_else_is_sent_once_something_was_booked_instead(
+    stage_of: MakeStage, passed: Spooled, answer: Answer, instead: str
+) -> None:
+    """The process ends without knowing whether that was booked, and the next one begins anew."""
+    stage = stage_of()
+    gone = Spool(stage.folder / "spool", 10**6, 10**4, stage.reports)
+    await gone.append(CALLER, passed)
+    stage.engine.answers = {"1": answer, instead: unavailable(Reason.RESULT_UNKNOWN)}
+    first = Replayer(gone, stage.engine, stage.kill, SIGNER, stage.reports)
+    assert not await first.drain()
+    await gone.close()
+    stage.engine.answers.clear()
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["1", instead, instead]
+
+
+async def test_a_record_is_marked_before_anything_is_booked_instead(stage_of: MakeStage) -> None:
+    stage = stage_of()
+    await stage.spool.append(CALLER, burn("1"))
+    stage.engine.answers["1"] = BurnReply(DENIED, PLACED)
+    (path,) = segments_of(stage.spool._folder)
+    seen: list[Mark] = []
+    stage.engine.watch = lambda _: seen.extend(kept.mark for kept in read_segment(path).kept)
+    assert await stage.replayer.drain()
+    assert seen == [Mark.AS_IT_IS, Mark.DENIED]
+
+
+async def test_what_was_denied_is_booked_though_its_hold_has_ended_since(
+    stage_of: MakeStage,
+) -> None:
+    stage = stage_of()
+    await stage.spool.append(CALLER, REJECTING)
+    denied = CommitReply(DENIED, PLACED, HoldState.OPEN)
+    stage.engine.answers = {"1": denied, "capped-1": unavailable()}
+    assert not await stage.replayer.drain()
+    stage.engine.answers["capped-1"] = ENDED
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["1", "capped-1", "capped-1", "commit-1"]
+    assert stage.reports.results == [Replayed.BOOKED]
+
+
 async def test_callers_are_kept_apart(stage_of: MakeStage) -> None:
     stage = stage_of()
     callers = [Caller("a"), Caller("a"), Caller("b"), Caller("a")]
@@ -264,7 +320,6 @@ def test_what_is_booked_instead_has_a_key_of_its_own_that_fits() -> None:
     assert len(booked.key) <= IDEMPOTENCY_KEY_BYTES_MAX
     assert booked.key == unenforced_burn(long).key
     assert derived_key("burn", "k") != derived_key("capped", "k")
-    assert booked_instead(burn(), BurnReply(GRANTED, PLACED)) is None
-    assert booked_instead(Release("t", TOKEN_HELD, "r"), unavailable()) is None
-    assert isinstance(booked_instead(burn(), BurnReply(DENIED, PLACED)), BookUnenforced)
-    assert isinstance(burn(), Burn)
+    assert mark_after(burn(), BurnReply(GRANTED, PLACED)) is Mark.AS_IT_IS
+    assert mark_after(Release("t", TOKEN_HELD, "r"), unavailable()) is Mark.AS_IT_IS
+    assert mark_after(burn(), BurnReply(DENIED, PLACED)) is Mark.DENIED

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,10 +22,12 @@ from holdfast_server.control.spool_files import (
     MAGIC,
     RECORD_BYTES_MAX,
     SEGMENT_BYTES_MAX,
+    Mark,
     SegmentWriter,
     frame,
     read_segment,
     segments_of,
+    write_mark,
 )
 from holdfast_server.control.spool_record import Record, Spooled, decode, encode
 from holdfast_server.domain.operation import (
@@ -140,6 +143,29 @@ def test_a_flipped_bit_is_never_read_as_a_record(tmp_path: Path) -> None:
     changed[len(MAGIC) + 8] ^= 1
     path.write_bytes(changed)
     assert read_segment(path).damaged
+
+
+def test_a_record_keeps_its_mark_and_no_flipped_bit_gives_it_another(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    _, second, _, last = read_segment(path).kept
+    write_mark(path, replace(second, mark=Mark.DENIED))
+    write_mark(path, replace(last, mark=Mark.ENDED))
+    found = read_segment(path)
+    assert (found.records, found.damaged) == (RECORDS, False)
+    assert [each.mark for each in found.kept] == [
+        Mark.AS_IT_IS,
+        Mark.DENIED,
+        Mark.AS_IT_IS,
+        Mark.ENDED,
+    ]
+    content = path.read_bytes()
+    for number, kept in enumerate(found.kept):
+        for bit in range(8):
+            changed = bytearray(content)
+            changed[kept.place] ^= 1 << bit
+            path.write_bytes(changed)
+            assert read_segment(path).kept == found.kept[:number]
+            assert read_segment(path).damaged
 
 
 @pytest.mark.parametrize("record", [b"", b"x" * (RECORD_BYTES_MAX + 1)])

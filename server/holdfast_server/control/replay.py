@@ -4,6 +4,9 @@ Records of one hold or account keep their order; each carries its own idempotenc
 that is sent twice counts once. What fails for now stays and is tried again. What fails for good is
 kept as dead. What the engine denies was done all the same, so it is booked as unenforced; so are
 the amounts of a Commit whose hold ended otherwise before the spool was drained.
+
+A denial is forgotten after a while, and the ledger never hears of it. So a record is marked on disk
+before something else is booked for it: afterwards only that is sent, by whoever drains the segment.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ from pathlib import Path
 from holdfast_server.control.bypass import used
 from holdfast_server.control.kill import KillSwitch
 from holdfast_server.control.spool import Spool
-from holdfast_server.control.spool_files import read_segment
+from holdfast_server.control.spool_files import Kept, Mark, read_segment, write_mark
 from holdfast_server.control.spool_record import Record, Spooled, decode
 from holdfast_server.domain.bounds import IDEMPOTENCY_KEY_BYTES_MAX
-from holdfast_server.domain.operation import BookUnenforced, Burn, Commit, Line, Overage
+from holdfast_server.domain.operation import BookUnenforced, Burn, Commit, Overage
 from holdfast_server.domain.reply import BurnReply, CommitReply, Outcome
 from holdfast_server.domain.submit import Answer, Submitter
 from holdfast_server.domain.token import HoldToken, TokenSigner
@@ -48,25 +51,24 @@ _TEMPORARY = frozenset(
     }
 )
 
-#: The hold of a Commit that passed has ended otherwise since, or never had what was used.
-_ENDED_OTHERWISE = frozenset(
-    {
-        Reason.HOLD_ALREADY_COMMITTED,
-        Reason.HOLD_ALREADY_SETTLED,
-        Reason.HOLD_EXPIRED,
-        Reason.HOLD_NOT_FOUND,
-        Reason.LINE_UNKNOWN,
-    }
-)
+#: How the hold of a Commit that passed has ended otherwise since, if it ever had what was used.
+_ENDINGS = {
+    Reason.HOLD_ALREADY_COMMITTED: Mark.COMMITTED,
+    Reason.HOLD_ALREADY_SETTLED: Mark.ENDED,
+    Reason.HOLD_EXPIRED: Mark.ENDED,
+    Reason.HOLD_NOT_FOUND: Mark.ENDED,
+    Reason.LINE_UNKNOWN: Mark.ENDED,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One record that is to be booked, at its place in its segment."""
+    """One record that is to be booked, and what is sent for it by its mark."""
 
-    place: int
-    raw: bytes
+    segment: Path
+    kept: Kept
     record: Record
+    sent: Spooled
 
 
 class Replayer:
@@ -113,42 +115,44 @@ class Replayer:
     async def _drain_segment(self, path: Path) -> bool:
         segment = await asyncio.to_thread(read_segment, path)
         done = self._done.setdefault(path, set())
-        items = await self._readable(segment.records, done)
+        items = await self._readable(path, segment.kept, done)
         for batch in batches(items):
             if self._kill.on or not await self._book(batch, done):
                 return False
             await asyncio.sleep(len(batch) / OPERATIONS_PER_SECOND_MAX)
-        if len(done) < len(segment.records):
+        if len(done) < len(segment.kept):
             return False
         await (self._spool.set_aside(path) if segment.damaged else self._spool.remove(path))
         del self._done[path]
         return True
 
-    async def _readable(self, raws: Sequence[bytes], done: set[int]) -> list[_Item]:
+    async def _readable(self, path: Path, kept: Sequence[Kept], done: set[int]) -> list[_Item]:
         items: list[_Item] = []
-        for place, raw in enumerate(raws):
-            if place in done:
+        for each in kept:
+            if each.place in done:
                 continue
-            record = decode(raw)
+            record = decode(each.raw)
             if record is not None:
-                items.append(_Item(place, raw, record))
-            elif await self._spool.bury(raw, "not readable"):
-                done.add(place)
+                sent = marked(record.operation, each.mark, self._signer) or record.operation
+                items.append(_Item(path, each, record, sent))
+            elif await self._spool.bury(each.raw, "not readable"):
+                done.add(each.place)
         return items
 
     async def _book(self, batch: Sequence[_Item], done: set[int]) -> bool:
-        answers = await self._sent(batch, [item.record.operation for item in batch])
+        answers = await self._sent(batch)
         is_done = True
         for item, answer in zip(batch, answers, strict=True):
             if await self._settled(item, answer):
-                done.add(item.place)
+                done.add(item.kept.place)
             else:
                 is_done = False
         return is_done
 
-    async def _sent(self, batch: Sequence[_Item], operations: Sequence[Spooled]) -> list[Answer]:
+    async def _sent(self, batch: Sequence[_Item]) -> list[Answer]:
         # A list has one caller, so neighbours with the same one are sent together.
         answers: list[Answer] = []
+        operations = [item.sent for item in batch]
         start = 0
         for end in range(1, len(batch) + 1):
             caller = batch[start].record.caller
@@ -158,30 +162,27 @@ class Replayer:
         return answers
 
     async def _settled(self, item: _Item, answer: Answer) -> bool:
-        operation = item.record.operation
-        instead = booked_instead(operation, answer) or self._unsettled(operation, answer)
+        instead = self._instead(item, answer)
         if instead is not None:
-            answer = (await self._sent([item], [instead]))[0]
+            await asyncio.to_thread(write_mark, item.segment, instead.kept)
+            (answer,) = await self._sent([instead])
+            return await self._settled(instead, answer)
         if isinstance(answer, HoldfastError):
             if answer.status in _TEMPORARY:
                 return False
-            if not await self._spool.bury(item.raw, answer.reason.name):
+            if not await self._spool.bury(item.kept.raw, answer.reason.name):
                 return False
         else:
             self._recorder.replayed(Replayed.BOOKED)
         return True
 
-    def _unsettled(self, operation: Spooled, answer: Answer) -> BookUnenforced | None:
-        """A Commit whose hold ended otherwise: what was used is booked all the same."""
-        if not isinstance(operation, Commit) or not isinstance(answer, HoldfastError):
+    def _instead(self, item: _Item, answer: Answer) -> _Item | None:
+        """The same record as it is booked after an answer; None when nothing else is to be sent."""
+        mark = mark_after(item.sent, answer)
+        sent = marked(item.record.operation, mark, self._signer)
+        if sent is None or mark <= item.kept.mark:
             return None
-        token = self._signer.read(operation.tenant, operation.hold)
-        if token is None or answer.reason not in _ENDED_OTHERWISE:
-            return None
-        # What was held is in the books already where another Commit ended the hold.
-        is_booked = answer.reason is Reason.HOLD_ALREADY_COMMITTED
-        placed = None if is_booked else token.placed
-        return unenforced_commit(operation, token, placed.lines if placed else ())
+        return replace(item, kept=replace(item.kept, mark=mark), sent=sent)
 
 
 def batches(items: Sequence[_Item]) -> list[list[_Item]]:
@@ -198,14 +199,27 @@ def batches(items: Sequence[_Item]) -> list[list[_Item]]:
     return [run for run in runs if run]
 
 
-def booked_instead(operation: Spooled, answer: Answer) -> Spooled | None:
-    """What to book when the engine denied what had been done; None when it did not."""
-    if isinstance(operation, Burn) and isinstance(answer, BurnReply):
-        return unenforced_burn(operation) if _denied(answer) else None
-    if isinstance(operation, Commit) and isinstance(answer, CommitReply) and _denied(answer):
+def mark_after(sent: Spooled, answer: Answer) -> Mark:
+    """How a record is to be booked, after an answer to what was sent for it."""
+    if isinstance(answer, BurnReply | CommitReply):
+        is_denied = answer.decision.outcome is Outcome.DENIED
+        return Mark.DENIED if is_denied else Mark.AS_IT_IS
+    if isinstance(sent, Commit) and isinstance(answer, HoldfastError):
+        return _ENDINGS.get(answer.reason, Mark.AS_IT_IS)
+    return Mark.AS_IT_IS
+
+
+def marked(operation: Spooled, mark: Mark, signer: TokenSigner) -> Spooled | None:
+    """What to book for a record with a mark; None when nothing can be."""
+    if mark is Mark.DENIED and isinstance(operation, Burn):
+        return unenforced_burn(operation)
+    if mark is Mark.DENIED and isinstance(operation, Commit):
         key = derived_key("capped", operation.key)
         return replace(operation, overage=Overage.CAP, key=key)
-    return None
+    if mark in _ENDINGS.values() and isinstance(operation, Commit):
+        token = signer.read(operation.tenant, operation.hold)
+        return None if token is None else unenforced_commit(operation, token, mark)
+    return operation
 
 
 def unenforced_burn(burn: Burn) -> BookUnenforced:
@@ -217,14 +231,14 @@ def unenforced_burn(burn: Burn) -> BookUnenforced:
     return BookUnenforced(burn.tenant, burn.account, burn.lines, key, burn.feature, burn.labels)
 
 
-def unenforced_commit(
-    commit: Commit, token: HoldToken, held: Sequence[Line]
-) -> BookUnenforced | None:
+def unenforced_commit(commit: Commit, token: HoldToken, mark: Mark) -> BookUnenforced | None:
     """What was used of what was held, as use that nobody owes; None when it was nothing.
 
-    A token remembers no captures: all that was held counts, whatever was captured before.
+    A token remembers no captures: all that was held counts, whatever was captured before, unless it
+    is in the books because another Commit ended the hold.
     """
-    lines = used(commit, held)
+    placed = None if mark is Mark.COMMITTED else token.placed
+    lines = used(commit, placed.lines if placed else ())
     if not lines:
         return None
     key = derived_key("commit", commit.key)
@@ -237,10 +251,6 @@ def derived_key(purpose: str, key: str) -> str:
     if len(derived) <= IDEMPOTENCY_KEY_BYTES_MAX:
         return derived
     return f"{purpose}-{hashlib.sha256(key.encode()).hexdigest()}"
-
-
-def _denied(answer: BurnReply | CommitReply) -> bool:
-    return answer.decision.outcome is Outcome.DENIED
 
 
 def _subject(operation: Spooled) -> tuple[str, str]:

@@ -4,6 +4,9 @@ A file begins with `MAGIC`; a record is its length and the CRC-32 of its bytes, 
 four bytes, and then its bytes. A record counts once the file was synced after it. Whatever a crash
 left at the end of a file, half a record or zeros, nobody was told of, so it is passed over.
 A record in the middle that does not match its checksum is damage: the file is kept for a person.
+
+The first byte of a length, which no length needs, is the record's `Mark`: a byte is written whole
+or not at all, and goes wherever its file is moved.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 from io import FileIO
 from pathlib import Path
+from typing import Final
 
 #: What every segment begins with; a later layout has another number.
 MAGIC = b"HOLDFAST-SPOOL-1\n"
@@ -26,14 +31,48 @@ SEGMENT_BYTES_MAX = 4_194_304
 SUFFIX = ".log"
 
 _HEAD = struct.Struct(">II")
+#: Bits of a length below the mark.
+_LENGTH_BITS: Final = 24
+
+
+class Mark(IntEnum):
+    """How a record is to be booked; what was tried last has the highest number.
+
+    Two of them differ in two bits, so that no flipped bit makes one into another.
+    """
+
+    AS_IT_IS = 0
+    #: The engine denied what had been done.
+    DENIED = 3
+    #: The hold of a Commit has ended otherwise.
+    ENDED = 5
+    #: Another Commit has ended it, and has booked what it held.
+    COMMITTED = 6
+
+
+_MARKS: Final = {mark.value: mark for mark in Mark}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A record, and where in its file it begins."""
+
+    place: int
+    mark: Mark
+    raw: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What a segment file holds. `damaged`: after `records`, something that is no torn end."""
+    """What a segment file holds. `damaged`: after `kept`, something that is no torn end."""
 
-    records: tuple[bytes, ...]
+    kept: tuple[Kept, ...]
     damaged: bool
+
+    @property
+    def records(self) -> tuple[bytes, ...]:
+        """The bytes of each record."""
+        return tuple(each.raw for each in self.kept)
 
 
 def frame(record: bytes) -> bytes:
@@ -48,15 +87,25 @@ def read_segment(path: Path) -> Segment:
     content = path.read_bytes()
     if not content.startswith(MAGIC):
         return Segment((), damaged=not MAGIC.startswith(content))
-    records: list[bytes] = []
+    kept: list[Kept] = []
     place = len(MAGIC)
     while place < len(content):
-        record = _record_at(content, place)
-        if record is None:
-            return Segment(tuple(records), damaged=not _torn(content, place))
-        records.append(record)
-        place += _HEAD.size + len(record)
-    return Segment(tuple(records), damaged=False)
+        found = _kept_at(content, place)
+        if found is None:
+            return Segment(tuple(kept), damaged=not _torn(content, place))
+        kept.append(found)
+        place += _HEAD.size + len(found.raw)
+    return Segment(tuple(kept), damaged=False)
+
+
+def write_mark(segment: Path, kept: Kept) -> None:
+    """Gives a record in a file its mark, for good once this returns. Raises OSError."""
+    descriptor = os.open(segment, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, bytes((kept.mark,)), kept.place)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def segments_of(folder: Path) -> list[Path]:
@@ -141,14 +190,17 @@ def next_segment(folder: Path) -> Path:
     return folder / f"{newest + 1:012d}{SUFFIX}"
 
 
-def _record_at(content: bytes, place: int) -> bytes | None:
+def _kept_at(content: bytes, place: int) -> Kept | None:
     if len(content) - place < _HEAD.size:
         return None
-    length, checksum = _HEAD.unpack_from(content, place)
-    start = place + _HEAD.size
-    record = content[start : start + length]
-    whole = 0 < length <= RECORD_BYTES_MAX and len(record) == length
-    return record if whole and zlib.crc32(record) == checksum else None
+    marked, checksum = _HEAD.unpack_from(content, place)
+    number, length = divmod(marked, 1 << _LENGTH_BITS)
+    mark, start = _MARKS.get(number), place + _HEAD.size
+    raw = content[start : start + length]
+    whole = 0 < length <= RECORD_BYTES_MAX and len(raw) == length
+    if mark is None or not whole or zlib.crc32(raw) != checksum:
+        return None
+    return Kept(place, mark, raw)
 
 
 def _torn(content: bytes, place: int) -> bool:
