@@ -267,6 +267,25 @@ async def test_what_was_denied_is_booked_though_its_hold_has_ended_since(
     assert stage.reports.results == [Replayed.BOOKED]
 
 
+async def test_an_account_that_stays_fenced_holds_up_nobody_else(
+    stage_of: MakeStage,
+) -> None:
+    stage = stage_of()
+    stage.engine.answers["f1"] = HoldfastError(Reason.FENCED, "until somebody acts")
+    for key in ("f1", "f2"):
+        await stage.spool.append(CALLER, burn(key, account="fenced"))
+    await stage.spool.append(CALLER, burn("a", account="a"))
+    assert not await stage.replayer.drain()
+    await stage.spool.append(CALLER, burn("b", account="b"))
+    assert not await stage.replayer.drain()
+    assert keys(stage.engine.asked) == ["f1", "a", "f1", "b"]
+    assert stage.spool.records == 3
+    stage.engine.answers.clear()
+    assert await stage.replayer.drain()
+    assert keys(stage.engine.asked)[4:] == ["f1", "f2"]
+    assert stage.spool.records == 0
+
+
 async def test_callers_are_kept_apart(stage_of: MakeStage) -> None:
     stage = stage_of()
     callers = [Caller("a"), Caller("a"), Caller("b"), Caller("a")]

@@ -1,8 +1,9 @@
 """Books what was let through, once somebody can: the spool is drained into the engine.
 
 Records of one hold or account keep their order; each carries its own idempotency key, so that one
-that is sent twice counts once. What fails for now stays and is tried again. What fails for good is
-kept as dead. What the engine denies was done all the same, so it is booked as unenforced; so are
+that is sent twice counts once. What fails for now stays and is tried again, and where that is
+trouble of one account or its partition, it holds up nobody else. What fails for good is kept as
+dead. What the engine denies was done all the same, so it is booked as unenforced; so are
 the amounts of a Commit whose hold ended otherwise before the spool was drained.
 
 A denial is forgotten after a while, and the ledger never hears of it. So a record is marked on disk
@@ -51,6 +52,9 @@ _TEMPORARY = frozenset(
     }
 )
 
+#: Trouble of one account or its partition, while all others can be booked.
+_OF_ITS_OWN = frozenset({Reason.FENCED})
+
 #: How the hold of a Commit that passed has ended otherwise since, if it ever had what was used.
 _ENDINGS = {
     Reason.HOLD_ALREADY_COMMITTED: Mark.COMMITTED,
@@ -59,6 +63,10 @@ _ENDINGS = {
     Reason.HOLD_NOT_FOUND: Mark.ENDED,
     Reason.LINE_UNKNOWN: Mark.ENDED,
 }
+
+
+#: Whose records keep their order: a tenant's hold or account.
+_Subject = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,8 @@ class Replayer:
         #: Of each segment that was begun, the places that need no more work: an adopted one may be
         #: begun before an older one that is still written.
         self._done: dict[Path, set[int]] = {}
+        #: Of each that was tried, whose records are left.
+        self._left: dict[Path, set[_Subject]] = {}
 
     async def run(self) -> None:
         """Drains for ever; end it by cancelling. No failure ends it."""
@@ -106,24 +116,34 @@ class Replayer:
         await self._spool.adopt()
         if self._kill.on:
             return False
-        while segments := await self._spool.sealed():
+        held_back: set[_Subject] = set()
+        tried: set[Path] = set()
+        while segments := await self._spool.sealed(but=tried):
             for segment in segments:
-                if not await self._drain_segment(segment):
+                if not await self._drain_segment(segment, held_back):
                     return False
-        return True
+            tried.update(segments)
+        return not tried & self._done.keys()
 
-    async def _drain_segment(self, path: Path) -> bool:
+    async def _drain_segment(self, path: Path, held_back: set[_Subject]) -> bool:
+        """Books what can be booked; False when nothing can be for now."""
+        if (left := self._left.get(path)) and left <= held_back:
+            return True
         segment = await asyncio.to_thread(read_segment, path)
         done = self._done.setdefault(path, set())
         items = await self._readable(path, segment.kept, done)
         for batch in batches(items):
-            if self._kill.on or not await self._book(batch, done):
+            ready = [item for item in batch if _subject(item.record.operation) not in held_back]
+            if self._kill.on or not await self._book(ready, done, held_back):
                 return False
-            await asyncio.sleep(len(batch) / OPERATIONS_PER_SECOND_MAX)
-        if len(done) < len(segment.kept):
-            return False
-        await (self._spool.set_aside(path) if segment.damaged else self._spool.remove(path))
-        del self._done[path]
+            await asyncio.sleep(len(ready) / OPERATIONS_PER_SECOND_MAX)
+        if len(done) == len(segment.kept):
+            await (self._spool.set_aside(path) if segment.damaged else self._spool.remove(path))
+            del self._done[path]
+            self._left.pop(path, None)
+        else:
+            waiting = (item for item in items if item.kept.place not in done)
+            self._left[path] = {_subject(item.record.operation) for item in waiting}
         return True
 
     async def _readable(self, path: Path, kept: Sequence[Kept], done: set[int]) -> list[_Item]:
@@ -139,15 +159,18 @@ class Replayer:
                 done.add(each.place)
         return items
 
-    async def _book(self, batch: Sequence[_Item], done: set[int]) -> bool:
+    async def _book(self, batch: Sequence[_Item], done: set[int], held_back: set[_Subject]) -> bool:
         answers = await self._sent(batch)
-        is_done = True
+        is_away = False
         for item, answer in zip(batch, answers, strict=True):
-            if await self._settled(item, answer):
+            why = await self._settled(item, answer)
+            if why is None:
                 done.add(item.kept.place)
+            elif why in _OF_ITS_OWN:
+                held_back.add(_subject(item.record.operation))
             else:
-                is_done = False
-        return is_done
+                is_away = True
+        return not is_away
 
     async def _sent(self, batch: Sequence[_Item]) -> list[Answer]:
         # A list has one caller, so neighbours with the same one are sent together.
@@ -161,20 +184,20 @@ class Replayer:
                 start = end
         return answers
 
-    async def _settled(self, item: _Item, answer: Answer) -> bool:
+    async def _settled(self, item: _Item, answer: Answer) -> Reason | None:
+        """Why a record stays; None when it needs no more work."""
         instead = self._instead(item, answer)
         if instead is not None:
             await asyncio.to_thread(write_mark, item.segment, instead.kept)
             (answer,) = await self._sent([instead])
             return await self._settled(instead, answer)
-        if isinstance(answer, HoldfastError):
-            if answer.status in _TEMPORARY:
-                return False
-            if not await self._spool.bury(item.kept.raw, answer.reason.name):
-                return False
-        else:
+        if not isinstance(answer, HoldfastError):
             self._recorder.replayed(Replayed.BOOKED)
-        return True
+            return None
+        is_temporary = answer.status in _TEMPORARY
+        if is_temporary or not await self._spool.bury(item.kept.raw, answer.reason.name):
+            return answer.reason
+        return None
 
     def _instead(self, item: _Item, answer: Answer) -> _Item | None:
         """The same record as it is booked after an answer; None when nothing else is to be sent."""
@@ -188,7 +211,7 @@ class Replayer:
 def batches(items: Sequence[_Item]) -> list[list[_Item]]:
     """Runs of items that may be sent together: no two for one hold or account in one of them."""
     runs: list[list[_Item]] = [[]]
-    seen: set[tuple[str, str]] = set()
+    seen: set[_Subject] = set()
     for item in items:
         subject = _subject(item.record.operation)
         if subject in seen or len(runs[-1]) == BATCH_OPERATIONS_MAX:
@@ -253,7 +276,7 @@ def derived_key(purpose: str, key: str) -> str:
     return f"{purpose}-{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-def _subject(operation: Spooled) -> tuple[str, str]:
+def _subject(operation: Spooled) -> _Subject:
     if isinstance(operation, BookUnenforced | Burn):
         return operation.tenant, operation.account
     return operation.tenant, operation.hold

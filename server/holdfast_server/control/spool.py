@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from holdfast_server.control import spool_files
@@ -85,10 +85,12 @@ class Spool:
             self._lose()
         return kept
 
-    async def sealed(self) -> list[Path]:
-        """Segments that are no longer written, oldest first; or the current one, alone."""
+    async def sealed(self, but: Collection[Path] = ()) -> list[Path]:
+        """Segments that are no longer written, oldest first, without some; or the current one,
+        alone.
+        """
         async with self._disk:
-            segments = spool_files.segments_of(self._folder)
+            segments = [each for each in spool_files.segments_of(self._folder) if each not in but]
             current = self._writer.current
             if current is None or segments != [current]:
                 return [each for each in segments if each != current]
