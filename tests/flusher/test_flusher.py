@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from holdfast_server.engine.keys import FLUSHED_FIELD
 from holdfast_server.flusher.flusher import (
     REST_RATIO,
@@ -246,16 +248,34 @@ async def test_without_the_lock_cursors_alone_keep_flushers_from_harm(stage: Sta
     await stage.check(entries)
 
 
-async def test_stop_lets_the_batch_under_way_end(stage: Stage) -> None:
+async def test_stop_lets_the_ledger_have_what_is_there(stage: Stage) -> None:
+    """Whoever was answered has an entry by then."""
     entries = holds_and_commits(Story(), ACCOUNTS, 300)
     heard = Heard()
     await stage.add(*entries)
 
-    async with stage.flushing(heard, batch_entries_max=50) as flusher:
+    async with stage.flushing(heard, batch_entries_max=10) as flusher:
+        await until(lambda: heard.batches)
+        flusher.stop()
+
+    await stage.check(entries)
+    assert (await stage.watermarks())[0] == len(entries)
+
+
+async def test_stop_does_not_last_for_ever_and_lets_the_batch_under_way_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast_server.flusher.flusher.STOP_SECONDS_MAX", 0.0)
+    entries = holds_and_commits(Story(), ACCOUNTS, 300)
+    heard = Heard()
+    await stage.add(*entries)
+
+    async with stage.flushing(heard, batch_entries_max=10) as flusher:
         await until(lambda: heard.batches)
         flusher.stop()
 
     recorded = (await stage.recorded())[0]
+    assert recorded < len(entries)
     assert (await stage.watermarks())[0] == recorded
     assert recorded == sum(batch.entries for batch in heard.batches)
     assert (await stage.ledger.verify()).ok

@@ -42,6 +42,9 @@ STANDBY_SECONDS: Final = 1.0
 #: Seconds before the first retry, and at most, while a store is away.
 RETRY_SECONDS_MIN: Final = 0.05
 RETRY_SECONDS_MAX: Final = 5.0
+#: Seconds for which the flusher reads on, at most, when it shall stop: fewer than the supervisor's
+#: `STOP_MARGIN_SECONDS`, after which it is killed where no grace is set.
+STOP_SECONDS_MAX: Final = 3.0
 #: Seconds between two rounds of housekeeping, which trims the outbox.
 HOUSEKEEPING_SECONDS: Final = 1.0
 #: Seconds between two looks at whether partitions still decide.
@@ -95,7 +98,10 @@ class Flusher:
         return dict(self._progress.halted)
 
     def stop(self) -> None:
-        """Asks `run` to return once the batch under way is recorded and published."""
+        """Asks `run` to return once what the outbox has is recorded and published.
+
+        It does not wait for stores that are away; and what there is no time for stays in the outbox.
+        """
         self._stopping.set()
 
     async def run(self) -> None:
@@ -136,19 +142,31 @@ class Flusher:
             while not self._stopping.is_set():
                 await self._housekeep()
                 began = time.process_time()
-                work = await self._read()
+                work = await self._read(READ_WAIT_MS)
                 if await self._written() and work:
                     self._writing = asyncio.create_task(self._recorder.record(work))
                 if work.size < self._batch_entries_max:
                     await self._pause(rest_seconds(time.process_time() - began))
+            await self._drain()
         finally:
             await self._finish()
 
-    async def _read(self) -> Work:
+    async def _drain(self) -> None:
+        """Reads until nothing is left: whoever is answered before the stop has an entry by then."""
+        ends = time.monotonic() + STOP_SECONDS_MAX
+        while time.monotonic() < ends:
+            # Nothing is read ahead: that the batch before failed must not look like the end.
+            await self._written()
+            work = await self._read(0)
+            if not work:
+                return
+            self._writing = asyncio.create_task(self._recorder.record(work))
+
+    async def _read(self, wait_ms: int) -> Work:
         if not self._progress.positions(self._progress.ahead):
             await self._pause(HOUSEKEEPING_SECONDS)
         count = self._batch_entries_max
-        work = await read_ahead(self._outbox, self._progress, count, READ_WAIT_MS)
+        work = await read_ahead(self._outbox, self._progress, count, wait_ms)
         if work:
             failpoint.hit("flusher.after_read")
         return work
