@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import LiteralString
@@ -9,6 +10,7 @@ from typing import LiteralString
 import pytest
 from psycopg import sql
 
+from holdfast_server.app.export import read_lines, to_json
 from holdfast_server.domain.checkpoint import Tip
 from holdfast_server.domain.entry import GENESIS_HASH, Entry, chain_hash
 from holdfast_server.domain.reply import Buckets
@@ -123,6 +125,55 @@ async def test_a_time_that_was_changed_by_less_than_is_hashed_is_found(
     assert found(await ledger.verify()) == {("chain", 0, 12)}
 
 
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "grant_changes = grant_changes[1:4]",
+        "grant_changes[1] = NULL",
+        "labels = '[1]'",
+        'labels = \'[["model", "small"]]\'',
+        "detail = '7'",
+        "kind = 99",
+    ],
+)
+async def test_a_row_that_is_no_entry_is_found_and_the_rest_is_checked(
+    url: str, ledger: Ledger, assignment: LiteralString
+) -> None:
+    """I11: whatever a row has become, those behind it and other partitions are looked at."""
+    tamper(
+        url,
+        "ALTER TABLE holdfast.entry DROP CONSTRAINT entry_codes",
+        sql.SQL("UPDATE holdfast.entry SET {} WHERE partition = 0 AND seq = 10").format(
+            sql.SQL(assignment)
+        ),
+        "UPDATE holdfast.entry SET reason = 'because' WHERE partition = 0 AND seq = 12",
+        "UPDATE holdfast.entry SET reason = 'because' WHERE partition = 1 AND seq = 12",
+    )
+
+    report = await ledger.verify()
+
+    chain = {each for each in found(report) if each[0] == "chain"}
+    assert chain == {("chain", 0, 10), ("chain", 0, 12), ("chain", 1, 12)}
+    assert report.entries == 24
+    assert not any(check == "sequence" for check, _, _ in found(report))
+
+
+async def test_a_row_that_the_driver_cannot_read_hides_no_other_partition(
+    url: str, ledger: Ledger
+) -> None:
+    tamper(
+        url,
+        "ALTER TABLE holdfast.entry DROP CONSTRAINT entry_event_time",
+        "UPDATE holdfast.entry SET event_time = 'infinity' WHERE partition = 0 AND seq = 5",
+        "UPDATE holdfast.entry SET reason = 'because' WHERE partition = 1 AND seq = 12",
+    )
+
+    violations = found(await ledger.verify())
+
+    assert {("chain", 0, 4), ("cursor", 0, 4), ("chain", 1, 12)} <= violations
+    assert (await ledger.verify([1])).entries == 12
+
+
 async def test_a_removed_row_is_found(url: str, ledger: Ledger) -> None:
     """I10: sequence numbers and versions are gap-free."""
     tamper(url, _delete("partition = 1 AND seq = 5"))
@@ -217,6 +268,26 @@ def chained(entries: Sequence[Entry]) -> list[RecordedEntry]:
         last = chain_hash(last, entry)
         recorded.append(RecordedEntry(entry, entry.event_ms, last))
     return recorded
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seq": 2**64},
+        {"event_ms": 1.5},
+        {"tenant": 7},
+        {"hold": "no hold"},
+        {"delta": {name: "1" for name in ("granted", "available")}},
+    ],
+)
+def test_a_line_of_an_export_that_cannot_be_hashed_is_found(change: dict[str, object]) -> None:
+    lines = [to_json(each) for each in chained(story())]
+    lines[1] |= change
+
+    report = verify_entries(read_lines(map(json.dumps, lines)))
+
+    assert "chain" in {each.check for each in report.violations if each.seq == lines[1]["seq"]}
+    assert report.entries == 5
 
 
 def story() -> list[Entry]:

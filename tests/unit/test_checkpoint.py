@@ -156,7 +156,9 @@ def test_lines_that_are_none_are_noticed_and_torn_ones_forgiven(key: SigningKey)
     assert len(read_lines([first, first[-40:], second[:40], second])[1]) == 1
     _, damaged = read_lines([first, second[:40]])
     assert len(damaged) == 1
-    broken = json.dumps({**json.loads(first), "layout": 9})
-    for line in ("{}", "[]", "null", "x" * (LINE_CHARACTERS_MAX + 1), "[" * 9_000, broken):
+    changes: dict[str, object] = {"layout": 9, "number": "2", "made_ms": 1.5, "key_id": []}
+    changes |= {"deployment": None, "tips": [[0, 1, "5", "00"]]}
+    broken = [json.dumps(json.loads(first) | {name: changes[name]}) for name in changes]
+    for line in ("{}", "[]", "null", "x" * (LINE_CHARACTERS_MAX + 1), "[" * 9_000, *broken):
         with pytest.raises(ValueError, match=r"checkpoint|layout|JSON|Expecting"):
             parse(line)

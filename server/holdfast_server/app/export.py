@@ -64,6 +64,8 @@ def to_json(recorded: RecordedEntry) -> dict[str, object]:
 def from_json(fields: Mapping[str, Any]) -> RecordedEntry:
     """The entry that `to_json` wrote. Raises ValueError, KeyError or TypeError for others."""
     context = fields["context"]
+    if not all(isinstance(fields[name], int) for name in ("partition", "epoch", "seq")):
+        raise TypeError("the place of an entry is three numbers")
     entry = Entry(
         partition=fields["partition"],
         epoch=fields["epoch"],

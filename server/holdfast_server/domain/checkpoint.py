@@ -114,9 +114,18 @@ def parse(line: str) -> Checkpoint:
         )
         for name in ("previous", "signature"):
             fields[name] = bytes.fromhex(fields[name])
-        return Checkpoint(**{**fields, "tips": tips})
+        return _of_its_kinds(Checkpoint(**{**fields, "tips": tips}))
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no checkpoint: {type(error).__name__}") from error
+
+
+def _of_its_kinds(found: Checkpoint) -> Checkpoint:
+    """JSON can have anything in each place."""
+    numbers = (found.number, found.made_ms, *(number for tip in found.tips for number in tip[:3]))
+    are_texts = isinstance(found.deployment, str) and isinstance(found.key_id, str)
+    if not are_texts or not all(isinstance(number, int) for number in numbers):
+        raise TypeError("a value is not of its kind")
+    return found
 
 
 def read_lines(lines: Iterable[str]) -> tuple[list[Checkpoint], list[Flaw]]:

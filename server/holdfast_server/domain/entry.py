@@ -207,8 +207,9 @@ def _texts(entry: Entry) -> Iterable[bytes]:
     texts = (context.feature, context.caller, context.trace_id, context.span_id, context.reason)
     for text in (*texts, entry.refund_of):
         yield _optional(text.encode())
-    yield _optional(canonical_json(dict(context.labels)) if context.labels else b"")
-    yield _optional(canonical_json(dict(context.detail)) if context.detail else b"")
+    # A list of pairs is refused: `dict` would make the object of it that has the same bytes.
+    yield _optional(canonical_json({**context.labels}) if context.labels else b"")
+    yield _optional(canonical_json({**context.detail}) if context.detail else b"")
 
 
 def _grants(entry: Entry) -> Iterable[bytes]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from psycopg import DataError
+
 from holdfast_server.domain.checkpoint import Tip
 from holdfast_server.domain.entry import GENESIS_HASH, Entry, EntryKind, chain_hash
 from holdfast_server.domain.rebuild import Follows
@@ -27,6 +29,16 @@ from holdfast_server.ledger.sql import QUERIES
 VIOLATIONS_MAX: Final = 100
 #: Rows that the database hands over at a time.
 FETCH_ROWS: Final = 1_000
+
+#: What is raised where something is read or hashed that cannot have been recorded as it is.
+UNREADABLE: Final = (
+    ArithmeticError,
+    AttributeError,
+    DataError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 #: Hears the partition and the number of entries checked so far in all.
 OnProgress = Callable[[int, int], None]
@@ -62,23 +74,42 @@ class PartitionCheck:
     _balances: dict[tuple[str, str, str], tuple[int, int, Buckets]] = field(default_factory=dict)
     _holds: HoldCheck = field(default_factory=HoldCheck)
 
-    def add(self, recorded: RecordedEntry) -> None:
-        """Takes the next entry."""
+    def read(self, row: rows.Row) -> RecordedEntry | None:
+        """Takes the next entry as the ledger has it; answers it where it is one."""
+        time: datetime = row["event_time"]
+        if time.microsecond % 1_000:
+            # An entry has none of that, so the chain would not see it.
+            self._note("chain", row["seq"], f"the time {time} is not one of whole milliseconds")
+        try:
+            recorded = rows.recorded_entry(row)
+        except UNREADABLE as error:
+            self._pass_over(Tip(self.partition, row["epoch"], row["seq"], row["hash"]), error)
+            return None
+        return recorded if self.add(recorded) else None
+
+    def add(self, recorded: RecordedEntry) -> bool:
+        """Takes the next entry; answers whether it is one. What cannot be hashed is none."""
         entry = recorded.entry
-        self.entries += 1
-        self._check_sequence(entry)
-        self._check_chain(recorded)
+        tip = Tip(self.partition, entry.epoch, entry.seq, recorded.hash)
+        try:
+            digest = chain_hash(self._hash, entry)
+        except UNREADABLE as error:
+            self._pass_over(tip, error)
+            return False
+        self._move_to(tip)
+        if digest != recorded.hash:
+            message = "the hash is not that of the entry and the hash before"
+            self._note("chain", entry.seq, message)
         self._check_conservation(entry)
         self._check_version(entry)
-        self._check_anchor(recorded)
         for message in self._holds.add(entry):
             self._note("hold", entry.seq, message)
-        self._epoch, self._seq, self._hash = entry.epoch, entry.seq, recorded.hash
+        return True
 
-    def check_time(self, seq: int, time: datetime) -> None:
-        """Checks what a row has and its entry has not: the chain vouches for whole milliseconds."""
-        if time.microsecond % 1_000:
-            self._note("chain", seq, f"the time {time} is not one of whole milliseconds")
+    def note_unread(self, error: Exception) -> None:
+        """Notes that nothing more can be read: the driver does not know what to make of a row."""
+        message = f"what follows this entry cannot be read ({type(error).__name__})"
+        self._note("chain", self._seq, message)
 
     def finish(self) -> None:
         """Checks what can only be seen at the end: what is held, and a tail that was cut off."""
@@ -113,23 +144,22 @@ class PartitionCheck:
             message = f"the snapshot of {tenant}/{root} does not follow from its entries"
             self._note("snapshot", seq, f"{message}; it is removed")
 
-    def _check_anchor(self, recorded: RecordedEntry) -> None:
-        anchor = self.anchors.get(recorded.entry.seq)
-        if anchor and anchor[0] != recorded.hash:
+    def _pass_over(self, tip: Tip, error: Exception) -> None:
+        self._move_to(tip)
+        self._note("chain", tip.seq, f"no entry that can be hashed ({type(error).__name__})")
+
+    def _move_to(self, tip: Tip) -> None:
+        """Checks what is known of any row: its place, and what checkpoints say of its hash."""
+        self.entries += 1
+        if tip.seq != self._seq + 1:
+            self._note("sequence", tip.seq, f"{tip.seq} follows {self._seq}")
+        if tip.epoch < self._epoch:
+            self._note("sequence", tip.seq, f"epoch {tip.epoch} follows {self._epoch}")
+        anchor = self.anchors.get(tip.seq)
+        if anchor and anchor[0] != tip.hash:
             message = f"the hash is not the one that checkpoint {anchor[1]} vouches for"
-            self._note("checkpoint", recorded.entry.seq, message)
-
-    def _check_sequence(self, entry: Entry) -> None:
-        if entry.seq != self._seq + 1:
-            self._note("sequence", entry.seq, f"{entry.seq} follows {self._seq}")
-        if entry.epoch < self._epoch:
-            self._note("sequence", entry.seq, f"epoch {entry.epoch} follows {self._epoch}")
-
-    def _check_chain(self, recorded: RecordedEntry) -> None:
-        if chain_hash(self._hash, recorded.entry) != recorded.hash:
-            self._note(
-                "chain", recorded.entry.seq, "the hash is not that of the entry and the hash before"
-            )
+            self._note("checkpoint", tip.seq, message)
+        self._epoch, self._seq, self._hash = tip.epoch, tip.seq, tip.hash
 
     def _check_conservation(self, entry: Entry) -> None:
         delta, after = entry.delta, entry.after
@@ -207,10 +237,7 @@ class Verification(Snapshots):
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             tip = await _tip(cursor, partition)
             snapshots = SnapshotCheck(await snapshots_in(cursor, partition))
-            async for row in _rows(cursor, partition):
-                check.check_time(row["seq"], row["event_time"])
-                recorded = rows.recorded_entry(row)
-                check.add(recorded)
+            async for recorded in _checked(cursor, check):
                 snapshots.add(recorded.entry)
         check.finish()
         check.compare(tip)
@@ -245,6 +272,16 @@ def verify_entries(
 async def _tip(cursor: Cursor, partition: int) -> Tip | None:
     row = await fetch_one(cursor, QUERIES["tip"], partition=partition)
     return Tip(**row) if row else None
+
+
+async def _checked(cursor: Cursor, check: PartitionCheck) -> AsyncIterator[RecordedEntry]:
+    """The entries of a partition. What is none is noted, and what comes after it is checked."""
+    try:
+        async for row in _rows(cursor, check.partition):
+            if recorded := check.read(row):
+                yield recorded
+    except UNREADABLE as error:
+        check.note_unread(error)
 
 
 def _rows(cursor: Cursor, partition: int) -> AsyncIterator[rows.Row]:
