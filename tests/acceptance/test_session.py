@@ -15,10 +15,16 @@ from holdfast_server.api import session as api
 from holdfast_server.errors import HoldfastError, Reason
 from tests.support.server import PATIENCE_S, environment, serving
 from tests.support.stubs import stubs
+from tests.support.waiting import until
 
-MESSAGE = balance.SessionRequest(
-    items=[balance.BatchItem(id=1, balance=balance.BalanceRequest(account="nobody"))]
-)
+
+def message(id: int) -> balance.SessionRequest:
+    """A message with one operation."""
+    item = balance.BatchItem(id=id, balance=balance.BalanceRequest(account="nobody"))
+    return balance.SessionRequest(items=[item])
+
+
+MESSAGE = message(1)
 
 
 async def test_a_service_that_goes_asks_its_streams_to_end(
@@ -93,5 +99,28 @@ async def test_credentials_are_looked_at_again_and_again() -> None:
         assert proofs[0] == expected
     now[0] = 60
     caller.sent.put_nowait(MESSAGE.SerializeToString())
+    with pytest.raises(HoldfastError, match="taken away"):
+        await running
+
+
+async def test_a_message_that_waited_for_room_is_not_begun_under_an_old_proof() -> None:
+    now, has_room = [0.0], asyncio.Event()
+
+    async def wait(items: Any, put: api.Put) -> None:
+        await has_room.wait()
+        await echo(items, put)
+
+    async def prove() -> None:
+        raise HoldfastError(Reason.TOKEN_INVALID, "taken away")
+
+    caller: Any = Caller()
+    ways = api.Ways(asyncio.ensure_future, wait, prove, lambda: now[0])
+    running = asyncio.create_task(api.Session(caller, ways).run())
+    for id in range(1, api.UNANSWERED_MAX + 2):
+        caller.sent.put_nowait(message(id).SerializeToString())
+    caller.sent.put_nowait(grpc.aio.EOF)
+    await until(lambda: caller.sent.qsize() == 1)
+    now[0] = 30
+    has_room.set()
     with pytest.raises(HoldfastError, match="taken away"):
         await running

@@ -58,7 +58,8 @@ class Ways:
     #: Starts work that goes on when the stream has ended.
     start: Callable[[Coroutine[Any, Any, None]], object]
     work: Work
-    #: Raises HoldfastError when the stream's credentials are not good any more.
+    #: Looks whose the stream's credentials are, for the work that is begun from then on. Raises
+    #: HoldfastError when they are not good any more.
     prove: Callable[[], Awaitable[object]]
     clock: Callable[[], float]
 
@@ -103,8 +104,8 @@ class Session:
 
     async def _take(self, payload: bytes) -> None:
         items = _items(payload)
-        await self._prove()
         await self._settled(UNANSWERED_MAX - len(items))
+        await self._prove()
         self._remember([item.id for item in items])
         self._ways.start(self._ways.work(items, self._put))
 

@@ -45,12 +45,19 @@ class Streams:
         principal: Principal,
         prove: Callable[[], Coroutine[Any, Any, Principal]],
     ) -> None:
-        """Serves one stream to its end. Raises HoldfastError where the caller is at fault."""
+        """Serves one stream to its end. Raises HoldfastError where the caller is at fault.
 
-        async def work(items: Items, put: Put) -> None:
-            await self._work(method, principal, items, put)
+        Each message is for whom the credentials name when it is begun.
+        """
 
-        session = Session(context, Ways(self.start, work, prove, time.monotonic))
+        def work(items: Items, put: Put) -> Coroutine[Any, Any, None]:
+            return self._work(method, principal, items, put)
+
+        async def prove_again() -> None:
+            nonlocal principal
+            principal = await prove()
+
+        session = Session(context, Ways(self.start, work, prove_again, time.monotonic))
         self._open.add(session)
         self.recorder.sessions(len(self._open))
         try:
