@@ -73,7 +73,9 @@ async def echo(items: Any, put: api.Put) -> None:
 async def test_a_stream_that_is_old_asks_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "AGE_SECONDS_MAX", 0.0)
     caller: Any = Caller()
-    ways = api.Ways(asyncio.ensure_future, echo, asyncio.Event().wait, lambda: 0.0)
+    ways = api.Ways(
+        asyncio.ensure_future, asyncio.current_task, echo, asyncio.Event().wait, lambda: 0.0
+    )
     running = asyncio.create_task(api.Session(caller, ways).run())
     assert (await caller.came.get()).closing
     assert [result.id for result in (await caller.ask()).results] == [1]
@@ -91,7 +93,7 @@ async def test_credentials_are_looked_at_again_and_again() -> None:
             raise HoldfastError(Reason.TOKEN_INVALID, "taken away")
 
     caller: Any = Caller()
-    ways = api.Ways(asyncio.ensure_future, echo, prove, lambda: now[0])
+    ways = api.Ways(asyncio.ensure_future, asyncio.current_task, echo, prove, lambda: now[0])
     running = asyncio.create_task(api.Session(caller, ways).run())
     for seconds, expected in ((0, 0), (29, 0), (30, 1), (59, 1)):
         now[0] = seconds
@@ -114,7 +116,7 @@ async def test_a_message_that_waited_for_room_is_not_begun_under_an_old_proof() 
         raise HoldfastError(Reason.TOKEN_INVALID, "taken away")
 
     caller: Any = Caller()
-    ways = api.Ways(asyncio.ensure_future, wait, prove, lambda: now[0])
+    ways = api.Ways(asyncio.ensure_future, asyncio.current_task, wait, prove, lambda: now[0])
     running = asyncio.create_task(api.Session(caller, ways).run())
     for id in range(1, api.UNANSWERED_MAX + 2):
         caller.sent.put_nowait(message(id).SerializeToString())

@@ -1,7 +1,8 @@
-"""Whom the operations of a stream are for, over a submitter that does what a test tells it."""
+"""Whom a stream works for and what it takes from others, over a submitter that does as told."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,24 @@ from holdfast_server.api import session
 from holdfast_server.api.auth.authenticator import Authenticator
 from holdfast_server.api.auth.principal import Role
 from holdfast_server.api.auth.static_tokens import StaticTokens
-from tests.api.recording import Recording, running
+from holdfast_server.api.dispatch import Bounds
+from holdfast_server.domain import reply
+from holdfast_server.domain.operation import Operation
+from holdfast_server.domain.submit import Answer
+from tests.api.recording import Recording, empty_balance, running
 from tests.api.service import Credential, write_credentials
 from tests.support.stubs import stubs
+from tests.support.waiting import WAIT_SECONDS
+
+#: Operations that may be at work at one time.
+PLACES = 3
+#: Together more than a connection takes for a stream that is not read.
+LARGE_ANSWERS, LARGE_BYTES = 8, 1_000_000
 
 
-def look(id: int, account: str = "a") -> balance.SessionRequest:
+def look(id: int, tenant: str = "") -> balance.SessionRequest:
     """A message with one operation."""
-    item = balance.BatchItem(id=id, balance=balance.BalanceRequest(account=account))
+    item = balance.BatchItem(id=id, balance=balance.BalanceRequest(tenant=tenant, account="a"))
     return balance.SessionRequest(items=[item])
 
 
@@ -42,3 +53,39 @@ async def test_a_credential_that_was_given_to_another_tenant_does_nothing_more_f
             assert [result.id for result in (await stream.read()).results] == [id]
         await stream.done_writing()
     assert [operation.tenant for _, operation in recording.seen] == ["first", "second"]
+
+
+async def test_a_caller_that_does_not_read_its_answers_takes_no_place_from_others() -> None:
+    """As many others as there are places meet at work, while the answers wait to be read."""
+    meeting, begun = asyncio.Barrier(PLACES), asyncio.Queue[None]()
+
+    async def behave(operation: Operation) -> Answer:
+        if operation.tenant == "large":
+            begun.put_nowait(None)
+            return large_balance()
+        await meeting.wait()
+        return await empty_balance(operation)
+
+    bounds = Bounds(deadline_ms=60_000, concurrent_max=PLACES)
+    async with (
+        running(Recording(behave), bounds=bounds) as served,
+        stubs(served.port) as client,
+        stubs(served.port) as other,
+    ):
+        stream = client.session()
+        for id in range(1, LARGE_ANSWERS + 1):
+            await stream.write(look(id, "large"))
+            await asyncio.wait_for(begun.get(), WAIT_SECONDS)
+        await served.dispatcher.wait_for_work(WAIT_SECONDS)
+        asked = balance.BalanceRequest(account="a")
+        await asyncio.gather(*(other.balance.Balance(asked) for _ in range(PLACES)))
+        await stream.done_writing()
+        answers = [message async for message in stream]
+    ids = [result.id for message in answers for result in message.results]
+    assert ids == list(range(1, LARGE_ANSWERS + 1))
+
+
+def large_balance() -> Answer:
+    """An answer that takes room by the name in it."""
+    account = "a" * LARGE_BYTES
+    return reply.BalanceReply(account=account, credits=(), limits=(), open_holds=0, as_of_ms=1)

@@ -76,7 +76,9 @@ class Dispatcher:
         self._work: set[asyncio.Task[Any]] = set()
         self._is_leaving = False
         self._deadlines = Deadlines(_expire)
-        self._streams = Streams(allowance, recorder, tracing, self._start, self._admit_work)
+        self._streams = Streams(
+            allowance, recorder, tracing, self._start, self._leave, self._admit_work
+        )
         self._refusals = OccasionalLog(_log, time.monotonic)
 
     def grpc_handlers(self, methods: Iterable[Method]) -> list[grpc.GenericRpcHandler]:
@@ -184,6 +186,12 @@ class Dispatcher:
         task = asyncio.create_task(work)
         self._work.add(task)
         task.add_done_callback(self._finished)
+        return task
+
+    def _leave(self) -> asyncio.Task[Any] | None:
+        """The running task, which has done its work and takes no place any more."""
+        task = asyncio.current_task()
+        self._work.discard(task)
         return task
 
     def _seconds(self, method: Method, context: _Context) -> float:

@@ -57,6 +57,8 @@ class Ways:
 
     #: Starts work that goes on when the stream has ended.
     start: Callable[[Coroutine[Any, Any, None]], object]
+    #: Says that the running task has done its work, and answers the task, which is then ours alone.
+    leave: Callable[[], object]
     work: Work
     #: Looks whose the stream's credentials are, for the work that is begun from then on. Raises
     #: HoldfastError when they are not good any more.
@@ -73,7 +75,8 @@ class Session:
         self._unanswered: set[int] = set()
         self._answers: deque[Answers] = deque()
         self._progress = asyncio.Event()
-        self._is_writing = False
+        #: The task that writes, if there is one.
+        self._writer: object = None
         self._is_closing = False
         self._is_told = False
         self._proved = ways.clock()
@@ -137,9 +140,11 @@ class Session:
 
     async def _write(self) -> None:
         """Writes what there is, and what comes meanwhile; one at a time."""
-        if self._is_writing:
+        if self._writer is not None:
             return
-        self._is_writing = True
+        # Whoever writes may have to wait until the caller reads: that is no work, and takes no
+        # place from others.
+        self._writer = self._ways.leave()
         try:
             while self._answers or self._is_closing > self._is_told:
                 await self._write_one()
@@ -148,7 +153,7 @@ class Session:
             self._answers.clear()
             self._is_told = True
         finally:
-            self._is_writing = False
+            self._writer = None
 
     async def _write_one(self) -> None:
         answers = self._next_answers()

@@ -29,12 +29,15 @@ Items = Sequence[messages.BatchItem]
 
 @dataclass(slots=True)
 class Streams:
-    """Runs sessions. `start` begins work that outlives its stream; `admit` refuses too much."""
+    """Runs sessions. `start` begins work that outlives its stream, which `leave` says is done
+    before its task is; `admit` refuses too much.
+    """
 
     allowance: Allowance
     recorder: Recorder
     tracing: Tracing
     start: Callable[[Coroutine[Any, Any, Any]], object]
+    leave: Callable[[], object]
     admit: Callable[[], None]
     _open: set[Session] = field(default_factory=set)
 
@@ -57,7 +60,7 @@ class Streams:
             nonlocal principal
             principal = await prove()
 
-        session = Session(context, Ways(self.start, work, prove_again, time.monotonic))
+        session = Session(context, Ways(self.start, self.leave, work, prove_again, time.monotonic))
         self._open.add(session)
         self.recorder.sessions(len(self._open))
         try:
