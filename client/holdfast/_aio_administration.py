@@ -208,5 +208,8 @@ class AsyncAdministration(AsyncConnection):
     async def verify(
         self, partitions: Sequence[int] = (), *, timeout_ms: int = VERIFY_TIMEOUT_MS
     ) -> records.Verification:
-        """Checks the ledger's chain, sequence, versions and conservation; all of it by default."""
+        """Checks the ledger's chain, sequence, versions and conservation; all of it by default.
+
+        Only for credentials that serve every tenant.
+        """
         return await self._send(_calls_ledger.verify(partitions, timeout_ms))

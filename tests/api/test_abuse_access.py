@@ -147,6 +147,16 @@ async def test_a39_the_global_policy_is_not_a_tenants(service: ApiService) -> No
         await refused(operator.control.SetPolicy(request), Reason.TENANT_MISMATCH)
 
 
+@pytest.mark.parametrize("role", [Role.AUDITOR, Role.SRE])
+async def test_a39_verification_is_not_a_tenants(service: ApiService, role: Role) -> None:
+    """A partition holds entries of many tenants, and what is wrong with them names them."""
+    async with stubs(service.port, token=token_of(TENANT, role)) as client:
+        for request in (ledger.VerifyRequest(), ledger.VerifyRequest(partitions=[0])):
+            refusal = await refused(client.ledger.Verify(request), Reason.TENANT_MISMATCH)
+            assert refusal.code is grpc.StatusCode.PERMISSION_DENIED
+            assert refusal.metadata == {"field": "partitions"}
+
+
 async def test_a40_a_recorded_request_that_is_sent_again(world: World) -> None:
     account = await world.create_account(credits=100)
     payload = world.burn(account, 10).SerializeToString()

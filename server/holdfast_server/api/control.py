@@ -7,13 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from google.protobuf.descriptor import ServiceDescriptor
 
 from holdfast.v1 import control_service_pb2 as messages
-from holdfast_server.api.auth.principal import EVERY_TENANT
 from holdfast_server.api.call import Call
 from holdfast_server.api.methods import Handler
 from holdfast_server.api.translate import policies as say
 from holdfast_server.api.validate import policies as read
 from holdfast_server.control.policies import Policies
-from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.store import Ledger
 
 
@@ -77,10 +75,5 @@ def _tenant(call: Call, named: str, scope: messages.Scope) -> str:
     """The tenant whose policy is set; empty for the global scope, where none is named."""
     if not read.is_global(scope):
         return call.tenant(named)
-    if call.principal.tenant != EVERY_TENANT:
-        raise HoldfastError(
-            Reason.TENANT_MISMATCH,
-            "The global scope is for credentials that serve every tenant.",
-            field="policy.scope.kind",
-        )
+    call.principal.require_every_tenant("The global scope", "policy.scope.kind")
     return ""

@@ -82,6 +82,8 @@ class LedgerService:
         return await self._explain_balance(tenant, subject, maximum)
 
     async def verify(self, call: Call, request: messages.VerifyRequest) -> messages.VerifyResponse:
+        # A partition is verified whole, and what is wrong in it names accounts of any tenant.
+        call.principal.require_every_tenant("Verification", "partitions")
         partitions = read.partitions(request, self._partitions)
         if self._verifications.locked():
             raise HoldfastError(

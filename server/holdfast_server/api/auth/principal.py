@@ -67,6 +67,15 @@ class Principal:
             )
         return tenant
 
+    def require_every_tenant(self, subject: str, field: str) -> None:
+        """Raises TENANT_MISMATCH for a credential of one tenant; `subject` is not for those."""
+        if self.tenant != EVERY_TENANT:
+            raise HoldfastError(
+                Reason.TENANT_MISMATCH,
+                f"{subject} is for credentials that serve every tenant.",
+                field=field,
+            )
+
     def require(self, allowed: frozenset[Role]) -> None:
         """Raises ROLE_REQUIRED unless the principal has one of the allowed roles."""
         if self.roles.isdisjoint(allowed):
