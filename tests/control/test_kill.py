@@ -62,10 +62,13 @@ def test_any_file_turns_it_on(tmp_path: Path, content: bytes) -> None:
     assert found.state().causes == (FILE,)
 
 
-def test_a_directory_or_a_dangling_link_is_seen_for_what_it_is(tmp_path: Path) -> None:
+def test_a_directory_a_pipe_or_a_dangling_link_is_seen_for_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "KILL").mkdir()
     assert switch(tmp_path).on
     (tmp_path / "KILL").rmdir()
+    os.mkfifo(tmp_path / "KILL")
+    assert switch(tmp_path).on
+    (tmp_path / "KILL").unlink()
     (tmp_path / "KILL").symlink_to(tmp_path / "nothing")
     assert not switch(tmp_path).on
 

@@ -111,23 +111,23 @@ class AdminSocket:
                 except asyncio.LimitOverrunError:
                     writer.write(_line({"ok": False, "error": "the line is too long"}))
                     return
-            writer.write(_line(self._answer(line)))
+            writer.write(_line(await self._answer(line)))
             await writer.drain()
 
-    def _answer(self, line: bytes) -> Answer:
+    async def _answer(self, line: bytes) -> Answer:
         try:
             request = json.loads(line)
-            return {"ok": True, **self._done(request)}
+            return {"ok": True, **await self._done(request)}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {"ok": False, "error": "the request is not understood"}
         except Exception:
             _log.exception("an admin request failed")
             return {"ok": False, "error": "the request failed; the log says why"}
 
-    def _done(self, request: Mapping[str, Any]) -> Answer:
+    async def _done(self, request: Mapping[str, Any]) -> Answer:
         match request["command"]:
             case "kill":
-                return self._killed(request)
+                return await self._killed(request)
             case "metrics":
                 return {"text": self._metrics()}
             case "health":
@@ -135,13 +135,15 @@ class AdminSocket:
             case _:
                 raise ValueError
 
-    def _killed(self, request: Mapping[str, Any]) -> Answer:
+    async def _killed(self, request: Mapping[str, Any]) -> Answer:
+        # The disk may not answer; the process must go on, and lets everything through meanwhile.
         match request["action"]:
             case "on":
-                persisted = self._kill.turn_on(str(request["by"]), str(request["reason"]))
+                by, reason = str(request["by"]), str(request["reason"])
+                persisted = await asyncio.to_thread(self._kill.turn_on, by, reason)
                 return {"kill": kill_fields(self._kill.state()), "persisted": persisted}
             case "off":
-                return {"kill": kill_fields(self._kill.turn_off())}
+                return {"kill": kill_fields(await asyncio.to_thread(self._kill.turn_off))}
             case "status":
                 return {"kill": kill_fields(self._kill.state())}
             case _:

@@ -8,6 +8,9 @@
 
 All processes of a host look at the same two files, so what is turned on in one is on in all of them
 within a second, and what turned it on must be taken back to turn it off.
+
+A file may lie where nothing answers any more. So each is looked at by threads of its own, and one
+that hangs keeps neither the other from being seen nor the event loop from going on.
 """
 
 from __future__ import annotations
@@ -26,10 +29,12 @@ from holdfast_server.telemetry.recorder import Recorder
 
 _log = logging.getLogger(__name__)
 
-#: A request looks at the files itself when nobody did for so long, such as when the loop is slow.
+#: A request has the files looked at when nobody did for so long, such as in a process that stood.
 LOOK_SECONDS_MAX = 0.25
-#: Pause between two looks of the background thread.
+#: Pause between two looks of a background thread.
 LOOK_PAUSE_SECONDS = 0.1
+#: Whoever needs a look waits so long for a file, once: while a look hangs, nobody waits for it.
+LOOK_WAIT_SECONDS_MAX = 1.0
 #: Bytes of a kill file that are read for who and why.
 NOTE_BYTES_MAX = 4_096
 #: Characters of who and of why that are written.
@@ -74,18 +79,22 @@ class KillSwitch:
         self._recorder = recorder
         self._clock = clock
         self._present = dict.fromkeys(self._files, False)
-        #: An order over the socket that could not be written down.
+        #: Who and why, as each file says.
+        self._notes = dict.fromkeys(self._files, ("", ""))
+        #: An order over the socket that is not written down, or not yet.
         self._ordered = False
-        self._looking = threading.Lock()
+        self._looking = {name: threading.Lock() for name in self._files}
+        self._looked = dict.fromkeys(self._files, clock())
+        self._settling = threading.Lock()
         self._stopped = threading.Event()
         self._state = KillState()
-        self._looked = clock()
+        self._settle()
         self.look()
 
     @property
     def on(self) -> bool:
         """Whether everything is let through now."""
-        if self._clock() - self._looked > LOOK_SECONDS_MAX:
+        if self._clock() - min(self._looked.values()) > LOOK_SECONDS_MAX:
             self.look()
         return bool(self._state.causes)
 
@@ -95,46 +104,69 @@ class KillSwitch:
         return self._state
 
     def look(self) -> None:
-        """Looks at the files. Never raises and never waits: what cannot be seen stays as it was."""
-        if not self._looking.acquire(blocking=False):
-            return
-        try:
-            self._looked = self._clock()
-            self._present = {name: self._exists(name) for name in self._files}
-            causes = self._causes()
-            if causes != self._state.causes:
-                self._state = self._noted(causes)
-                self._tell()
-        finally:
-            self._looking.release()
+        """Has the files looked at, and does not wait for one that hangs."""
+        looks = [threading.Thread(target=self._look, args=(n,), daemon=True) for n in self._files]
+        for each in looks:
+            each.start()
+        for each in looks:
+            each.join(LOOK_WAIT_SECONDS_MAX)
 
     def turn_on(self, by: str, reason: str) -> bool:
         """Turns it on for all processes of the host; False when it could not be written down.
 
-        It is on in this process either way, until it is turned off or the process ends.
+        It is on in this process either way, even before the disk has answered, until it is turned
+        off or the process ends.
         """
-        written = write_note(self._files[SOCKET], by, reason)
-        self._ordered = not written
-        self.look()
+        self._notes[SOCKET] = by, reason
+        self._ordered = True
+        self._settle()
+        with self._looking[SOCKET]:
+            written = write_note(self._files[SOCKET], by, reason)
+            self._present[SOCKET], self._ordered = written, not written
         return written
 
     def turn_off(self) -> KillState:
         """Takes back what an order over the socket did; other causes remain and are returned."""
-        self._ordered = False
-        remove_note(self._files[SOCKET])
+        with self._looking[SOCKET]:
+            self._present[SOCKET] = not remove_note(self._files[SOCKET])
+            self._ordered = False
+            self._settle()
         return self.state()
 
     def watch(self) -> None:
-        """Starts the thread that looks at the files whether or not requests come."""
-        threading.Thread(target=self._watch, name="kill-switch", daemon=True).start()
+        """Starts the threads that look at the files whether or not requests come."""
+        for name in self._files:
+            threading.Thread(target=self._watch, args=(name,), daemon=True).start()
 
     def close(self) -> None:
-        """Stops the thread."""
+        """Stops the threads."""
         self._stopped.set()
 
-    def _watch(self) -> None:
+    def _watch(self, name: str) -> None:
         while not self._stopped.wait(LOOK_PAUSE_SECONDS):
-            self.look()
+            self._look(name)
+
+    def _look(self, name: str) -> None:
+        """Looks at one file, unless somebody does. What cannot be seen stays as it was."""
+        self._looked[name] = self._clock()
+        if not self._looking[name].acquire(blocking=False):
+            return
+        try:
+            present = self._exists(name)
+            if present and not self._present[name]:
+                self._notes[name] = read_note(self._files[name])
+            self._present[name] = present
+            self._settle()
+        finally:
+            self._looking[name].release()
+
+    def _settle(self) -> None:
+        """Brings the state to what is known by now; no file is touched."""
+        with self._settling:
+            causes = self._causes()
+            if causes != self._state.causes:
+                self._state = self._noted(causes)
+                self._tell()
 
     def _causes(self) -> tuple[str, ...]:
         says = {ENVIRONMENT: self._environment, **self._present}
@@ -151,11 +183,8 @@ class KillSwitch:
         return True
 
     def _noted(self, causes: tuple[str, ...]) -> KillState:
-        for name in (FILE, SOCKET):
-            if name in causes:
-                by, reason = read_note(self._files[name])
-                return KillState(causes, by, reason)
-        return KillState(causes)
+        by, reason = next((self._notes[name] for name in causes if name in self._notes), ("", ""))
+        return KillState(causes, by, reason)
 
     def _tell(self) -> None:
         state = self._state
@@ -195,8 +224,13 @@ def remove_note(path: Path) -> bool:
 def read_note(path: Path) -> tuple[str, str]:
     """Who and why, as far as the file says; any content is fine."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             note = json.loads(file.read(NOTE_BYTES_MAX))
         return str(note.get("by", "")), str(note.get("reason", ""))
     except (OSError, ValueError, AttributeError, RecursionError):
         return "", ""
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file, and a pipe without waiting for somebody who writes into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
