@@ -97,8 +97,8 @@ class Stream:
         #: False as soon as nothing more may be sent.
         self.is_open = True
         self._half_closing: asyncio.Task[None] | None = None
-        #: The write that waits for the connection; only the first does.
-        self._first: asyncio.Task[None] | None = None
+        #: What the end of the stream ends a write with.
+        self._writing: asyncio.Timeout | None = None
         self._reading = asyncio.get_running_loop().create_task(self._read())
 
     @property
@@ -127,22 +127,22 @@ class Stream:
         message = write_message([asked.item for asked in batch])
         try:
             await self._write(message)
-        except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError):
+        except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError, TimeoutError):
             # The stream has ended: whoever reads it learns why, and tells them all.
+            self.is_open = False
+        except asyncio.CancelledError:
+            # A write of a stream that was given up is cancelled, though nobody cancels the writer.
+            if is_cancelled():
+                raise
             self.is_open = False
 
     async def _write(self, message: bytes) -> None:
-        if self._first is not None:
-            await self._call.write(message)
-            return
-        # A stream that ends before it is connected leaves its first write waiting for ever, so
-        # that the end of the stream has to end the wait.
-        self._first = asyncio.get_running_loop().create_task(self._call.write(message))
-        await asyncio.wait((self._first, self._reading), return_when=asyncio.FIRST_COMPLETED)
-        if not self._first.done():
-            self._first.cancel()
-        elif not self._first.cancelled():
-            self._first.result()
+        # A write may outlive its stream: before it is connected, or when the peer does not read.
+        try:
+            async with asyncio.timeout(None) as self._writing:
+                await self._call.write(message)
+        finally:
+            self._writing = None
 
     def suspect(self, id: int) -> None:
         """An operation was not answered in time. If nothing was since, the connection is dead."""
@@ -197,7 +197,15 @@ class Stream:
         for asked in self.unanswered.values():
             asked.fail(why())
         self.unanswered.clear()
+        if self._writing is not None:
+            self._writing.reschedule(0)
         self._changed()
+
+
+def is_cancelled() -> bool:
+    """Whether somebody wants the current task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _why(error: aio.AioRpcError) -> HoldfastError | Unsupported:

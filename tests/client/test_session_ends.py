@@ -1,0 +1,65 @@
+"""How the stream of a session ends, and what becomes of those who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from holdfast import AsyncClient, FailedPrecondition, Unreachable
+from holdfast_server.chaos.proxy import LOOPBACK, Proxy
+from tests.client.session_server import SessionServer, session_server
+from tests.support.waiting import until
+
+#: Together more than sockets and windows hold, so that a peer that does not read stops the writer.
+LONG_LABELS = {f"label-{n}": "x" * 250 for n in range(16)}
+LONG_CALLS = 3_000
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[SessionServer]:
+    async with session_server() as started:
+        yield started
+
+
+async def is_answered(client: AsyncClient) -> bool:
+    """Whether a call reaches the server at the moment."""
+    try:
+        return (await client.reserve("a", 1)).decision.allowed
+    except Unreachable:
+        return False
+
+
+async def test_a_peer_that_stops_reading_in_the_middle_of_a_write_is_left_behind(
+    server: SessionServer,
+) -> None:
+    """Whoever comes later is asked for over another connection, also while the old one hangs."""
+    async with (
+        Proxy(int(server.address.rpartition(":")[2])) as proxy,
+        AsyncClient(
+            f"{LOOPBACK}:{proxy.port}", attempt_timeout_ms=1_000, timeout_ms=1_500
+        ) as client,
+    ):
+        await client.reserve("a", 1)
+        proxy.half_open("requests")
+        long = [client.reserve("a", 1, labels=LONG_LABELS) for _ in range(LONG_CALLS)]
+        ended = await asyncio.gather(*long, return_exceptions=True)
+        assert {type(each) for each in ended} == {Unreachable}
+        with pytest.raises(Unreachable) as caught:
+            await client.reserve("a", 1)
+        assert caught.value.result_unknown  # It was sent, though not over the old connection.
+        proxy.heal()
+        await until(lambda: is_answered(client))
+
+
+async def test_closing_a_client_that_never_connected_leaves_no_task() -> None:
+    with socket.create_server((LOOPBACK, 0)) as mute:
+        client = AsyncClient(f"{LOOPBACK}:{mute.getsockname()[1]}")
+        asked = asyncio.create_task(client.reserve("a", 1))
+        await until(lambda: client._session and client._session._streams())
+        await client.close()
+        with pytest.raises(FailedPrecondition):
+            await asked
+        assert asyncio.all_tasks() == {asyncio.current_task()}
