@@ -16,7 +16,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from itertools import chain, count
+from itertools import chain, count, islice
 
 from holdfast._calls import Operation, T
 from holdfast._channel import Endpoint, Metadata
@@ -31,6 +31,8 @@ MESSAGE_OPERATIONS_MAX = 1_000
 #: Up to so many leave together whatever waits. More are shared among the messages that may still be
 #: sent, so that client, server and store work at the same time and not by turns.
 MESSAGE_OPERATIONS_SHARED = 64
+#: Bytes of operations in one message: half of what a server reads by default.
+MESSAGE_BYTES_MAX = 512 << 10
 
 
 class Session:
@@ -133,12 +135,22 @@ class Session:
         return self._stream
 
     def _taken(self, most: int) -> list[Asked]:
-        """The operations that wait longest."""
-        return [self._queue.popitem(last=False)[1] for _ in range(min(most, len(self._queue)))]
+        """The operations that wait longest: as many as fit into one message, at least one."""
+        taken: list[Asked] = []
+        room = MESSAGE_BYTES_MAX
+        for asked in islice(self._queue.values(), most):
+            room -= len(asked.item)
+            if room < 0 and taken:
+                break
+            taken.append(asked)
+        for asked in taken:
+            del self._queue[asked.id]
+        return taken
 
     def _fail_queue(self, error: Exception) -> None:
-        for asked in self._taken(len(self._queue)):
+        for asked in self._queue.values():
             asked.fail(error)
+        self._queue.clear()
 
     def _streams(self) -> list[Stream]:
         return [*self._retiring, *([self._stream] if self._stream else [])]

@@ -12,6 +12,8 @@ from grpc import aio
 from holdfast.v1 import balance_service_pb2 as pb
 from holdfast.v1 import types_pb2
 
+#: The largest message that a server reads by default.
+MESSAGE_BYTES_MAX = 1_048_576
 #: What to do with a message that came; the default answers it.
 Behaviour = Callable[["SessionServer", Any, pb.SessionRequest], Awaitable[None]]
 
@@ -60,7 +62,8 @@ class SessionServer:
 @asynccontextmanager
 async def session_server(port: int = 0) -> AsyncIterator[SessionServer]:
     """The server, until the block ends; on a port of its own choosing by default."""
-    stand_in, server = SessionServer(), aio.server()
+    options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)]
+    stand_in, server = SessionServer(), aio.server(options=options)
     behaviour: Any = stand_in.session
     handler = grpc.stream_stream_rpc_method_handler(
         behaviour,

@@ -90,6 +90,17 @@ async def test_what_waits_is_shared_among_messages(
     assert sizes == [MESSAGE_OPERATIONS_SHARED, MESSAGE_OPERATIONS_SHARED - 1]
 
 
+async def test_long_operations_that_come_together_are_all_answered(
+    server: SessionServer, client: AsyncClient
+) -> None:
+    """No message is longer than what a server reads, so that none fails with its neighbours."""
+    labels = {f"label-{n}": "x" * 256 for n in range(16)}
+    long = [client.reserve("a", 1, labels=labels) for _ in range(CALLS)]
+    answers = await asyncio.gather(client.reserve("a", 1), *long)
+    assert all(each.decision.allowed for each in answers)
+    assert server.streams == 1
+
+
 async def test_a_lone_call_goes_alone(server: SessionServer, client: AsyncClient) -> None:
     for _ in range(3):
         await client.reserve("a", 1)
