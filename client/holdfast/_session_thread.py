@@ -82,11 +82,13 @@ class SessionThread:
             self._start()
         answer = Waiting()
         asked = self._session.write(answer, operation, request, deadline_s, traceparent)
-        self._hand_over(asked)
         try:
+            self._hand_over(asked)
             answer.wait()
         except BaseException:
-            # Such as an interrupt: nobody waits any more.
+            # Such as an interrupt: nobody waits any more. It may have come before the loop was
+            # told, which others that were handed over rely on.
+            self._tell(self._take)
             self._tell(asked.withdraw)
             raise
         return operation.read_result(answer.result())

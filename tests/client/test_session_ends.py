@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+from types import FrameType
+from typing import Any
 
 import pytest
 
-from holdfast import AsyncClient, FailedPrecondition, Unreachable
+from holdfast import AsyncClient, Client, FailedPrecondition, Unreachable
 from holdfast_server.chaos.proxy import LOOPBACK, Proxy
 from tests.client.session_server import SessionServer, session_server
 from tests.support.waiting import until
@@ -16,6 +20,8 @@ from tests.support.waiting import until
 #: Together more than sockets and windows hold, so that a peer that does not read stops the writer.
 LONG_LABELS = {f"label-{n}": "x" * 250 for n in range(16)}
 LONG_CALLS = 3_000
+#: Where a thread hands its call over to the loop.
+INTERRUPTED_MODULES = frozenset({"holdfast._session_thread", "asyncio.base_events"})
 
 
 @pytest.fixture
@@ -63,3 +69,44 @@ async def test_closing_a_client_that_never_connected_leaves_no_task() -> None:
         with pytest.raises(FailedPrecondition):
             await asked
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def interrupted_after(lines: int, work: Callable[[], object]) -> bool:
+    """Whether `work` was interrupted, which happens after so many lines of its first hundreds."""
+    left = lines
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        left -= event == "line" and frame.f_globals.get("__name__") in INTERRUPTED_MODULES
+        if left < 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+async def test_an_interrupt_at_any_moment_leaves_the_client_of_use(server: SessionServer) -> None:
+    """Whatever a call was at, those that come later are answered."""
+    with Client(server.address) as client:
+
+        def ask() -> object:
+            return client.reserve("a", 1)
+
+        await asyncio.to_thread(ask)
+        for lines in count():
+            was_interrupted = await asyncio.to_thread(interrupted_after, lines, ask)
+            async with asyncio.timeout(10):
+                await asyncio.to_thread(ask)
+            if not was_interrupted:
+                break
+        await asyncio.to_thread(client.close)
+    assert lines > 20
