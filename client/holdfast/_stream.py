@@ -16,7 +16,7 @@ from grpc import aio
 
 from holdfast._channel import Endpoint, Metadata, connect_async, translate
 from holdfast._frames import read_message, write_message
-from holdfast.errors import HoldfastError, InternalError, Unreachable
+from holdfast.errors import HoldfastError, InternalError, Unauthenticated, Unreachable
 from holdfast.v1 import balance_service_pb2 as pb
 
 PATH = "/holdfast.v1.BalanceService/Session"
@@ -171,7 +171,7 @@ class Stream:
             self._end(lambda: Unreachable("the server ended the stream"))
         except aio.AioRpcError as error:
             broken = error
-            self._end(lambda: _why(broken))
+            self._end(lambda: _why(broken, has_answered=self._newest_answered > 0))
         except asyncio.CancelledError:
             self._end(lambda: Unreachable("the stream was given up"))
         except DecodeError:
@@ -208,11 +208,16 @@ def is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _why(error: aio.AioRpcError) -> HoldfastError | Unsupported:
+def _why(error: aio.AioRpcError, *, has_answered: bool) -> HoldfastError | Unsupported:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return Unsupported()
     said = translate(error)
     if not said.reason and error.code() in _BROKEN:
         # Nobody of Holdfast has said so.
         return Unreachable("the stream broke")
+    if has_answered and isinstance(said, Unauthenticated):
+        # The token was good once: the next stream asks for another, or is refused at once.
+        return Unreachable("the stream has outlived its token")
+    # It is about the stream. What was sent on it may be at work.
+    said.result_unknown = True
     return said

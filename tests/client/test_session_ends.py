@@ -12,9 +12,20 @@ from typing import Any
 
 import pytest
 
-from holdfast import AsyncClient, Client, FailedPrecondition, Unreachable
+from holdfast import (
+    AsyncClient,
+    Client,
+    FailedPrecondition,
+    PermissionDenied,
+    Unauthenticated,
+    Unreachable,
+)
+from holdfast.v1 import balance_service_pb2 as pb
+from holdfast_server.api.status import code_of, trailing_metadata
 from holdfast_server.chaos.proxy import LOOPBACK, Proxy
-from tests.client.session_server import SessionServer, session_server
+from holdfast_server.errors import HoldfastError as Refusal
+from holdfast_server.errors import Reason
+from tests.client.session_server import Behaviour, SessionServer, session_server
 from tests.support.waiting import until
 
 #: Together more than sockets and windows hold, so that a peer that does not read stops the writer.
@@ -110,3 +121,45 @@ async def test_an_interrupt_at_any_moment_leaves_the_client_of_use(server: Sessi
                 break
         await asyncio.to_thread(client.close)
     assert lines > 20
+
+
+def refusing(reason: Reason) -> Behaviour:
+    """The server applies a message, and ends the stream before it answers."""
+
+    async def refuse(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+        server.apply(message)
+        refusal = Refusal(reason, "no")
+        await context.abort(code_of(refusal), refusal.message, trailing_metadata(refusal))
+
+    return refuse
+
+
+async def test_a_stream_that_outlives_its_token_is_followed_by_one_with_the_next(
+    server: SessionServer,
+) -> None:
+    tokens = iter(["first", "second"])
+    async with AsyncClient(server.address, token=lambda: next(tokens)) as client:
+        await client.reserve("a", 1)
+        server.plan = [refusing(Reason.TOKEN_EXPIRED)]
+        assert (await client.reserve("a", 1, key="late")).decision.allowed
+    assert [each["authorization"] for each in server.metadata] == ["Bearer first", "Bearer second"]
+    assert server.came["late"] == 2
+
+
+async def test_a_token_that_was_never_good_is_refused_once(server: SessionServer) -> None:
+    server.plan = [refusing(Reason.TOKEN_EXPIRED)] * 2
+    async with AsyncClient(server.address, token="old") as client:
+        with pytest.raises(Unauthenticated):
+            await client.reserve("a", 1)
+    assert server.streams == 1
+
+
+async def test_what_a_refused_stream_leaves_behind_may_have_been_applied(
+    server: SessionServer,
+) -> None:
+    async with AsyncClient(server.address) as client:
+        await client.reserve("a", 1)
+        server.plan = [refusing(Reason.ROLE_REQUIRED)]
+        with pytest.raises(PermissionDenied) as caught:
+            await client.reserve("a", 1)
+    assert caught.value.result_unknown
