@@ -66,8 +66,12 @@ class Core:
         return (*pairs, ("traceparent", traceparent)) if traceparent else pairs
 
     def credentials(self) -> Metadata:
-        """What goes beside every stream."""
+        """What goes beside every stream. Raises InvalidRequest where that cannot be sent."""
         token = self._token if isinstance(self._token, str) else self._token()
+        if not (token.isascii() and token.isprintable()):
+            # The transport would refuse it with what looks like a broken connection.
+            why = "the token has a character that no header may have, such as a line break"
+            raise InvalidRequest(why, reason="FIELD_INVALID", metadata={"field": "token"})
         return (("authorization", f"Bearer {token}"),) if token else ()
 
     def request(self, call: Call[Any]) -> bytes:

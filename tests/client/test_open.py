@@ -7,7 +7,17 @@ from collections.abc import AsyncIterator, Iterator
 import grpc
 import pytest
 
-from holdfast import AsyncClient, Client, Denied, Outcome, Unavailable, Unreachable, operations
+from holdfast import (
+    AsyncClient,
+    Client,
+    Denied,
+    InvalidRequest,
+    Outcome,
+    Unavailable,
+    Unreachable,
+    operations,
+)
+from holdfast._core import TransportName
 from holdfast._retry import Deadlines
 from holdfast.v1 import types_pb2
 from holdfast.v1.reason_pb2 import REASON_INSUFFICIENT_CREDITS
@@ -124,3 +134,18 @@ def test_a_closed_client_sends_an_empty_hold_to_be_refused(faulty: FaultyServer)
     with Client(faulty.address) as client:
         client.commit("", 7)
     assert faulty.methods() == ["Commit"]
+
+
+@pytest.mark.parametrize("transport", ["session", "unary"])
+@pytest.mark.parametrize("token", ["of a file\n", "\u00fcber"])
+async def test_a_token_that_cannot_be_sent_is_not_passed_over(
+    faulty: FaultyServer, transport: TransportName, token: str
+) -> None:
+    """It would be refused before it leaves, which must not look like a server that is away."""
+    async with AsyncClient(
+        faulty.address, token=lambda: token, unreachable="open", transport=transport
+    ) as client:
+        with pytest.raises(InvalidRequest, match="token") as caught:
+            await client.reserve("acct", 10)
+    assert not caught.value.result_unknown
+    assert faulty.methods() == []
