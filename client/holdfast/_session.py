@@ -16,6 +16,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from copy import copy
 from itertools import chain, count, islice
 
 from holdfast._calls import Operation, T
@@ -23,7 +24,7 @@ from holdfast._channel import Endpoint, Metadata
 from holdfast._frames import write_item
 from holdfast._stream import Answer, Asked, Stream
 from holdfast._watch import Watch
-from holdfast.errors import FailedPrecondition
+from holdfast.errors import FailedPrecondition, HoldfastError
 from holdfast.v1 import balance_service_pb2 as pb
 
 #: Operations in one message: what the server takes.
@@ -149,7 +150,8 @@ class Session:
 
     def _fail_queue(self, error: Exception) -> None:
         for asked in self._queue.values():
-            asked.fail(error)
+            # Each has one of its own, since what is known of its result is written into it.
+            asked.fail(copy(error) if isinstance(error, HoldfastError) else error)
         self._queue.clear()
 
     def _streams(self) -> list[Stream]:

@@ -316,17 +316,19 @@ async def test_a_server_without_sessions_is_called_singly(faulty: FaultyServer) 
 
 
 async def test_closing_the_client_leaves_nobody_waiting(server: SessionServer) -> None:
-    """Neither who was sent, nor who waits to be sent, nor who comes later."""
+    """Neither who was sent, nor who waits to be sent, nor who comes later: each has its error."""
     server.plan = [silent] * 100
     client = AsyncClient(server.address, attempt_timeout_ms=60_000, timeout_ms=60_000)
-    waiting = []
+    session, waiting = client._session, []
+    assert session
     for n in range(2 * MESSAGES_IN_FLIGHT_MAX):
         waiting.append(asyncio.create_task(client.reserve("a", 1, key=f"k{n}")))
-        await until(lambda: len(server.messages) == min(len(waiting), MESSAGES_IN_FLIGHT_MAX))
+        await until(lambda: len(server.messages) + len(session._queue) == len(waiting))
     await client.close()
     async with asyncio.timeout(10):
         ended = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(each) for each in ended} == {FailedPrecondition}
+    assert len(set(ended)) == len(waiting)
     with pytest.raises(FailedPrecondition, match="closed"):
         await client.reserve("a", 1)
 
