@@ -109,12 +109,12 @@ class AsyncConnection:
             while True:
                 try:
                     return await self._once(call, request, attempts)
+                except Unsupported:
+                    self._knows_sessions = False
+                    continue
                 except HoldfastError as error:
                     wait_s = attempts.wait_s(error)
                 await asyncio.sleep(wait_s)
-        except Unsupported:
-            self._knows_sessions = False
-            return await self._send(call)
         except Unreachable as error:
             return self._core.bypass_after(call, error)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -25,6 +25,8 @@ from holdfast.v1.balance_service_pb2_grpc import (
 
 #: How long a slow answer waits at most; every test lets it go before.
 SLOW_S = 10.0
+
+S = TypeVar("S", bound="FaultyServer")
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def _packed(message: Any) -> AnyMessage:
 
 
 @contextmanager
-def serve(faulty: FaultyServer) -> Iterator[FaultyServer]:
+def serve(faulty: S) -> Iterator[S]:
     """Runs the stand-in on a free port of this machine."""
     server = grpc.server(ThreadPoolExecutor(8))
     add_BalanceServiceServicer_to_server(faulty, server)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from typing import Any
+
 import grpc
 import pytest
 
@@ -14,7 +18,9 @@ from holdfast import (
     Unreachable,
     operations,
 )
-from tests.client.faulty import LOST_ANSWER, Fault, FaultyServer
+from holdfast._retry import Deadlines
+from tests.client.faulty import LOST_ANSWER, SLOW_S, Fault, FaultyServer, serve
+from tests.support.waiting import until
 
 
 async def test_a_lost_answer_is_asked_for_again(client: AsyncClient, faulty: FaultyServer) -> None:
@@ -103,3 +109,33 @@ def test_an_answer_of_another_kind_is_an_error(threaded: Client, faulty: FaultyS
     faulty.decision.outcome = 0  # type: ignore[assignment]
     with pytest.raises(HoldfastError, match="outcome 0"):
         threaded.reserve("acct", 7)
+
+
+class LateServer(FaultyServer):
+    """Says only after a while that it knows no sessions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.was_asked, self.may_answer = threading.Event(), threading.Event()
+
+    def Session(self, request_iterator: Any, context: Any) -> Any:
+        self.was_asked.set()
+        self.may_answer.wait(SLOW_S)
+        super().Session(request_iterator, context)
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+async def test_a_call_that_has_to_go_singly_keeps_its_deadlines(kind: Any) -> None:
+    with serve(LateServer()) as server:
+        client = kind(server.address, timeout_ms=5_000)
+        asked = asyncio.ensure_future(
+            client.reserve("acct", 7)
+            if kind is AsyncClient
+            else asyncio.to_thread(client.reserve, "acct", 7)
+        )
+        await until(server.was_asked.is_set)
+        client._core._deadlines = Deadlines(60_000, 60_000)
+        server.may_answer.set()
+        await asked
+        assert server.seen[0].time_remaining_s < 5
+        await (client.close() if kind is AsyncClient else asyncio.to_thread(client.close))
