@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
@@ -91,13 +92,19 @@ class AsyncConnection:
 
     async def close(self) -> None:
         """Ends leases, waits for settlements under way within their deadlines, and disconnects."""
-        for lease in list(self._leases):
-            await lease.close()
+        # From the last to the first: each is closed also when another fails.
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(self._transport.close)
+            if self._session is not None:
+                closing.push_async_callback(self._session.close)
+            closing.push_async_callback(self._settle)
+            for lease in self._leases:
+                closing.push_async_callback(lease.close)
+
+    async def _settle(self) -> None:
+        """Waits for settlements under way."""
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._session is not None:
-            await self._session.close()
-        await self._transport.close()
 
     async def _send(self, call: Call[T]) -> T:
         """Tries until it is answered, or trying again is no use."""

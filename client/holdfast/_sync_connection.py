@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -92,12 +93,14 @@ class Connection:
 
     def close(self) -> None:
         """Settles leases, stops extending holds and disconnects; calls in other threads fail."""
-        for lease in list(self._leases):
-            lease.close()
-        self._extender.close()
-        if self._session is not None:
-            self._session.close()
-        self._transport.close()
+        # From the last to the first: each is closed also when another fails.
+        with ExitStack() as closing:
+            closing.callback(self._transport.close)
+            if self._session is not None:
+                closing.callback(self._session.close)
+            closing.callback(self._extender.close)
+            for lease in list(self._leases):
+                closing.callback(lease.close)
 
     def _send(self, call: Call[T]) -> T:
         """Tries until it is answered, or trying again is no use."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from holdfast import AsyncClient, Client, Denied, GrantSource
+from holdfast import AsyncClient, Client, Denied, FailedPrecondition, GrantSource
 from holdfast._lease import _disown_leases
 from tests.support.server import RunningService
 from tests.support.waiting import until
@@ -111,6 +111,40 @@ async def test_a_client_ends_its_leases_before_it_disconnects(
 
 
 @pytest.mark.parametrize("amount", [0, -1])
+async def release_all(client: AsyncClient, acct: str) -> None:
+    """Somebody else ends the holds of leases, so that what they spent cannot be charged."""
+    async for hold in client.list_holds(acct):
+        await client.release(hold.hold_id)
+
+
+async def test_a_client_closes_all_though_a_lease_fails(
+    client: AsyncClient, holdfast_server: RunningService, acct: str
+) -> None:
+    other = AsyncClient(holdfast_server.target)
+    leases = [await other.lease(acct, 100).__aenter__() for _ in range(2)]
+    assert all(lease.spend(5) for lease in leases)
+    await release_all(client, acct)
+    with pytest.raises(FailedPrecondition, match="RELEASED"):
+        await other.close()
+    assert not other._leases
+    with pytest.raises(FailedPrecondition, match="closed"):
+        await other.balance(acct)
+
+
+async def test_a_client_closes_all_though_a_lease_fails_in_threads(
+    client: AsyncClient, holdfast_server: RunningService, acct: str
+) -> None:
+    other = Client(holdfast_server.target)
+    leases = [await asyncio.to_thread(other.lease(acct, 100).__enter__) for _ in range(2)]
+    assert all(lease.spend(5) for lease in leases)
+    await release_all(client, acct)
+    with pytest.raises(FailedPrecondition, match="RELEASED"):
+        await asyncio.to_thread(other.close)
+    assert not other._leases
+    with pytest.raises(FailedPrecondition, match="closed"):
+        await asyncio.to_thread(other.balance, acct)
+
+
 async def test_only_whole_positive_amounts_are_spent(
     client: AsyncClient, acct: str, amount: int
 ) -> None:
