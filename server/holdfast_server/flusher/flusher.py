@@ -100,7 +100,7 @@ class Flusher:
     def stop(self) -> None:
         """Asks `run` to return once what the outbox has is recorded and published.
 
-        It does not wait for stores that are away; and what there is no time for stays in the outbox.
+        It does not wait for stores that are away; what there is no time for stays in the outbox.
         """
         self._stopping.set()
 
