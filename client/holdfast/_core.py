@@ -12,7 +12,7 @@ from holdfast._calls import Amounts, Bypass, Call, Defaults, Operation, T, lines
 from holdfast._channel import Endpoint, Metadata, Tls
 from holdfast._retry import Attempts, Deadlines
 from holdfast._trace import active_traceparent
-from holdfast.errors import HoldfastError, InvalidRequest, Unreachable
+from holdfast.errors import InvalidRequest, Unreachable
 from holdfast.kinds import Outcome
 
 #: What to do when no server can be reached: "closed" raises `Unreachable`, "open" lets work pass.
@@ -100,7 +100,7 @@ class Core:
             raise error
         return self._counted(call.bypass).answer
 
-    def forgives(self, error: HoldfastError) -> bool:
+    def forgives(self, error: Exception) -> bool:
         """Whether a block's settlement that failed with `error` is counted instead of raised."""
         if not self._open or not isinstance(error, Unreachable):
             return False

@@ -16,6 +16,12 @@ logger = logging.getLogger("holdfast")
 #: A hold that is being worked under is extended when this share of its time to live has passed, so
 #: that one extension may fail and the next still comes in time.
 EXTEND_AT_SHARE = 0.5
+#: An extension that failed is tried again when this share of the time that is left has passed, and
+#: this many seconds at least.
+RETRY_AT_SHARE = 0.25
+RETRY_SECONDS_MIN = 0.25
+#: How long an extension may take with all its attempts: one must not hold up those of other holds.
+EXTEND_TIMEOUT_MS = 2_000
 
 
 class HoldBase:
@@ -39,7 +45,10 @@ class HoldBase:
         self._asked = asked
         self._ttl_ms = ttl_ms
         self._placed: results.ReserveResult | None = None
-        self._recorded: Operation[results.CommitResult] | None = None
+        #: A time before which the hold cannot have expired, and when it is to be extended.
+        self._expires_s = 0.0
+        self._extend_at_s = 0.0
+        self._recorded: Operation[results.CommitResult | results.ReleaseResult] | None = None
         self._settled = False
         self._receipt: results.CommitResult | None = None
         self._lost = False
@@ -100,14 +109,23 @@ class HoldBase:
             self.hold_id, amount, credit_type=credit_type, overage=overage, labels=labels
         )
 
-    def _begin(self, result: results.ReserveResult) -> None:
+    def _begin(self, result: results.ReserveResult, sent_s: float) -> None:
         if not result.decision.allowed:
             raise Denied(result.decision)
         self._placed = result
+        self._lives(sent_s)
+
+    def _lives(self, sent_s: float) -> None:
+        """It has a whole time to live, at the earliest from when that was first sent: the answer
+        may be to an attempt that was applied long before.
+        """
+        ttl_s = self._ttl_ms / 1_000
+        self._expires_s = sent_s + ttl_s
+        self._extend_at_s = sent_s + ttl_s * EXTEND_AT_SHARE
 
     def _settlement(
         self, failed: bool
-    ) -> Call[results.CommitResult] | Call[results.ReleaseResult] | None:
+    ) -> Call[results.CommitResult | results.ReleaseResult] | None:
         """What to send at the end of the block, once."""
         if self._settled:
             return None
@@ -119,19 +137,24 @@ class HoldBase:
         return operations.commit(self.hold_id)
 
     def _extension(self) -> Operation[results.ExtendResult]:
-        return operations.extend(self.hold_id, self._ttl_ms)
+        extension = operations.extend(self.hold_id, self._ttl_ms)
+        extension.timeout_ms = EXTEND_TIMEOUT_MS
+        return extension
 
-    def _extend_after_s(self) -> float | None:
+    def _extend_after_s(self, now_s: float) -> float | None:
         """When to extend, from now; None when there is nothing to extend."""
         if self._settled or self._lost or self.decision.outcome is Outcome.BYPASSED:
             return None
-        return self._ttl_ms / 1_000 * EXTEND_AT_SHARE
+        return max(0.0, self._extend_at_s - now_s)
 
-    def _extension_failed(self, error: HoldfastError) -> None:
+    def _extension_failed(self, error: Exception, now_s: float) -> None:
         """A hold that has ended needs no further extension; everything else is tried again."""
         if self._settled:
             return
         self._lost = isinstance(error, NotFound | FailedPrecondition)
+        # The nearer its end, the sooner; and the seldomer, the longer that is past.
+        left_s = abs(self._expires_s - now_s)
+        self._extend_at_s = now_s + max(RETRY_SECONDS_MIN, left_s * RETRY_AT_SHARE)
         logger.warning("hold not extended: %s", error)
 
     def _settlement_failed(self, error: HoldfastError, failed: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -36,7 +37,8 @@ class AsyncHold(HoldBase):
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        self._begin(await self._send(self._reserve))
+        sent_s = time.monotonic()
+        self._begin(await self._send(self._reserve), sent_s)
         self._plan_extension()
         return self
 
@@ -60,8 +62,12 @@ class AsyncHold(HoldBase):
         credit_type: str | None = None,
         overage: Overage = Overage.UNSPECIFIED,
         labels: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> results.CommitResult:
-        """Burns a part now and keeps the rest held, with a whole time to live ahead."""
+        """Burns a part now and keeps the rest held, with a whole time to live ahead.
+
+        Where its result is unknown, call it again with the same `key`: give one for that.
+        """
         ttl_ms = self._ttl_ms if self.hold_id else 0
         result: results.CommitResult = await self._send(
             operations.commit(
@@ -72,15 +78,17 @@ class AsyncHold(HoldBase):
                 ttl_ms=ttl_ms,
                 overage=overage,
                 labels=labels,
+                key=key,
             )
         )
         return result
 
     async def release(self, reason: str = "") -> results.ReleaseResult:
-        """Gives all of the hold back now; the end of the block then sends nothing."""
-        result: results.ReleaseResult = await self._send(
-            operations.release(self.hold_id, reason=reason)
-        )
+        """Gives all of the hold back now; the end of the block then sends nothing, or the same once
+        more where that was not answered.
+        """
+        self._recorded = operations.release(self.hold_id, reason=reason)
+        result: results.ReleaseResult = await self._send(self._recorded)
         self._settled = True
         self._cancel_extension()
         return result
@@ -95,7 +103,7 @@ class AsyncHold(HoldBase):
             self._receipt = result
 
     def _plan_extension(self) -> None:
-        after_s = self._extend_after_s()
+        after_s = self._extend_after_s(time.monotonic())
         if after_s is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(after_s, lambda: self._task(self._extend()))
@@ -105,10 +113,13 @@ class AsyncHold(HoldBase):
             self._timer.cancel()
 
     async def _extend(self) -> None:
+        sent_s = time.monotonic()
         try:
             await self._send(self._extension())
-        except HoldfastError as error:
-            self._extension_failed(error)
+            self._lives(sent_s)
+        except Exception as error:
+            # Whatever it is, such as what a token function raised: it is tried again.
+            self._extension_failed(error, time.monotonic())
         self._plan_extension()
 
     def _task(self, work: Any) -> asyncio.Task[None]:

@@ -83,7 +83,8 @@ class Hold(HoldBase):
         self._extender = extender
 
     def __enter__(self) -> Self:
-        self._begin(self._send(self._reserve))
+        sent_s = time.monotonic()
+        self._begin(self._send(self._reserve), sent_s)
         self._plan_extension()
         return self
 
@@ -105,8 +106,12 @@ class Hold(HoldBase):
         credit_type: str | None = None,
         overage: Overage = Overage.UNSPECIFIED,
         labels: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> results.CommitResult:
-        """Burns a part now and keeps the rest held, with a whole time to live ahead."""
+        """Burns a part now and keeps the rest held, with a whole time to live ahead.
+
+        Where its result is unknown, call it again with the same `key`: give one for that.
+        """
         ttl_ms = self._ttl_ms if self.hold_id else 0
         result: results.CommitResult = self._send(
             operations.commit(
@@ -117,13 +122,17 @@ class Hold(HoldBase):
                 ttl_ms=ttl_ms,
                 overage=overage,
                 labels=labels,
+                key=key,
             )
         )
         return result
 
     def release(self, reason: str = "") -> results.ReleaseResult:
-        """Gives all of the hold back now; the end of the block then sends nothing."""
-        result: results.ReleaseResult = self._send(operations.release(self.hold_id, reason=reason))
+        """Gives all of the hold back now; the end of the block then sends nothing, or the same once
+        more where that was not answered.
+        """
+        self._recorded = operations.release(self.hold_id, reason=reason)
+        result: results.ReleaseResult = self._send(self._recorded)
         self._settled = True
         return result
 
@@ -137,16 +146,19 @@ class Hold(HoldBase):
             self._receipt = result
 
     def _plan_extension(self) -> None:
-        after_s = self._extend_after_s()
+        after_s = self._extend_after_s(time.monotonic())
         if after_s is not None:
             self._extender.plan(self, after_s)
 
     def extend_now(self) -> None:
         """Extends, unless the hold is settled. For the client's extender."""
-        if self._extend_after_s() is None:
+        if self._extend_after_s(time.monotonic()) is None:
             return
+        sent_s = time.monotonic()
         try:
             self._send(self._extension())
-        except HoldfastError as error:
-            self._extension_failed(error)
+            self._lives(sent_s)
+        except Exception as error:
+            # Whatever it is, such as what a token function raised: it is tried again.
+            self._extension_failed(error, time.monotonic())
         self._plan_extension()

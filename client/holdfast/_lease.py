@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 
 from holdfast import results
 from holdfast._core import Core
 from holdfast._lease_state import LeaseState, Terms, Wanted
-from holdfast.errors import HoldfastError
+
+logger = logging.getLogger("holdfast")
 
 
 class LeaseBase:
@@ -22,7 +24,7 @@ class LeaseBase:
 
     def __init__(self, terms: Terms) -> None:
         self._state = LeaseState(terms)
-        self._error: HoldfastError | None = None
+        self._error: Exception | None = None
         self._was_forked = False
         _LEASES.add(self)
 
@@ -50,24 +52,32 @@ class LeaseBase:
 
     def _check(self, amount: int) -> None:
         """Raises what a spend raises that can never be allowed."""
-        if amount < 1:
+        if not isinstance(amount, int) or isinstance(amount, bool) or amount < 1:
             raise ValueError("spend a whole number of at least 1")
         if self._was_forked:
             raise RuntimeError("a lease belongs to the process that took it; take one after a fork")
         if self._state.is_closing or self._state.decision is None:
             raise RuntimeError("a lease is spent inside its block")
 
-    def _failed(self, wanted: Wanted, error: HoldfastError, now_s: float) -> None:
+    def _check_new(self) -> None:
+        """Raises RuntimeError where the block was begun before."""
+        if self._state.decision is not None:
+            raise RuntimeError("a lease has one block; take another one")
+
+    def _failed(self, wanted: Wanted, error: Exception, now_s: float) -> None:
         """Tries again later; at the end, remembers what `close` raises."""
-        if self._state.is_closing:
+        if self._state.failed(wanted, error, now_s) and self._state.is_closing:
             self._error = self._error or error
-        self._state.failed(wanted, error, now_s)
 
     def _settled(self, core: Core) -> None:
         """Raises what went wrong at the end, unless the client chose to fail open."""
         error, self._error = self._error, None
         if error is not None and not core.forgives(error):
             raise error
+
+    def _hidden(self, error: Exception) -> None:
+        """The exception of the block goes first."""
+        logger.warning("lease not settled: %s", error)
 
     def forked(self) -> None:
         """For the child of a fork: the holds are the parent's."""

@@ -14,7 +14,7 @@ from holdfast._calls import Call
 from holdfast._core import Core
 from holdfast._lease import LeaseBase
 from holdfast._lease_state import Terms, Wanted
-from holdfast.errors import Denied, HoldfastError
+from holdfast.errors import Denied
 
 Send = Callable[[Call[Any]], Awaitable[Any]]
 
@@ -35,7 +35,7 @@ class AsyncLease(LeaseBase):
         there is no more. Raises ValueError and RuntimeError for what can never be allowed.
         """
         state, now_s = self._state, time.monotonic()
-        if amount < 1 or state.is_closing or state.decision is None:
+        if type(amount) is not int or amount < 1 or state.is_closing or state.decision is None:
             self._check(amount)
         allowed = state.spend(amount, now_s)
         if state.wants_reserve(now_s):
@@ -43,6 +43,7 @@ class AsyncLease(LeaseBase):
         return allowed
 
     async def __aenter__(self) -> Self:
+        self._check_new()
         wanted = self._state.next_call(time.monotonic())
         assert isinstance(wanted, Wanted)
         result = await self._send(wanted.operation)
@@ -59,14 +60,20 @@ class AsyncLease(LeaseBase):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        try:
+            await self.close()
+        except Exception as failure:
+            if error is None:
+                raise
+            self._hidden(failure)
 
     async def close(self) -> None:
-        """Captures what was spent and gives the rest back. A second call does nothing."""
-        if self._state.is_closing or self._task is None:
+        """Captures what was spent and gives the rest back. A second call waits for the first."""
+        if self._task is None or self._was_forked:
             return
-        self._state.close()
-        self._wake.set()
+        if not self._state.is_closing:
+            self._state.close()
+            self._wake.set()
         # Shielded: a second cancellation ends the wait, not the settlement.
         await asyncio.shield(self._task)
         self._settled(self._core)
@@ -85,7 +92,8 @@ class AsyncLease(LeaseBase):
     async def _ask(self, wanted: Wanted) -> None:
         try:
             result = await self._send(wanted.operation)
-        except HoldfastError as error:
+        except Exception as error:
+            # Whatever it is, such as what a token function raised: the lease goes on.
             self._failed(wanted, error, time.monotonic())
         else:
             self._state.answered(wanted, result, time.monotonic())

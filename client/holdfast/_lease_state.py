@@ -20,7 +20,7 @@ from typing import Any
 from holdfast import operations, results
 from holdfast._calls import Operation
 from holdfast._core import allowed_amounts
-from holdfast.errors import FailedPrecondition, HoldfastError, NotFound
+from holdfast.errors import FailedPrecondition, NotFound
 from holdfast.kinds import Outcome
 
 logger = logging.getLogger("holdfast")
@@ -148,10 +148,14 @@ class LeaseState:
             if wanted.due_s <= now_s:
                 return wanted
         times = [wanted.due_s for wanted in due]
-        if self.is_low and not self.is_closing:
+        # What waits for the answer to a call of its own is due when that is sent again.
+        if self._reserve is None and self.is_low and not self.is_closing:
             times.append(self._reserve_at_s)
         for portion in self.portions:
-            times += (portion.valid_until_s, portion.capture_at_s)
+            if not portion.is_ending:
+                times.append(portion.valid_until_s)
+            if portion.pending is None:
+                times.append(portion.capture_at_s)
         return max(0.0, min(times, default=_NEVER) - now_s)
 
     @property
@@ -193,20 +197,23 @@ class LeaseState:
         else:
             self._extended(portion, wanted, result.expires_at_ms)
 
-    def failed(self, wanted: Wanted, error: HoldfastError, now_s: float) -> None:
-        """A call has no answer: it is sent again, unless that cannot help."""
+    def failed(self, wanted: Wanted, error: Exception, now_s: float) -> int:
+        """A call has no answer: it is sent again, unless that cannot help. Answers how much may not
+        have been charged.
+        """
         portion = wanted.portion
-        if portion is not None and error.reason == "HOLD_MAXIMUM_AGE":
+        if portion is not None and getattr(error, "reason", "") == "HOLD_MAXIMUM_AGE":
             portion.pending, portion.is_extendable = None, False
             portion.spent += wanted.amount
         elif portion is not None and (self.is_closing or isinstance(error, _GONE)):
-            self._lose(portion, wanted, error)
+            return self._lose(portion, wanted, error)
         elif self.is_closing:
             self._reserve = None
         else:
             wanted.due_s = now_s + _backoff_s(wanted.failures)
             wanted.failures += 1
             logger.warning("lease: %s; asking again with the same key", error)
+        return 0
 
     def _reserves(self, now_s: float) -> list[Wanted]:
         if self.wants_reserve(now_s):
@@ -319,13 +326,14 @@ class LeaseState:
         self.left -= portion.free
         portion.free = 0
 
-    def _lose(self, portion: Portion, wanted: Wanted, error: HoldfastError) -> None:
+    def _lose(self, portion: Portion, wanted: Wanted, error: Exception) -> int:
         """The hold is gone, or is left to expire: what was not captured is not charged."""
         self._end(portion)
         self.portions.remove(portion)
         lost = wanted.amount + portion.spent
         self.uncharged += lost
         logger.warning("lease: %d may not have been charged: %s", lost, error)
+        return lost
 
 
 def _take(portion: Portion, amount: int) -> None:

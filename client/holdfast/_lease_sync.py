@@ -12,7 +12,7 @@ from holdfast._calls import Call
 from holdfast._core import Core
 from holdfast._lease import LeaseBase
 from holdfast._lease_state import Terms, Wanted
-from holdfast.errors import Denied, HoldfastError
+from holdfast.errors import Denied
 
 Send = Callable[[Call[Any]], Any]
 
@@ -36,7 +36,7 @@ class Lease(LeaseBase):
         state = self._state
         with self._lock:
             now_s = time.monotonic()
-            if amount < 1 or state.is_closing or state.decision is None:
+            if type(amount) is not int or amount < 1 or state.is_closing or state.decision is None:
                 self._check(amount)
             allowed = state.spend(amount, now_s)
             is_low = state.wants_reserve(now_s)
@@ -50,6 +50,7 @@ class Lease(LeaseBase):
         super().forked()
 
     def __enter__(self) -> Self:
+        self._check_new()
         wanted = self._next()
         assert isinstance(wanted, Wanted)
         result = self._send(wanted.operation)
@@ -66,14 +67,20 @@ class Lease(LeaseBase):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except Exception as failure:
+            if error is None:
+                raise
+            self._hidden(failure)
 
     def close(self) -> None:
-        """Captures what was spent and gives the rest back. A second call does nothing."""
+        """Captures what was spent and gives the rest back. A second call waits for the first."""
         with self._lock:
-            if self._state.is_closing or self._thread.ident is None:
+            if self._thread.ident is None or self._was_forked:
                 return
-            self._state.close()
+            if not self._state.is_closing:
+                self._state.close()
         self._wake.set()
         self._thread.join()
         self._settled(self._core)
@@ -97,7 +104,8 @@ class Lease(LeaseBase):
     def _ask(self, wanted: Wanted) -> None:
         try:
             result = self._send(wanted.operation)
-        except HoldfastError as error:
+        except Exception as error:
+            # Whatever it is, such as what a token function raised: the lease goes on.
             with self._lock:
                 self._failed(wanted, error, time.monotonic())
         else:

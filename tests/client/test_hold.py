@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections.abc import Callable
 
 import grpc
 import pytest
 
-from holdfast import AsyncClient, Client, Denied, FailedPrecondition, Outcome, Unreachable
+from holdfast import (
+    AsyncClient,
+    Client,
+    Denied,
+    FailedPrecondition,
+    InternalError,
+    Outcome,
+    Unreachable,
+)
+from holdfast._hold import RETRY_SECONDS_MIN
 from holdfast.v1 import types_pb2
 from holdfast.v1.reason_pb2 import REASON_INSUFFICIENT_CREDITS, REASON_LIMIT_EXCEEDED
 from tests.client.faulty import LOST_ANSWER, SLOW_S, Fault, FaultyServer
@@ -258,9 +269,60 @@ async def test_a_bypassed_hold_is_not_extended(client: AsyncClient, faulty: Faul
     faulty.decision = types_pb2.Decision(outcome=types_pb2.OUTCOME_BYPASSED)
     async with client.hold("acct", 10, ttl_ms=20) as hold:
         await asyncio.sleep(0)
-        assert hold._extend_after_s() is None
+        assert hold._extend_after_s(time.monotonic()) is None
         assert hold.amount == 10
     assert _committed(faulty) == [{}]
+
+
+def test_one_extension_may_fail_and_the_next_comes_in_time(threaded: Client) -> None:
+    """Times count from before the first send, whenever the answer came."""
+    hold = threaded.hold("acct", 10, ttl_ms=60_000)
+    hold._begin(threaded.reserve("acct", 10), sent_s=100.0)
+    assert hold._extend_after_s(110.0) == 20.0
+    hold._extension_failed(ConnectionError(), 142.0)
+    assert hold._extend_after_s(142.0) == 4.5
+    hold._extension_failed(ConnectionError(), 159.9)
+    assert hold._extend_after_s(159.9) == pytest.approx(RETRY_SECONDS_MIN)
+    hold._lives(160.0)
+    assert hold._extend_after_s(160.0) == 30.0
+
+
+async def test_an_extension_survives_what_a_token_function_raises(faulty: FaultyServer) -> None:
+    asked = itertools.count()
+
+    def token() -> str:
+        # The reserve is the first to ask for it, the first extension the second.
+        if next(asked) == 1:
+            raise OSError("the issuer of tokens is away")
+        return "secret"
+
+    async with (
+        AsyncClient(faulty.address, token=token, transport="unary") as client,
+        client.hold("acct", 10, ttl_ms=60) as hold,
+    ):
+        await _until(lambda: faulty.methods().count("Extend") >= 1)
+        assert not hold.lost
+
+
+async def test_a_release_without_an_answer_is_sent_again_at_the_end(
+    client: AsyncClient, faulty: FaultyServer
+) -> None:
+    async with client.hold("acct", 10) as hold:
+        faulty.faults += [Fault(grpc.StatusCode.INTERNAL, reason="INTERNAL")]
+        with pytest.raises(InternalError):
+            await hold.release("no longer wanted")
+    assert faulty.methods() == ["Reserve", "Release", "Release"]
+    keys = [one.key for one in faulty.seen[1:]]
+    assert keys[0] == keys[1]
+
+
+async def test_a_capture_is_sent_again_under_its_key(
+    client: AsyncClient, faulty: FaultyServer
+) -> None:
+    async with client.hold("acct", 10) as hold:
+        for _ in range(2):
+            await hold.capture(3, key="captured once")
+    assert [one.key for one in faulty.seen if one.method == "Commit"][:2] == ["captured once"] * 2
 
 
 async def test_a_lost_settlement_is_sent_again(client: AsyncClient, faulty: FaultyServer) -> None:

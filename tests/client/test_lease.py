@@ -7,6 +7,7 @@ import sys
 import uuid
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,6 @@ async def test_a_client_ends_its_leases_before_it_disconnects(
     assert await figures(client, acct) == (995, 0, 5)
 
 
-@pytest.mark.parametrize("amount", [0, -1])
 async def release_all(client: AsyncClient, acct: str) -> None:
     """Somebody else ends the holds of leases, so that what they spent cannot be charged."""
     async for hold in client.list_holds(acct):
@@ -145,12 +145,93 @@ async def test_a_client_closes_all_though_a_lease_fails_in_threads(
         await asyncio.to_thread(other.balance, acct)
 
 
+@pytest.mark.parametrize("amount", [0, -1, 2.5, True])
 async def test_only_whole_positive_amounts_are_spent(
-    client: AsyncClient, acct: str, amount: int
+    client: AsyncClient, acct: str, amount: Any
 ) -> None:
     async with client.lease(acct, 100) as lease:
         with pytest.raises(ValueError, match="at least 1"):
             lease.spend(amount)
+
+
+class Token:
+    """Where a token comes from, which may be away."""
+
+    is_away = False
+    asked = 0
+
+    def __call__(self) -> str:
+        self.asked += 1
+        if self.is_away:
+            raise OSError("the issuer of tokens is away")
+        return ""
+
+
+async def test_a_lease_outlives_what_a_token_function_raises(
+    holdfast_server: RunningService, client: AsyncClient, acct: str
+) -> None:
+    token = Token()
+    async with (
+        AsyncClient(holdfast_server.target, token=token, transport="unary") as other,
+        other.lease(acct, 100, capture_interval_ms=20) as lease,
+    ):
+        token.is_away, asked = True, token.asked
+        assert lease.spend(10)
+        await until(lambda: token.asked > asked)
+        token.is_away = False
+        assert lease.spend(10)
+    assert await figures(client, acct) == (980, 0, 20)
+
+
+async def test_a_lease_of_threads_outlives_what_a_token_function_raises(
+    holdfast_server: RunningService, client: AsyncClient, acct: str
+) -> None:
+    token = Token()
+    other = Client(holdfast_server.target, token=token, transport="unary")
+    lease = await asyncio.to_thread(other.lease(acct, 100, capture_interval_ms=20).__enter__)
+    token.is_away, asked = True, token.asked
+    assert lease.spend(10)
+    await until(lambda: token.asked > asked)
+    token.is_away = False
+    assert lease.spend(10)
+    await asyncio.to_thread(other.close)
+    assert await figures(client, acct) == (980, 0, 20)
+
+
+async def test_the_exception_of_a_block_goes_first(client: AsyncClient, acct: str) -> None:
+    lease = client.lease(acct, 100)
+
+    async def work() -> None:
+        async with lease:
+            assert lease.spend(10)
+            await release_all(client, acct)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await work()
+    assert lease.uncharged == 10
+
+
+async def test_a_lease_whose_end_was_cut_short_is_waited_for(
+    holdfast_server: RunningService, client: AsyncClient, acct: str
+) -> None:
+    async with AsyncClient(holdfast_server.target) as other:
+        lease = await other.lease(acct, 100).__aenter__()
+        assert lease.spend(40)
+        closing = asyncio.create_task(lease.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+    assert (lease.captured, lease.uncharged) == (40, 0)
+    assert await figures(client, acct) == (960, 0, 40)
+
+
+async def test_a_lease_has_one_block(client: AsyncClient, acct: str) -> None:
+    lease = client.lease(f"{acct}-none", 100)
+    await client.create_account(f"{acct}-none")
+    with pytest.raises(Denied):
+        await lease.__aenter__()
+    with pytest.raises(RuntimeError, match="one block"):
+        await lease.__aenter__()
 
 
 async def test_threads_share_a_lease(

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from holdfast import results
 from holdfast._calls import Defaults
-from holdfast._lease_state import RETRY_SECONDS_MAX, LeaseState, Terms, Wanted
+from holdfast._lease_state import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, LeaseState, Terms, Wanted
 from holdfast.errors import FailedPrecondition, NotFound, Unreachable
 from holdfast.kinds import HoldState, Outcome
 from holdfast.v1 import balance_service_pb2 as pb
@@ -257,3 +257,23 @@ def test_a_refused_top_up_is_not_asked_again_at_once() -> None:
     assert not lease.spend(1, 0.0)
     assert not lease.wants_reserve(0.0)
     assert lease.wants_reserve(RETRY_SECONDS_MAX)
+
+
+def test_nothing_is_looked_at_before_what_failed_is_asked_again() -> None:
+    """A top-up and a capture without an answer: neither its own time nor that of the hold matters
+    until then."""
+    model = Model(available=1_000)
+    lease = LeaseState(Terms("acct", 100, "ai", ttl_ms=30_000))
+    wanted = lease.next_call(0.0)
+    assert isinstance(wanted, Wanted)
+    lease.answered(wanted, model.ask(wanted.operation, 0.0), 0.0)
+    assert lease.spend(60, 0.0)
+
+    for now_s in (2.0, 2.0, 28.0, 28.0):
+        wanted = lease.next_call(now_s)
+        assert isinstance(wanted, Wanted)
+        lease.failed(wanted, ConnectionError(), now_s)
+
+    waits_s = lease.next_call(28.0)
+    assert isinstance(waits_s, float)
+    assert waits_s >= RETRY_SECONDS_MIN
