@@ -121,17 +121,18 @@ async def test_buckets_changed_by_hand_halt_at_the_entry_that_shows_it(
     await stage.check([grant, *good])
 
 
-async def test_a_version_that_was_left_out_halts(stage: Stage) -> None:
-    """I10b: per credits there are no gaps either."""
+@pytest.mark.parametrize("version", [1, 3])
+async def test_a_version_that_does_not_come_next_halts(stage: Stage, version: int) -> None:
+    """I10b: per credits there are no gaps either, and a tree does not go back in time."""
     story, heard = Story(), Heard()
     grant, hold = story.grant("ada", 100), story.hold("ada", 10)
-    await stage.add(grant, replace(hold, version=3))
+    await stage.add(grant, replace(hold, version=version))
 
     async with halting(stage, heard):
         await stage.until_recorded(p0=1)
 
     assert [(halt.seq, halt.fault) for halt in heard.halts] == [(2, Fault.INVALID)]
-    assert "version 3 follows 1" in heard.halts[0].explanation
+    assert f"version {version} follows 1" in heard.halts[0].explanation
 
 
 async def test_an_entry_without_a_row_halts_at_that_very_entry(
@@ -155,9 +156,10 @@ async def test_several_poisoned_partitions_halt_each_by_itself(
     heard, sound = Heard(), []
     for partition in (0, 2, 3):
         story = Story(partition)
-        sound.append(story.grant("ada", 100, f"{partition:032x}"))
-        poison = replace(story.hold("ada", 1), tenant="")
-        await stage.add(sound[-1], poison, story.hold("ada", 2))
+        account = f"ada-{partition}"
+        sound.append(story.grant(account, 100, f"{partition:032x}"))
+        poison = replace(story.hold(account, 1), tenant="")
+        await stage.add(sound[-1], poison, story.hold(account, 2))
     await stage.add(*good)
 
     async with stage.flushing(heard):

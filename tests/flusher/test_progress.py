@@ -17,3 +17,14 @@ def test_what_others_wrote_meanwhile_is_no_gap() -> None:
     progress.load({})
 
     assert progress.continuity.first_flaw(entries[6:]) is None
+
+
+def test_what_is_read_again_after_a_failure_does_not_go_back() -> None:
+    entries = [packed(entry) for entry in holds_and_commits(Story(), ["ada"], 5)]
+    progress = Progress()
+    assert progress.continuity.first_flaw(entries) is None
+    assert progress.continuity.first_flaw(entries) is not None
+
+    progress.retreat()
+
+    assert progress.continuity.first_flaw(entries) is None

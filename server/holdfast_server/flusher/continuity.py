@@ -26,8 +26,8 @@ _SIGNS: Final = int.from_bytes(b"\x80\0\0\0\0\0\0\0" * 8, "big")
 
 
 class Continuity:
-    """Remembers where credits were. What it does not know, such as after a start, it believes; and
-    an older version, which is read again after something has failed.
+    """Remembers where credits were. What it does not know, such as after a start, it believes: it
+    is made anew before what was read once is read again.
 
     Eight buckets are added at once, as the digits of one number to the base 2^64. Two such numbers
     are equal only if all eight digits are, where the buckets are what Postgres lets be recorded:
@@ -53,9 +53,9 @@ class Continuity:
         if known is None:
             if len(self._known) >= CREDITS_MAX:
                 self._known.clear()
-        elif version > known[0]:
+        elif version != known[0]:
             return f"version {version} follows {known[0] - 1}"
-        elif version == known[0] and known[1] + _change(raw) != after:
+        elif known[1] + _change(raw) != after:
             before = known[1].to_bytes(BUCKETS_END - AFTER_AT, "big")
             change, given = buckets_at(raw, DELTA_AT), buckets_at(raw, AFTER_AT)
             return f"buckets {buckets_at(before, 0)} and change {change} do not give {given}"

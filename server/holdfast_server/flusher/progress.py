@@ -27,7 +27,6 @@ class Progress:
     def load(self, cursors: Mapping[int, PartitionCursor]) -> None:
         """Starts from what the ledger says. Somebody else may have written to it meanwhile."""
         self.recorded = dict(cursors)
-        self.continuity = Continuity()
         self.halted = {}
         self.retreat()
 
@@ -44,6 +43,7 @@ class Progress:
         """What is under way will not all be recorded: back to what is."""
         self.ahead = dict(self.recorded)
         self.anchors = {}
+        self.continuity = Continuity()
 
     def positions(self, cursors: Mapping[int, PartitionCursor]) -> Positions:
         """Places in the outbox, without the partitions that have halted."""
