@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import grpc
 import pytest
 
 from holdfast.v1 import balance_service_pb2 as balance
+from holdfast.v1 import reason_pb2 as reasons
 from holdfast_server.api import session
 from holdfast_server.api.auth.authenticator import Authenticator
 from holdfast_server.api.auth.principal import Role
@@ -83,6 +85,45 @@ async def test_a_caller_that_does_not_read_its_answers_takes_no_place_from_other
         answers = [message async for message in stream]
     ids = [result.id for message in answers for result in message.results]
     assert ids == list(range(1, LARGE_ANSWERS + 1))
+
+
+async def test_an_operation_that_takes_too_long_is_answered_once_and_its_work_goes_on() -> None:
+    """At the server's deadline, as a call of its own is; its id is free from then on."""
+    is_released, is_done = asyncio.Event(), asyncio.Event()
+
+    async def wait(operation: Operation) -> Answer:
+        await is_released.wait()
+        is_done.set()
+        return await empty_balance(operation)
+
+    bounds = Bounds(deadline_ms=50, concurrent_max=10)
+    async with running(Recording(wait), bounds=bounds) as served, stubs(served.port) as client:
+        stream = client.session()
+        await stream.write(look(1))
+        (late,) = (await asyncio.wait_for(stream.read(), WAIT_SECONDS)).results
+        assert (late.id, late.error.reason) == (1, reasons.REASON_DEADLINE_EXCEEDED)
+        assert not is_done.is_set()
+        is_released.set()
+        await served.dispatcher.wait_for_work(WAIT_SECONDS)
+        assert is_done.is_set()
+        await stream.write(look(1))
+        (answer,) = (await stream.read()).results
+        assert (answer.id, answer.WhichOneof("result")) == (1, "balance")
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF
+
+
+async def test_an_operation_whose_work_was_cancelled_inside_is_answered() -> None:
+    async def cancel(operation: Operation) -> Answer:
+        raise asyncio.CancelledError
+
+    bounds = Bounds(deadline_ms=50, concurrent_max=10)
+    async with running(Recording(cancel), bounds=bounds) as served, stubs(served.port) as client:
+        stream = client.session()
+        await stream.write(look(1))
+        (answer,) = (await asyncio.wait_for(stream.read(), WAIT_SECONDS)).results
+        assert (answer.id, answer.error.reason) == (1, reasons.REASON_DEADLINE_EXCEEDED)
+        await stream.done_writing()
 
 
 def large_balance() -> Answer:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
-from holdfast_server.api.deadlines import TICK_SECONDS, Answer, Deadlines
+from holdfast_server.api.deadlines import TICK_SECONDS, Deadlines
 from tests.support.waiting import WAIT_SECONDS, until
+
+Answer = asyncio.Future[Any]
 
 
 def give_up(answer: Answer) -> None:

@@ -1,22 +1,25 @@
-"""Deadlines of calls, most of which are answered long before: one timer for many of them.
+"""Deadlines of calls and of what comes on streams: one timer for many of them.
 
-With a timer for each call the dispatcher takes half as much again.
+Most are answered long before. With a timer for each call the dispatcher takes half as much again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Hashable
+from typing import Final, Generic, TypeVar
+
+from holdfast_server.errors import HoldfastError, Reason
 
 #: How much later than its deadline a call may end that had more time than this.
 TICK_SECONDS: Final = 0.02
 
-Answer = asyncio.Future[Any]
+#: What an answer is given by.
+Answer = TypeVar("Answer", bound=Hashable)
 
 
-class Deadlines:
+class Deadlines(Generic[Answer]):
     """Gives up answers that nobody has given in time. For one event loop."""
 
     def __init__(self, give_up: Callable[[Answer], None]) -> None:
@@ -42,3 +45,11 @@ class Deadlines:
     def _end(self, tick: int) -> None:
         for answer in self._ticks.pop(tick):
             self._give_up(answer)
+
+
+def deadline_exceeded() -> HoldfastError:
+    """The answer when the time for a call is over."""
+    return HoldfastError(
+        Reason.DEADLINE_EXCEEDED,
+        "The time allowed is over and the result is not known; retry with the same key.",
+    )

@@ -20,7 +20,7 @@ from holdfast_server.api.allowance import Allowance
 from holdfast_server.api.auth.authenticator import Authenticator, certificate_names
 from holdfast_server.api.auth.principal import EVERY_TENANT, Principal
 from holdfast_server.api.call import Call
-from holdfast_server.api.deadlines import Deadlines
+from holdfast_server.api.deadlines import Deadlines, deadline_exceeded
 from holdfast_server.api.methods import Method
 from holdfast_server.api.occasional import OccasionalLog
 from holdfast_server.api.status import code_of, sendable, trailing_metadata
@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 class Bounds:
     """What one process takes on."""
 
-    #: Longest time for one call; a caller may ask for less.
+    #: Longest time for one call, for which a caller may ask less, and for one message of a stream.
     deadline_ms: int
     #: Calls at work at one time, those whose callers have given up included.
     concurrent_max: int
@@ -77,7 +77,13 @@ class Dispatcher:
         self._is_leaving = False
         self._deadlines = Deadlines(_expire)
         self._streams = Streams(
-            allowance, recorder, tracing, self._start, self._leave, self._admit_work
+            allowance,
+            recorder,
+            tracing,
+            self._start,
+            self._leave,
+            self._admit_work,
+            bounds.deadline_ms / 1_000,
         )
         self._refusals = OccasionalLog(_log, time.monotonic)
 
@@ -287,14 +293,6 @@ def _fail(answer: asyncio.Future[bytes], error: HoldfastError) -> None:
 
 def _expire(answer: asyncio.Future[bytes]) -> None:
     _fail(answer, deadline_exceeded())
-
-
-def deadline_exceeded() -> HoldfastError:
-    """The answer when the time for a call is over."""
-    return HoldfastError(
-        Reason.DEADLINE_EXCEEDED,
-        "The time allowed is over and the result is not known; retry with the same key.",
-    )
 
 
 def result_unknown() -> HoldfastError:

@@ -16,6 +16,7 @@ from holdfast_server.api.allowance import Allowance
 from holdfast_server.api.auth.principal import Principal
 from holdfast_server.api.balance import is_slow
 from holdfast_server.api.call import Call
+from holdfast_server.api.deadlines import Deadlines, deadline_exceeded
 from holdfast_server.api.methods import Method
 from holdfast_server.api.session import Answers, Context, Put, Session, Ways
 from holdfast_server.api.status import sendable
@@ -25,6 +26,17 @@ from holdfast_server.telemetry.recorder import Recorder
 from holdfast_server.telemetry.tracing import Tracing, parse_traceparent
 
 Items = Sequence[messages.BatchItem]
+
+
+@dataclass(eq=False, slots=True)
+class _Group:
+    """Operations of one message that are answered together, and once."""
+
+    method: str
+    items: Items
+    put: Put
+    began: float = field(default_factory=time.perf_counter)
+    is_answered: bool = False
 
 
 @dataclass(slots=True)
@@ -39,7 +51,13 @@ class Streams:
     start: Callable[[Coroutine[Any, Any, Any]], object]
     leave: Callable[[], object]
     admit: Callable[[], None]
+    #: Longest time for what one message asks.
+    deadline_s: float
     _open: set[Session] = field(default_factory=set)
+    _deadlines: Deadlines[_Group] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._deadlines = Deadlines(self._expire)
 
     async def run(
         self,
@@ -82,19 +100,36 @@ class Streams:
         await self._answer(method, principal, first, put)
 
     async def _answer(self, method: Method, principal: Principal, items: Items, put: Put) -> None:
-        began, status = time.perf_counter(), "OK"
+        group = _Group(method.name, items, put)
+        # Work that is cancelled inside leaves it there, so that it is answered all the same.
+        ticking = self._deadlines.add(group, self.deadline_s)
+        answer: messages.SessionResponse | HoldfastError
         with self.tracing.rpc(parse_traceparent(items[0].traceparent or None)) as span:
             try:
                 self.admit()
                 call = Call(principal, span.place, self.allowance.charge)
-                answer: messages.SessionResponse = await method.handle(call, items)
+                answer = await method.handle(call, items)
             except Exception as error:
-                refusal = sendable(method.name, error)
-                status = refusal.status.name
-                self.recorder.refused(method.name, refusal.reason)
-                answer = _refused(items, refusal)
-        self.recorder.rpc(method.name, status, time.perf_counter() - began)
-        await put(Answers([item.id for item in items], answer.SerializeToString()))
+                answer = sendable(method.name, error)
+        ticking.discard(group)
+        await self._give(group, answer)
+
+    async def _give(self, group: _Group, answer: messages.SessionResponse | HoldfastError) -> None:
+        """Answers operations, unless their time was over before."""
+        if group.is_answered:
+            return
+        group.is_answered = True
+        status = "OK"
+        if isinstance(answer, HoldfastError):
+            status = answer.status.name
+            self.recorder.refused(group.method, answer.reason)
+            answer = _refused(group.items, answer)
+        self.recorder.rpc(group.method, status, time.perf_counter() - group.began)
+        ids = [item.id for item in group.items]
+        await group.put(Answers(ids, answer.SerializeToString()))
+
+    def _expire(self, group: _Group) -> None:
+        self.start(self._give(group, deadline_exceeded()))
 
 
 def _groups(items: Items) -> Iterable[Items]:

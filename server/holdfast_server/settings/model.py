@@ -116,7 +116,9 @@ class Settings:
     reflection: bool | None = switch(None, "Serves gRPC reflection. Default: as `development`.")
 
     # Limits of the server.
-    deadline_ms_max: int = integer(5_000, (100, 60_000), "ms", "Longest time for one call.")
+    deadline_ms_max: int = integer(
+        5_000, (100, 60_000), "ms", "Longest time for one call, or for one message of a stream."
+    )
     message_bytes_max: int = integer(
         1_048_576, (4_096, 16_777_216), "bytes", "Largest message that is read."
     )
