@@ -33,6 +33,8 @@ from tests.support.stubs import Stubs, stubs
 from tests.support.wire import refused
 
 STATIC_TOKEN = "s3cret-static-token"
+#: How an answer of an issuer begins.
+OK = b"HTTP/1.1 200 OK\r\n"
 
 
 class Clock:
@@ -175,8 +177,10 @@ async def test_a35_not_yet_valid(client: Stubs) -> None:
         ({"exp": float("nan")}, Reason.TOKEN_INVALID),
         ({"nbf": float("nan")}, Reason.TOKEN_INVALID),
         ({"exp": True}, Reason.TOKEN_INVALID),
+        ({"exp": 10**400}, Reason.TOKEN_INVALID),
         ({"sub": None}, Reason.TOKEN_INVALID),
         ({"sub": "new\nline"}, Reason.TOKEN_INVALID),
+        ({"sub": "\ud800"}, Reason.TOKEN_INVALID),
         ({"tenant": None}, Reason.TOKEN_INVALID),
         ({"tenant": "a/b"}, Reason.TOKEN_INVALID),
         ({"roles": "spender"}, Reason.TOKEN_INVALID),
@@ -290,6 +294,29 @@ async def test_keys_outlive_their_issuer_for_a_day() -> None:
     clock.now = STALE_SECONDS_MAX
     assert await keys.find("first") is None
     assert fetches.count == 3
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"no HTTP", OK + b"Transfer-Encoding: chunked\r\n\r\nno size", OK + b"\r\n" + b"[" * 100_000],
+)
+async def test_an_issuer_that_answers_nonsense_is_as_good_as_away(nonsense: bytes) -> None:
+    answers = [nonsense, nonsense, OK + b"\r\n" + json.dumps(key_set(first=rsa_key())).encode()]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers.pop())
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as issuer:
+        clock, port = Clock(0), issuer.sockets[0].getsockname()[1]
+        keys = KeySet(make_fetch(f"http://127.0.0.1:{port}/"), clock)
+        await keys.load()
+        clock.now = RETRY_SECONDS
+        assert await keys.find("unknown") is None
+        assert await keys.find("first") is not None
+        with pytest.raises((OSError, ValueError)):
+            await keys.load()
 
 
 async def test_a_slow_issuer_is_asked_once_and_holds_up_only_unknown_keys() -> None:

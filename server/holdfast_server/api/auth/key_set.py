@@ -7,6 +7,7 @@ import json
 import logging
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -95,7 +96,10 @@ class KeySet:
 
 def parse_keys(raw: bytes) -> dict[str, jwt.PyJWK]:
     """The asymmetric signature keys of a JWKS by `kid`. Raises ValueError when there is none."""
-    document = json.loads(raw)
+    try:
+        document = json.loads(raw)
+    except RecursionError:
+        raise ValueError("a key set must not be nested so deeply") from None
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list) or len(listed) > KEYS_MAX:
         raise ValueError(f"a key set must have a list of at most {KEYS_MAX} keys")
@@ -134,8 +138,11 @@ def _read_file(path: Path) -> bytes:
 def _read_url(location: str) -> bytes:
     # The scheme was checked; redirects are refused, because they would leave the checked address.
     opener = urllib.request.build_opener(_NoRedirect)
-    with opener.open(location, timeout=FETCH_TIMEOUT_SECONDS) as response:
-        return _bounded(response.read(KEY_SET_BYTES_MAX + 1))
+    try:
+        with opener.open(location, timeout=FETCH_TIMEOUT_SECONDS) as response:
+            return _bounded(response.read(KEY_SET_BYTES_MAX + 1))
+    except HTTPException as error:
+        raise OSError(f"the issuer does not answer as HTTP wants it: {error!r}") from error
 
 
 def _bounded(raw: bytes) -> bytes:

@@ -94,9 +94,10 @@ def make_principal(subject: object, tenant: object, roles: object) -> Principal 
 
     Roles this version does not know are left out, so that an issuer may be ahead of a server.
     """
-    if not isinstance(subject, str) or not 1 <= len(subject.encode()) <= SUBJECT_BYTES_MAX:
+    # What cannot be encoded is not printable.
+    if not isinstance(subject, str) or not subject.isprintable():
         return None
-    if not subject.isprintable() or not isinstance(tenant, str):
+    if not 1 <= len(subject.encode()) <= SUBJECT_BYTES_MAX or not isinstance(tenant, str):
         return None
     if tenant != EVERY_TENANT and not _TENANT.match(tenant):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,8 +146,10 @@ def check_times(not_before: float, expires_at: float, now: float) -> None:
 
 def _instant(claims: Mapping[str, object], name: str) -> float:
     value = claims.get(name)
-    # JSON as Python reads it has NaN and infinity, which no comparison would refuse.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid_token()
+    # JSON as Python reads it has NaN, infinity and integers that are greater than any float.
+    if not abs(value) <= sys.float_info.max:
         raise invalid_token()
     return float(value)
 
