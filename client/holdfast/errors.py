@@ -21,7 +21,7 @@ let it pass when Holdfast says no.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import grpc
 
@@ -41,6 +41,10 @@ class Denied(Exception):
             f"{decision.reason}: {decision.message}" if decision.message else decision.reason
         )
         self.decision = decision
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Decision]]:
+        """Copied and pickled by its decision, of which the message is made."""
+        return type(self), (self.decision,)
 
     @property
     def reason(self) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
@@ -11,10 +14,13 @@ import pytest
 from holdfast import (
     AsyncClient,
     Client,
+    Decision,
+    Denied,
     FailedPrecondition,
     HoldfastError,
     InternalError,
     NotFound,
+    Outcome,
     ResourceExhausted,
     Tls,
     Unauthenticated,
@@ -172,3 +178,12 @@ async def test_nobody_there_is_unreachable_and_unknown(nobody: str) -> None:
         with pytest.raises(Unreachable) as raised:
             await client.commit("hold", 1)
     assert raised.value.result_unknown
+
+
+@pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_a_denial_is_copied_whole(again: Any) -> None:
+    """Such as from a process of a pool to the one that waits for it."""
+    denied = Denied(Decision(Outcome.DENIED, "LIMIT_EXCEEDED", "too fast", retry_after_ms=7))
+    copied = again(denied)
+    assert (type(copied), str(copied)) == (Denied, str(denied))
+    assert copied.decision == denied.decision
