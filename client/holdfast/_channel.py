@@ -105,7 +105,13 @@ def is_loopback(target: str) -> bool:
     """Whether a gRPC target can only be on this machine."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
-    host = _host(target)
+    for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:"):
+        target = target.removeprefix(scheme)
+    # There may be several addresses, any of which may be used.
+    return all(_is_loopback(_host(address)) for address in target.split(","))
+
+
+def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
@@ -114,13 +120,11 @@ def is_loopback(target: str) -> bool:
         return False
 
 
-def _host(target: str) -> str:
-    """The host of `host:port` or `[v6]:port`, after `dns:///`, `ipv4:` or `ipv6:` if any."""
-    for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:"):
-        target = target.removeprefix(scheme)
-    if target.startswith("["):
-        return target[1:].partition("]")[0]
-    return target if target.count(":") > 1 else target.partition(":")[0]
+def _host(address: str) -> str:
+    """The host of `host:port`, `[v6]:port` or a bare address."""
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address if address.count(":") > 1 else address.partition(":")[0]
 
 
 class AsyncUnary:

@@ -41,6 +41,8 @@ from tests.client.faulty import Fault, FaultyServer
         "ipv6:[::1]:7400",
         "dns:///localhost:7400",
         "unix:/run/holdfast.sock",
+        "ipv4:127.0.0.1:7400,127.0.0.2:7400",
+        "ipv6:[::1]:7400,[::1]:7401",
     ],
 )
 def test_these_targets_are_on_this_machine(target: str) -> None:
@@ -57,6 +59,8 @@ def test_these_targets_are_on_this_machine(target: str) -> None:
         "localhost.example:1",
         "127.0.0.1.example:1",
         "[2001:db8::1]:1",
+        "ipv4:127.0.0.1:7400,10.0.0.1:7400",
+        "ipv6:[::1]:7400,[2001:db8::1]:7400",
     ],
 )
 def test_these_are_not_and_need_tls(target: str) -> None:
