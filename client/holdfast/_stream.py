@@ -97,6 +97,8 @@ class Stream:
         #: False as soon as nothing more may be sent.
         self.is_open = True
         self._half_closing: asyncio.Task[None] | None = None
+        #: Ends a stream that is not wanted any more.
+        self._timer: asyncio.TimerHandle | None = None
         #: What the end of the stream ends a write with.
         self._writing: asyncio.Timeout | None = None
         self._reading = asyncio.get_running_loop().create_task(self._read())
@@ -156,7 +158,7 @@ class Stream:
         self.is_open = False
         loop = asyncio.get_running_loop()
         self._half_closing = loop.create_task(self._call.done_writing())
-        loop.call_later(RETIRE_TIMEOUT_S, self._call.cancel)
+        self._timer = loop.call_later(RETIRE_TIMEOUT_S, self._call.cancel)
 
     async def close(self) -> None:
         """Ends at once; what was not answered fails."""
@@ -197,6 +199,9 @@ class Stream:
         for asked in self.unanswered.values():
             asked.fail(why())
         self.unanswered.clear()
+        if self._timer is not None:
+            # It would keep the call, and with it the connection.
+            self._timer.cancel()
         if self._writing is not None:
             self._writing.reschedule(0)
         self._changed()

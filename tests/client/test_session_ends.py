@@ -20,6 +20,7 @@ from holdfast import (
     Unauthenticated,
     Unreachable,
 )
+from holdfast._stream import RETIRE_TIMEOUT_S
 from holdfast.v1 import balance_service_pb2 as pb
 from holdfast_server.api.status import code_of, trailing_metadata
 from holdfast_server.chaos.proxy import LOOPBACK, Proxy
@@ -41,6 +42,16 @@ async def server() -> AsyncIterator[SessionServer]:
         yield started
 
 
+def proxied(server: SessionServer) -> Proxy:
+    """The network between a client and the server."""
+    return Proxy(int(server.address.rpartition(":")[2]))
+
+
+async def closing(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+    """Answers, and wants no more on this stream."""
+    await context.write(server.apply(message, closing=True))
+
+
 async def is_answered(client: AsyncClient) -> bool:
     """Whether a call reaches the server at the moment."""
     try:
@@ -54,7 +65,7 @@ async def test_a_peer_that_stops_reading_in_the_middle_of_a_write_is_left_behind
 ) -> None:
     """Whoever comes later is asked for over another connection, also while the old one hangs."""
     async with (
-        Proxy(int(server.address.rpartition(":")[2])) as proxy,
+        proxied(server) as proxy,
         AsyncClient(
             f"{LOOPBACK}:{proxy.port}", attempt_timeout_ms=1_000, timeout_ms=1_500
         ) as client,
@@ -69,6 +80,20 @@ async def test_a_peer_that_stops_reading_in_the_middle_of_a_write_is_left_behind
         assert caught.value.result_unknown  # It was sent, though not over the old connection.
         proxy.heal()
         await until(lambda: is_answered(client))
+
+
+async def test_a_stream_that_has_ended_leaves_no_connection(server: SessionServer) -> None:
+    async with proxied(server) as proxy, AsyncClient(f"{LOOPBACK}:{proxy.port}") as client:
+        server.plan = [closing]
+        await client.reserve("a", 1)
+
+        async def is_alone() -> bool:
+            """Whether no connection is left but that of the next stream."""
+            await client.reserve("a", 1)
+            return proxy.connections == 2
+
+        await until(is_alone, RETIRE_TIMEOUT_S / 3)
+        assert server.streams == 2
 
 
 async def test_closing_a_client_that_never_connected_leaves_no_task() -> None:
