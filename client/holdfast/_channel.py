@@ -29,8 +29,8 @@ RECONNECT_MIN_MS = 100
 RECONNECT_MAX_MS = 2_000
 #: How long one attempt to connect may take.
 CONNECT_TIMEOUT_MS = 2_000
-#: Bytes of one answer: a page of 500 long entries stays far below.
-MESSAGE_BYTES_MAX = 16 << 20
+#: Bytes of one answer: what a server may send.
+ANSWER_BYTES_MAX = 64 << 20
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -96,7 +96,7 @@ class Endpoint:
             ("grpc.initial_reconnect_backoff_ms", RECONNECT_MIN_MS),
             ("grpc.max_reconnect_backoff_ms", RECONNECT_MAX_MS),
             ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
-            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_receive_message_length", ANSWER_BYTES_MAX),
             ("grpc.enable_http_proxy", 0 if is_loopback(self.target) else 1),
         )
 

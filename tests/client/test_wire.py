@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.descriptor import EnumDescriptor
 
 import holdfast
-from holdfast import InternalError, kinds
+from holdfast import InternalError, _channel, kinds
 from holdfast._wire import milliseconds, read_decision, reason_name, timestamp
 from holdfast.v1 import (
     account_service_pb2,
@@ -19,6 +19,7 @@ from holdfast.v1 import (
     ledger_service_pb2,
     types_pb2,
 )
+from holdfast_server.api import transport
 
 ENUMS: list[tuple[type[kinds._Kind], Any, str]] = [
     (holdfast.Outcome, types_pb2.Outcome, "OUTCOME_"),
@@ -133,3 +134,7 @@ def test_times_survive(instant_ms: int) -> None:
     assert written is not None
     assert milliseconds(written) == instant_ms
     assert timestamp(0) is None
+
+
+def test_the_longest_answer_of_a_server_is_read() -> None:
+    assert _channel.ANSWER_BYTES_MAX == transport.ANSWER_BYTES_MAX
