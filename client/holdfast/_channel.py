@@ -7,6 +7,7 @@ balanced by connection, so several clients in one process reach several workers.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
-from holdfast.errors import HoldfastError, from_status
+from holdfast.errors import FailedPrecondition, HoldfastError, from_status
 
 #: A connection that carries calls is probed after this much silence, so that a peer that vanished
 #: is noticed while calls wait, not at the next one.
@@ -133,18 +134,27 @@ class AsyncUnary:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._channel: aio.Channel | None = None
+        self._is_closed = False
         self._methods: dict[str, aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
     async def send(self, path: str, request: bytes, timeout_s: float, metadata: Metadata) -> bytes:
         """See `AsyncTransport`."""
+        if self._is_closed:
+            raise closed()
         method = self._methods.get(path) or self._method(path)
         try:
             return await method(request, timeout=timeout_s, metadata=metadata)
         except aio.AioRpcError as error:
             raise translate(error) from None
+        except asyncio.CancelledError:
+            # The end of the connection cancels the call, though nobody cancels the caller.
+            if is_cancelled() or not self._is_closed:
+                raise
+            raise closed(result_unknown=True) from None
 
     async def close(self) -> None:
         """Ends the connection; calls under way fail."""
+        self._is_closed = True
         if self._channel is not None:
             await self._channel.close()
 
@@ -160,21 +170,27 @@ class Unary:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._channel = _connect(endpoint)
+        self._is_closed = False
         # Only ever grows by the methods there are; two threads that add one add the same.
         self._methods: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
     def send(self, path: str, request: bytes, timeout_s: float, metadata: Metadata) -> bytes:
         """See `Transport`."""
+        if self._is_closed:
+            raise closed()
         method = self._methods.get(path)
         if method is None:
             method = self._methods[path] = self._channel.unary_unary(path)
         try:
             return method(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
+            if self._is_closed and error.code() is grpc.StatusCode.CANCELLED:
+                raise closed(result_unknown=True) from None
             raise translate(error) from None
 
     def close(self) -> None:
         """Ends the connection; calls under way fail."""
+        self._is_closed = True
         self._channel.close()
 
 
@@ -189,6 +205,22 @@ def _connect(endpoint: Endpoint) -> grpc.Channel:
     if endpoint.plaintext:
         return grpc.insecure_channel(endpoint.target, options=endpoint.options())
     return grpc.secure_channel(endpoint.target, endpoint.credentials(), options=endpoint.options())
+
+
+def closed(*, result_unknown: bool = False) -> FailedPrecondition:
+    """What a call of a closed client ends with."""
+    return unusable("the client is closed", result_unknown=result_unknown)
+
+
+def unusable(why: str, *, result_unknown: bool = False) -> FailedPrecondition:
+    """Never retried: no other attempt of this client can be sent either."""
+    return FailedPrecondition(why, result_unknown=result_unknown)
+
+
+def is_cancelled() -> bool:
+    """Whether somebody wants the current task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def translate(error: grpc.RpcError) -> HoldfastError:

@@ -20,11 +20,11 @@ from copy import copy
 from itertools import chain, count, islice
 
 from holdfast._calls import Operation, T
-from holdfast._channel import Endpoint, Metadata
+from holdfast._channel import Endpoint, Metadata, closed, unusable
 from holdfast._frames import write_item
 from holdfast._stream import Answer, Asked, Stream
 from holdfast._watch import Watch
-from holdfast.errors import FailedPrecondition, HoldfastError
+from holdfast.errors import HoldfastError
 from holdfast.v1 import balance_service_pb2 as pb
 
 #: Operations in one message: what the server takes.
@@ -161,13 +161,3 @@ class Session:
         """All operations without an answer."""
         sent = (stream.unanswered.values() for stream in self._streams())
         return chain(self._queue.values(), *sent)
-
-
-def closed() -> FailedPrecondition:
-    """What a call of a closed client ends with."""
-    return unusable("the client is closed")
-
-
-def unusable(why: str) -> FailedPrecondition:
-    """Never retried: no other attempt of this client can be sent either."""
-    return FailedPrecondition(why, result_unknown=False)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from holdfast._calls import Operation, T
-from holdfast._channel import Endpoint, Metadata
-from holdfast._session import Session, closed, unusable
+from holdfast._channel import Endpoint, Metadata, closed, unusable
+from holdfast._session import Session
 from holdfast._stream import Asked
 from holdfast.errors import HoldfastError
 from holdfast.v1 import balance_service_pb2 as pb

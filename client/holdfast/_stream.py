@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from holdfast._channel import Endpoint, Metadata, connect_async, translate
+from holdfast._channel import Endpoint, Metadata, connect_async, is_cancelled, translate
 from holdfast._frames import read_message, write_message
 from holdfast.errors import HoldfastError, InternalError, Unauthenticated, Unreachable
 from holdfast.v1 import balance_service_pb2 as pb
@@ -205,12 +205,6 @@ class Stream:
         if self._writing is not None:
             self._writing.reschedule(0)
         self._changed()
-
-
-def is_cancelled() -> bool:
-    """Whether somebody wants the current task to end."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _why(error: aio.AioRpcError, *, has_answered: bool) -> HoldfastError | Unsupported:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +30,7 @@ from holdfast import (
 )
 from holdfast._channel import Endpoint, is_loopback
 from tests.client.faulty import Fault, FaultyServer
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -191,3 +194,45 @@ def test_a_denial_is_copied_whole(again: Any) -> None:
     copied = again(denied)
     assert (type(copied), str(copied)) == (Denied, str(denied))
     assert copied.decision == denied.decision
+
+
+async def test_a_closed_client_says_so(client: AsyncClient, faulty: FaultyServer) -> None:
+    """Whoever was at work, and whoever comes later; also where there was never a connection."""
+    unused = AsyncClient(faulty.address)
+    faulty.faults.append(Fault(slow=True))
+    asked = asyncio.create_task(client.reserve("a", 1))
+    await until(lambda: faulty.seen)
+    for one in (client, unused):
+        await one.close()
+        with pytest.raises(FailedPrecondition, match="closed") as later:
+            await one.balance("a")
+        assert not later.value.result_unknown
+    with pytest.raises(FailedPrecondition, match="closed") as caught:
+        await asked
+    assert caught.value.result_unknown
+
+
+async def test_who_is_cancelled_while_a_client_closes_is_cancelled(
+    client: AsyncClient, faulty: FaultyServer
+) -> None:
+    faulty.faults.append(Fault(slow=True))
+    asked = asyncio.create_task(client.reserve("a", 1))
+    await until(lambda: faulty.seen)
+    asked.cancel()
+    await client.close()
+    await asyncio.wait([asked])
+    assert asked.cancelled()
+
+
+def test_a_closed_client_says_so_to_threads(threaded: Client, faulty: FaultyServer) -> None:
+    faulty.faults.append(Fault(slow=True))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(threaded.reserve, "a", 1)
+        faulty.wait_for("Reserve")
+        threaded.close()
+        with pytest.raises(FailedPrecondition, match="closed") as caught:
+            asked.result(10)
+    assert caught.value.result_unknown
+    with pytest.raises(FailedPrecondition, match="closed") as later:
+        threaded.balance("a")
+    assert not later.value.result_unknown
