@@ -65,7 +65,10 @@ class BalanceServiceStub:
     can be called again as often as needed.
     """
     Batch: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.BatchRequest, _balance_service_pb2.BatchResponse]
-    """Up to 1,000 operations, each with its own outcome, decided in the order given."""
+    """Up to 1,000 operations, each with its own outcome, decided in the order given. The answers have
+    3.5 MB together: what is behind that is answered by RESULT_UNKNOWN, and answered when it is sent
+    again with its key, in a smaller batch.
+    """
     Session: _grpc.StreamStreamMultiCallable[_balance_service_pb2.SessionRequest, _balance_service_pb2.SessionResponse]
     """The same operations over one stream for as long as it lasts: the fastest way for a process with
     many concurrent callers. Unlike in a Batch, operations are independent of each other.
@@ -124,7 +127,10 @@ class BalanceServiceAsyncStub(BalanceServiceStub):
     can be called again as often as needed.
     """
     Batch: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.BatchRequest, _balance_service_pb2.BatchResponse]  # type: ignore[assignment]
-    """Up to 1,000 operations, each with its own outcome, decided in the order given."""
+    """Up to 1,000 operations, each with its own outcome, decided in the order given. The answers have
+    3.5 MB together: what is behind that is answered by RESULT_UNKNOWN, and answered when it is sent
+    again with its key, in a smaller batch.
+    """
     Session: _aio.StreamStreamMultiCallable[_balance_service_pb2.SessionRequest, _balance_service_pb2.SessionResponse]  # type: ignore[assignment]
     """The same operations over one stream for as long as it lasts: the fastest way for a process with
     many concurrent callers. Unlike in a Batch, operations are independent of each other.
@@ -240,7 +246,10 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _balance_service_pb2.BatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_balance_service_pb2.BatchResponse, _abc.Awaitable[_balance_service_pb2.BatchResponse]]:
-        """Up to 1,000 operations, each with its own outcome, decided in the order given."""
+        """Up to 1,000 operations, each with its own outcome, decided in the order given. The answers have
+        3.5 MB together: what is behind that is answered by RESULT_UNKNOWN, and answered when it is sent
+        again with its key, in a smaller batch.
+        """
 
     @_abc_1.abstractmethod
     def Session(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 
@@ -20,7 +20,10 @@ from holdfast_server.api.validate import spending as read
 from holdfast_server.domain import reply
 from holdfast_server.domain.operation import Durability, Operation
 from holdfast_server.engine.accounts import HoldCursor
-from holdfast_server.errors import HoldfastError
+from holdfast_server.errors import HoldfastError, Reason
+
+#: Bytes of the answers to a batch: most callers read 4 MiB. What has no room is told to ask again.
+BATCH_ANSWER_BYTES_MAX: Final = 3_500_000
 
 
 class HoldReader(Protocol):
@@ -159,9 +162,13 @@ class BalanceService:
         tenant = batches.one_tenant(tenants)
         call.charge(tenant, len(request.items))
         read_items = [batches.item_operation(tenant, item) for item in request.items]
-        response = messages.BatchResponse()
+        response, room = messages.BatchResponse(), BATCH_ANSWER_BYTES_MAX
         for answer in await self._submission.many(call, read_items):
-            say.put_result(response.results.add(), answer)
+            result = response.results.add()
+            say.put_result(result, answer)
+            room -= result.ByteSize()
+            if room < 0:
+                say.put_result(result, _too_long())
         return response
 
     async def session(
@@ -195,6 +202,12 @@ def _asked(call: Call, item: messages.BatchItem) -> Operation | HoldfastError:
         return batches.READERS[kind](call.tenant(request.tenant), request)
     except HoldfastError as error:
         return error
+
+
+def _too_long() -> HoldfastError:
+    """In place of an answer for which there is no room, to an operation that may be applied."""
+    message = "the answers to the batch are too long for one message; retry with the same key alone"
+    return HoldfastError(Reason.RESULT_UNKNOWN, message)
 
 
 def _cursor(place: Place | None) -> HoldCursor | None:

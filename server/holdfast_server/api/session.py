@@ -29,6 +29,8 @@ UNANSWERED_MAX: Final = 4_096
 AGE_SECONDS_MAX: Final = 480.0
 #: Answers in one message: all that one message may have asked for.
 RESULTS_MAX: Final = bounds.BATCH_ITEMS_MAX
+#: Bytes of results in one message, unless one result alone has more: balances may be long.
+RESULTS_BYTES_MAX: Final = 1_048_576
 #: Says that a stream wants no more operations.
 _CLOSING: Final = messages.SessionResponse(closing=True).SerializeToString()
 #: How often a stream proves again that its credentials are good.
@@ -169,10 +171,13 @@ class Session:
     def _next_answers(self) -> list[Answers]:
         """What is written next: as much as fits into one message."""
         taken: list[Answers] = []
-        room = RESULTS_MAX
-        while self._answers and (not taken or len(self._answers[0].ids) <= room):
+        room, room_bytes = RESULTS_MAX, RESULTS_BYTES_MAX
+        while self._answers:
+            first = self._answers[0]
+            room, room_bytes = room - len(first.ids), room_bytes - len(first.payload)
+            if taken and min(room, room_bytes) < 0:
+                break
             taken.append(self._answers.popleft())
-            room -= len(taken[-1].ids)
         return taken
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from holdfast_server.api.balance import is_slow
 from holdfast_server.api.call import Call
 from holdfast_server.api.deadlines import Deadlines, deadline_exceeded
 from holdfast_server.api.methods import Method
-from holdfast_server.api.session import Answers, Context, Put, Session, Ways
+from holdfast_server.api.session import RESULTS_BYTES_MAX, Answers, Context, Put, Session, Ways
 from holdfast_server.api.status import sendable
 from holdfast_server.api.translate.spending import item_error
 from holdfast_server.errors import HoldfastError
@@ -125,8 +125,12 @@ class Streams:
             self.recorder.refused(group.method, answer.reason)
             answer = _refused(group.items, answer)
         self.recorder.rpc(group.method, status, time.perf_counter() - group.began)
-        ids = [item.id for item in group.items]
-        await group.put(Answers(ids, answer.SerializeToString()))
+        payload = answer.SerializeToString()
+        if len(payload) <= RESULTS_BYTES_MAX:
+            await group.put(Answers([item.id for item in group.items], payload))
+            return
+        for part in _parts(answer.results):
+            await group.put(Answers([each.id for each in part.results], part.SerializeToString()))
 
     def _expire(self, group: _Group) -> None:
         self.start(self._give(group, deadline_exceeded()))
@@ -142,6 +146,18 @@ def _groups(items: Items) -> Iterable[Items]:
         if not is_slow(item):
             by_trace[item.traceparent].append(item)
     return [*by_trace.values(), *([item] for item in slow)]
+
+
+def _parts(results: Iterable[messages.BatchResult]) -> Iterator[messages.SessionResponse]:
+    """Results that are too long for one message, in as many as they need."""
+    part, size = messages.SessionResponse(), 0
+    for result in results:
+        size += result.ByteSize()
+        if part.results and size > RESULTS_BYTES_MAX:
+            yield part
+            part, size = messages.SessionResponse(), result.ByteSize()
+        part.results.append(result)
+    yield part
 
 
 def _refused(items: Items, error: HoldfastError) -> messages.SessionResponse:
