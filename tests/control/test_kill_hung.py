@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +90,24 @@ async def test_an_order_counts_before_the_disk_has_answered(tmp_path: Path) -> N
     with contextlib.closing(os.fdopen(os.open(note, os.O_RDONLY | os.O_NONBLOCK))):
         assert not (await ordering)["persisted"]
     await socket.close()
+
+
+async def test_the_command_does_not_wait_for_the_disk_of_the_kill_file(tmp_path: Path) -> None:
+    path, kill = socket_path(tmp_path, "worker", os.getpid()), switch(tmp_path)
+    socket = AdminSocket(path, kill, lambda: "page", dict)
+    await socket.start()
+    # What the command would write is a pipe that nobody reads; it is named by the process id.
+    script = (
+        'mkfifo "$0.$$.tmp" && exec "$@" kill on --kill-file "$0" --state-dir "${0%/*}" --reason x'
+    )
+    command = ("sh", "-c", script, str(tmp_path / "KILL"), sys.executable, "-m", "holdfast_server")
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    try:
+        await until(lambda: kill.on, seconds=30)
+        _, told = await asyncio.wait_for(process.communicate(), timeout=30)
+        assert b"it will not survive a restart" in told
+        assert process.returncode == 1
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await socket.close()

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import getpass
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from holdfast_server.settings import read
 
 #: Every process has applied a change after this long, or something is wrong with it.
 APPLIED_SECONDS_MAX = 5.0
+#: The disk of the kill file has answered by then, or each process is told.
+WRITE_SECONDS_MAX = 1.0
 _POLL_SECONDS = 0.05
 
 #: The only variables that are read here: a mistake in another one must not stand in the way.
@@ -94,7 +97,7 @@ def kill() -> None:
 def on(host: Host, reason: str, as_json: bool) -> None:
     """Turn enforcement off on this host, until `holdfast kill off`."""
     by = getpass.getuser()
-    written = write_note(host.kill_file, by, reason)
+    written = _written(host.kill_file, by, reason)
     if not written:
         # Without the file each process must be told; it then forgets when it ends.
         order = {"command": "kill", "action": "on", "by": by, "reason": reason}
@@ -130,6 +133,19 @@ def off(host: Host, as_json: bool) -> None:
 def status(host: Host, as_json: bool) -> None:
     """Show every process of this host and what it has applied."""
     print_rows(host.states(), _COLUMNS, as_json=as_json)
+
+
+def _written(path: Path, by: str, reason: str) -> bool:
+    """Whether the kill file was written. A disk that does not answer is not waited for."""
+    done: list[bool] = []
+
+    def write() -> None:
+        done.append(write_note(path, by, reason))
+
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    writing.join(WRITE_SECONDS_MAX)
+    return done == [True]
 
 
 def _wait(host: Host, applied: Callable[[ProcessState], bool]) -> list[ProcessState]:
