@@ -18,6 +18,9 @@ from holdfast_server.control.kill import FILE, LOOK_SECONDS_MAX, SOCKET
 from tests.control.support import until
 from tests.control.test_kill import EFFECT_SECONDS_MAX, Clock, switch
 
+#: More than the loop has threads for whatever else may wait.
+MORE_THAN_THREADS = min(32, (os.cpu_count() or 1) + 4) + 1
+
 
 @contextlib.contextmanager
 def hanging(path: Path) -> Iterator[threading.Event]:
@@ -89,6 +92,25 @@ async def test_an_order_counts_before_the_disk_has_answered(tmp_path: Path) -> N
     assert not ordering.done()
     with contextlib.closing(os.fdopen(os.open(note, os.O_RDONLY | os.O_NONBLOCK))):
         assert not (await ordering)["persisted"]
+    await socket.close()
+
+
+async def test_orders_that_hang_take_no_place_from_other_work_of_the_process(
+    tmp_path: Path,
+) -> None:
+    note = tmp_path / f"KILL.socket.{os.getpid()}.tmp"
+    os.mkfifo(note)
+    path, kill = socket_path(tmp_path, "worker", os.getpid()), switch(tmp_path)
+    socket = AdminSocket(path, kill, lambda: "page", dict)
+    await socket.start()
+    order = {"command": "kill", "action": "on", "by": "ann", "reason": "why"}
+    ordering = [asyncio.create_task(ask(path, order)) for _ in range(MORE_THAN_THREADS)]
+    await until(lambda: threading.active_count() > MORE_THAN_THREADS)
+    async with asyncio.timeout(EFFECT_SECONDS_MAX):
+        assert await asyncio.to_thread(lambda: kill.on)
+    while not all(each.done() for each in ordering):
+        with contextlib.closing(os.fdopen(os.open(note, os.O_RDONLY | os.O_NONBLOCK))):
+            await asyncio.sleep(0.01)
     await socket.close()
 
 

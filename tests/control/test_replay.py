@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -284,6 +286,23 @@ async def test_an_account_that_stays_fenced_holds_up_nobody_else(
     assert await stage.replayer.drain()
     assert keys(stage.engine.asked)[4:] == ["f1", "f2"]
     assert stage.spool.records == 0
+
+
+async def test_a_segment_that_takes_the_name_of_one_that_is_gone_is_drained(
+    stage_of: MakeStage,
+) -> None:
+    stage = stage_of()
+    await stage.spool.append(CALLER, burn("1"))
+    remove = stage.spool.remove
+
+    async def removed(path: Path) -> None:
+        await remove(path)
+        if len(stage.engine.asked) == 1:
+            await stage.spool.append(CALLER, burn("2"))
+
+    with patch.object(stage.spool, "remove", removed):
+        assert await stage.replayer.drain()
+    assert (keys(stage.engine.asked), stage.spool.records) == (["1", "2"], 0)
 
 
 async def test_callers_are_kept_apart(stage_of: MakeStage) -> None:

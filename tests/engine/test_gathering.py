@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -12,6 +14,8 @@ from holdfast_server.domain.reply import BalanceReply
 from holdfast_server.engine.batcher import Limits
 from holdfast_server.engine.idle import IdleLoop
 from holdfast_server.engine.item import BALANCES_MAX
+from holdfast_server.engine.store import failure
+from holdfast_server.errors import Reason
 from tests.support.idle import busy, run
 from tests.support.pair import Real, build
 
@@ -121,5 +125,26 @@ def test_many_balances_do_not_keep_the_store_from_others(valkey_url: str) -> Non
         held = [each.credits[0].buckets.held for each in answers if isinstance(each, BalanceReply)]
         assert held == [0] * 5 + [1] * (len(asked) - 5)
         assert batches.sizes == [BALANCES_MAX + 1, BALANCES_MAX, 1]
+
+    on_engine(valkey_url, test)
+
+
+def test_nothing_of_a_batch_overtakes_what_the_store_did_not_answer(valkey_url: str) -> None:
+    async def test(loop: IdleLoop, real: Real, batches: Batches) -> None:
+        call, calls = real.store.call, 0
+
+        async def lost_once(*arguments: Any) -> bytes:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise failure(Reason.RESULT_UNKNOWN, TimeoutError())
+            return await call(*arguments)
+
+        with patch.object(real.store, "call", lost_once):
+            balances: list[op.Operation] = [op.GetBalance("t", "a")] * (2 * BALANCES_MAX)
+            answers = await real.decide([reserve("first"), *balances, reserve("last")])
+        assert answers[0].reason is Reason.RESULT_UNKNOWN
+        assert answers[-1].reason is Reason.STORE_UNAVAILABLE
+        assert (calls, await held(real)) == (1, 0)
 
     on_engine(valkey_url, test)

@@ -21,12 +21,15 @@ import json
 import logging
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast_server.control.kill import KillState, KillSwitch
+
+Done = TypeVar("Done")
 
 _log = logging.getLogger(__name__)
 
@@ -140,14 +143,39 @@ class AdminSocket:
         match request["action"]:
             case "on":
                 by, reason = str(request["by"]), str(request["reason"])
-                persisted = await asyncio.to_thread(self._kill.turn_on, by, reason)
+                persisted = await _apart(lambda: self._kill.turn_on(by, reason))
                 return {"kill": kill_fields(self._kill.state()), "persisted": persisted}
             case "off":
-                return {"kill": kill_fields(await asyncio.to_thread(self._kill.turn_off))}
+                return {"kill": kill_fields(await _apart(self._kill.turn_off))}
             case "status":
                 return {"kill": kill_fields(self._kill.state())}
             case _:
                 raise ValueError
+
+
+async def _apart(work: Callable[[], Done]) -> Done:
+    """Works in a thread of its own: one that hangs takes no place from what else runs in threads,
+    such as the spool and names of hosts, and the process can end without it.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Done] = loop.create_future()
+
+    def give(settle: Callable[[Any], None], outcome: Any) -> None:
+        if not done.done():
+            settle(outcome)
+
+    def run() -> None:
+        settle: Callable[[Any], None]
+        outcome: Any
+        try:
+            settle, outcome = done.set_result, work()
+        except Exception as error:
+            settle, outcome = done.set_exception, error
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(give, settle, outcome)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
 
 
 def socket_path(state_dir: Path, role: str, process: int) -> Path:

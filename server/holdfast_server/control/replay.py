@@ -122,7 +122,8 @@ class Replayer:
             for segment in segments:
                 if not await self._drain_segment(segment, held_back):
                     return False
-            tried.update(segments)
+            # One that is gone may have left its name to the next.
+            tried.update(self._done.keys() & segments)
         return not tried & self._done.keys()
 
     async def _drain_segment(self, path: Path, held_back: set[_Subject]) -> bool:

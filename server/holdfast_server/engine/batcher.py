@@ -46,6 +46,10 @@ RETRY_AFTER_MS = 100
 
 _LOG = logging.getLogger(__name__)
 
+#: After these nothing more of a batch is sent. A store that is out of memory still decides some.
+_UNDECIDED = frozenset(
+    {Reason.STORE_UNAVAILABLE, Reason.STORE_WRITE_BLOCKED, Reason.RESULT_UNKNOWN}
+)
 
 _REUSED = Raw(Flag.REUSED, b"")
 
@@ -236,11 +240,18 @@ class Batcher:
     async def _decide_all(
         self, items: Sequence[Item], claimed_since_ms: int = 0
     ) -> Sequence[Raw | HoldfastError]:
-        """One call, or one after the other where it would keep the store from others for long."""
-        parts = in_parts(items)
-        if len(parts) == 1:
-            return await self._decide(items, claimed_since_ms)
-        return [each for part in parts for each in await self._decide(part, claimed_since_ms)]
+        """One call, or one after the other where it would keep the store from others for long.
+
+        What the store does not decide ends them: what follows must not overtake it, and nobody has
+        to wait for the store once more.
+        """
+        answers: list[Raw | HoldfastError] = []
+        for part in in_parts(items):
+            answers += await self._decide(part, claimed_since_ms)
+            last = answers[-1] if answers else None
+            if isinstance(last, HoldfastError) and last.reason in _UNDECIDED:
+                return answers + [failures.not_sent()] * (len(items) - len(answers))
+        return answers
 
     async def _decide(
         self, items: Sequence[Item], claimed_since_ms: int = 0, script: Script | None = None
