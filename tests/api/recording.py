@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,20 @@ Behaviour = Callable[[Operation], Awaitable[Answer]]
 async def empty_balance(operation: Operation) -> Answer:
     """What an account without credits has."""
     return reply.BalanceReply(account="a", credits=(), limits=(), open_holds=0, as_of_ms=1)
+
+
+class HeldUp:
+    """Answers nothing before it is released."""
+
+    def __init__(self) -> None:
+        self.is_begun, self.is_released = asyncio.Event(), asyncio.Event()
+        self.is_done = asyncio.Event()
+
+    async def __call__(self, operation: Operation) -> Answer:
+        self.is_begun.set()
+        await self.is_released.wait()
+        self.is_done.set()
+        return await empty_balance(operation)
 
 
 @dataclass

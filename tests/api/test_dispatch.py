@@ -17,7 +17,7 @@ from holdfast_server.domain.operation import Operation
 from holdfast_server.domain.submit import Answer
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.logs import LINE_BYTES_MAX, JsonFormatter
-from tests.api.recording import Recording, empty_balance, running
+from tests.api.recording import HeldUp, Recording, empty_balance, running
 from tests.support.stubs import stubs
 from tests.support.wire import refused
 
@@ -63,40 +63,26 @@ async def test_a_denial_that_is_raised_is_a_fault_of_ours() -> None:
 
 
 async def test_a72_a_slow_store_is_answered_at_the_server_deadline_and_its_work_goes_on() -> None:
-    is_released, is_done = asyncio.Event(), asyncio.Event()
-
-    async def wait(operation: Operation) -> Answer:
-        await is_released.wait()
-        is_done.set()
-        return await empty_balance(operation)
-
-    bounds = Bounds(deadline_ms=50, concurrent_max=10)
-    async with running(Recording(wait), bounds=bounds) as served, stubs(served.port) as client:
+    work, bounds = HeldUp(), Bounds(deadline_ms=50, concurrent_max=10)
+    async with running(Recording(work), bounds=bounds) as served, stubs(served.port) as client:
         for timeout in (None, 100 * 365 * 86_400):
             call = client.balance.Balance(balance_request(), timeout=timeout)
             await refused(call, Reason.DEADLINE_EXCEEDED)
-        assert not is_done.is_set()
-        is_released.set()
-        await asyncio.wait_for(is_done.wait(), timeout=5)
+        assert not work.is_done.is_set()
+        work.is_released.set()
+        await asyncio.wait_for(work.is_done.wait(), timeout=5)
 
 
 async def test_work_goes_on_when_its_caller_gives_up() -> None:
-    is_begun, is_released, is_done = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def wait(operation: Operation) -> Answer:
-        is_begun.set()
-        await is_released.wait()
-        is_done.set()
-        return await empty_balance(operation)
-
-    async with running(Recording(wait)) as served, stubs(served.port) as client:
+    work = HeldUp()
+    async with running(Recording(work)) as served, stubs(served.port) as client:
         call = client.balance.Balance(balance_request())
         calling = asyncio.ensure_future(_settled(call))
-        await asyncio.wait_for(is_begun.wait(), timeout=5)
+        await asyncio.wait_for(work.is_begun.wait(), timeout=5)
         call.cancel()
         await calling
-        is_released.set()
-        await asyncio.wait_for(is_done.wait(), timeout=5)
+        work.is_released.set()
+        await asyncio.wait_for(work.is_done.wait(), timeout=5)
 
 
 async def test_beyond_the_concurrency_limit_calls_are_refused_and_say_when_to_retry() -> None:

@@ -18,7 +18,7 @@ from holdfast_server.api.dispatch import Bounds
 from holdfast_server.domain import reply
 from holdfast_server.domain.operation import Operation
 from holdfast_server.domain.submit import Answer
-from tests.api.recording import Recording, empty_balance, running
+from tests.api.recording import HeldUp, Recording, empty_balance, running
 from tests.api.service import Credential, write_credentials
 from tests.support.stubs import stubs
 from tests.support.waiting import WAIT_SECONDS
@@ -89,23 +89,16 @@ async def test_a_caller_that_does_not_read_its_answers_takes_no_place_from_other
 
 async def test_an_operation_that_takes_too_long_is_answered_once_and_its_work_goes_on() -> None:
     """At the server's deadline, as a call of its own is; its id is free from then on."""
-    is_released, is_done = asyncio.Event(), asyncio.Event()
-
-    async def wait(operation: Operation) -> Answer:
-        await is_released.wait()
-        is_done.set()
-        return await empty_balance(operation)
-
-    bounds = Bounds(deadline_ms=50, concurrent_max=10)
-    async with running(Recording(wait), bounds=bounds) as served, stubs(served.port) as client:
+    work, bounds = HeldUp(), Bounds(deadline_ms=50, concurrent_max=10)
+    async with running(Recording(work), bounds=bounds) as served, stubs(served.port) as client:
         stream = client.session()
         await stream.write(look(1))
         (late,) = (await asyncio.wait_for(stream.read(), WAIT_SECONDS)).results
         assert (late.id, late.error.reason) == (1, reasons.REASON_DEADLINE_EXCEEDED)
-        assert not is_done.is_set()
-        is_released.set()
+        assert not work.is_done.is_set()
+        work.is_released.set()
         await served.dispatcher.wait_for_work(WAIT_SECONDS)
-        assert is_done.is_set()
+        assert work.is_done.is_set()
         await stream.write(look(1))
         (answer,) = (await stream.read()).results
         assert (answer.id, answer.WhichOneof("result")) == (1, "balance")

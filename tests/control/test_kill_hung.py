@@ -7,14 +7,14 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from holdfast_server.control.admin_socket import AdminSocket, ask, socket_path
-from holdfast_server.control.kill import FILE, LOOK_SECONDS_MAX, SOCKET
+from holdfast_server.control.kill import FILE, LOOK_SECONDS_MAX, SOCKET, KillSwitch
 from tests.control.support import until
 from tests.control.test_kill import EFFECT_SECONDS_MAX, Clock, switch
 
@@ -77,59 +77,74 @@ async def test_a_file_that_hangs_stops_neither_a_start_nor_a_request(tmp_path: P
         assert started.on
 
 
-async def test_an_order_counts_before_the_disk_has_answered(tmp_path: Path) -> None:
-    """The disk is a pipe that nobody reads: whoever writes the order down does not come back."""
-    note = tmp_path / f"KILL.socket.{os.getpid()}.tmp"
-    os.mkfifo(note)
-    path, kill = socket_path(tmp_path, "worker", os.getpid()), switch(tmp_path)
+ORDER = {"command": "kill", "action": "on", "by": "ann", "reason": "why"}
+
+
+@contextlib.asynccontextmanager
+async def told(folder: Path) -> AsyncIterator[tuple[Path, KillSwitch]]:
+    """The socket of a process, and its switch."""
+    path, kill = socket_path(folder, "worker", os.getpid()), switch(folder)
     socket = AdminSocket(path, kill, lambda: "page", dict)
     await socket.start()
-    order = {"command": "kill", "action": "on", "by": "ann", "reason": "why"}
-    ordering = asyncio.create_task(ask(path, order))
-    await until(lambda: kill.on)
-    status = await ask(path, {"command": "kill", "action": "status"})
-    assert status["kill"] == {"on": True, "causes": ["socket"], "by": "ann", "reason": "why"}
-    assert not ordering.done()
-    with contextlib.closing(os.fdopen(os.open(note, os.O_RDONLY | os.O_NONBLOCK))):
-        assert not (await ordering)["persisted"]
-    await socket.close()
+    try:
+        yield path, kill
+    finally:
+        await socket.close()
+
+
+@pytest.fixture
+def note(tmp_path: Path) -> Path:
+    """Where orders are written down: a pipe that nobody reads, from which no writer comes back."""
+    path = tmp_path / f"KILL.socket.{os.getpid()}.tmp"
+    os.mkfifo(path)
+    return path
+
+
+def read_by_somebody(note: Path) -> contextlib.closing[IO[str]]:
+    """Lets whoever writes an order down go on."""
+    return contextlib.closing(os.fdopen(os.open(note, os.O_RDONLY | os.O_NONBLOCK)))
+
+
+async def test_an_order_counts_before_the_disk_has_answered(tmp_path: Path, note: Path) -> None:
+    async with told(tmp_path) as (path, kill):
+        ordering = asyncio.create_task(ask(path, ORDER))
+        await until(lambda: kill.on)
+        status = await ask(path, {"command": "kill", "action": "status"})
+        assert status["kill"] == {"on": True, "causes": ["socket"], "by": "ann", "reason": "why"}
+        assert not ordering.done()
+        with read_by_somebody(note):
+            assert not (await ordering)["persisted"]
 
 
 async def test_orders_that_hang_take_no_place_from_other_work_of_the_process(
-    tmp_path: Path,
+    tmp_path: Path, note: Path
 ) -> None:
-    note = tmp_path / f"KILL.socket.{os.getpid()}.tmp"
-    os.mkfifo(note)
-    path, kill = socket_path(tmp_path, "worker", os.getpid()), switch(tmp_path)
-    socket = AdminSocket(path, kill, lambda: "page", dict)
-    await socket.start()
-    order = {"command": "kill", "action": "on", "by": "ann", "reason": "why"}
-    ordering = [asyncio.create_task(ask(path, order)) for _ in range(MORE_THAN_THREADS)]
-    await until(lambda: threading.active_count() > MORE_THAN_THREADS)
-    async with asyncio.timeout(EFFECT_SECONDS_MAX):
-        assert await asyncio.to_thread(lambda: kill.on)
-    while not all(each.done() for each in ordering):
-        with contextlib.closing(os.fdopen(os.open(note, os.O_RDONLY | os.O_NONBLOCK))):
-            await asyncio.sleep(0.01)
-    await socket.close()
+    async with told(tmp_path) as (path, kill):
+        ordering = [asyncio.create_task(ask(path, ORDER)) for _ in range(MORE_THAN_THREADS)]
+        await until(lambda: threading.active_count() > MORE_THAN_THREADS)
+        async with asyncio.timeout(EFFECT_SECONDS_MAX):
+            assert await asyncio.to_thread(lambda: kill.on)
+
+        def all_are_done() -> bool:
+            with read_by_somebody(note):
+                return all(each.done() for each in ordering)
+
+        await until(all_are_done)
 
 
 async def test_the_command_does_not_wait_for_the_disk_of_the_kill_file(tmp_path: Path) -> None:
-    path, kill = socket_path(tmp_path, "worker", os.getpid()), switch(tmp_path)
-    socket = AdminSocket(path, kill, lambda: "page", dict)
-    await socket.start()
     # What the command would write is a pipe that nobody reads; it is named by the process id.
     script = (
         'mkfifo "$0.$$.tmp" && exec "$@" kill on --kill-file "$0" --state-dir "${0%/*}" --reason x'
     )
     command = ("sh", "-c", script, str(tmp_path / "KILL"), sys.executable, "-m", "holdfast_server")
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-    try:
-        await until(lambda: kill.on, seconds=30)
-        _, told = await asyncio.wait_for(process.communicate(), timeout=30)
-        assert b"it will not survive a restart" in told
-        assert process.returncode == 1
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await socket.close()
+    async with told(tmp_path) as (_, kill):
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        try:
+            await until(lambda: kill.on, seconds=30)
+            _, said = await asyncio.wait_for(process.communicate(), timeout=30)
+            assert b"it will not survive a restart" in said
+            assert process.returncode == 1
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()

@@ -64,7 +64,6 @@ _ENDINGS = {
     Reason.LINE_UNKNOWN: Mark.ENDED,
 }
 
-
 #: Whose records keep their order: a tenant's hold or account.
 _Subject = tuple[str, str]
 

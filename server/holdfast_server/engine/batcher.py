@@ -37,7 +37,7 @@ from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import digest_of, pack_operation
 from holdfast_server.engine.rows import pack_row, pack_value
 from holdfast_server.engine.scripts import Clock, Script, beyond_memory, load
-from holdfast_server.engine.store import ScriptFault, Store
+from holdfast_server.engine.store import ScriptFault, Store, unanswered
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.tracing import TraceContext, Tracing
 
@@ -248,9 +248,10 @@ class Batcher:
         answers: list[Raw | HoldfastError] = []
         for part in in_parts(items):
             answers += await self._decide(part, claimed_since_ms)
-            last = answers[-1] if answers else None
+            last = answers[-1]
             if isinstance(last, HoldfastError) and last.reason in _UNDECIDED:
-                return answers + [failures.not_sent()] * (len(items) - len(answers))
+                not_sent = unanswered(Reason.STORE_UNAVAILABLE)
+                return answers + [not_sent] * (len(items) - len(answers))
         return answers
 
     async def _decide(

@@ -8,8 +8,6 @@ from holdfast_server.errors import HoldfastError, Reason
 
 #: What callers are told to wait while the ledger is behind.
 LEDGER_RETRY_AFTER_MS = 200
-#: What callers are told to wait while the store does not answer.
-STORE_RETRY_AFTER_MS = 500
 #: What callers are told to wait while a partition is recovered.
 FENCED_RETRY_AFTER_MS = 250
 
@@ -92,15 +90,6 @@ def fenced() -> HoldfastError:
         Reason.FENCED,
         "the account's part of the hot store is being recovered; nothing was decided, retry",
         retry_after_ms=FENCED_RETRY_AFTER_MS,
-    )
-
-
-def not_sent() -> HoldfastError:
-    """The store has not answered what stood before this in its batch."""
-    return HoldfastError(
-        Reason.STORE_UNAVAILABLE,
-        "the hot store does not answer; nothing was decided, retry",
-        retry_after_ms=STORE_RETRY_AFTER_MS,
     )
 
 

@@ -187,7 +187,7 @@ class Store:
             raise failure(Reason.STORE_UNAVAILABLE, error) from error
         except HoldfastError as error:
             if error.reason is Reason.RESULT_UNKNOWN:
-                raise _unanswered(Reason.STORE_UNAVAILABLE) from error
+                raise unanswered(Reason.STORE_UNAVAILABLE) from error
             raise
 
     async def read(self, *command: Argument) -> Any:
@@ -390,8 +390,9 @@ def failure(reason: Reason, cause: Exception) -> HoldfastError:
     _LOG.warning("hot store: %s: %s", reason.name, type(cause).__name__)
     if reason is Reason.RESULT_UNKNOWN:
         return HoldfastError(reason, _MESSAGES[reason])
-    return _unanswered(reason)
+    return unanswered(reason)
 
 
-def _unanswered(reason: Reason) -> HoldfastError:
+def unanswered(reason: Reason) -> HoldfastError:
+    """Nothing was decided; what a caller is told, and when to try again."""
     return HoldfastError(reason, _MESSAGES[reason], retry_after_ms=RETRY_AFTER_MS)

@@ -16,7 +16,6 @@ from holdfast_server.domain.reply import (
 from holdfast_server.domain.twin import limits, windows
 from holdfast_server.domain.twin.draw import (
     apply_draws,
-    available,
     check_room,
     draw_from_grants,
     draw_from_overdraft,
@@ -76,16 +75,13 @@ def place(
     if verdict.reason is not Reason.UNSPECIFIED:
         verdict.amounts = [line.amount for line in operation.lines]
     lines = _plan(path, operation.lines, verdict.amounts)
-    before = {
-        (state.account, line.credit_type): available(state, line.credit_type)
-        for state in path
-        for line in lines
-    }
+    names = [line.credit_type for line in lines]
+    before = limits.available_before(path, names)
     target = "held" if kind is EntryKind.HOLD else "burned"
     for line in lines:
         apply_draws(journal, kind, tree.accounts, line.credit_type, line.draws, target)
     counts, warnings = _count(path, operation.feature, lines, now_ms)
-    warnings.extend(_balance_warnings(path, lines, before))
+    warnings.extend(limits.passed_balances(path, before, names))
     return Placed(decision, lines, counts, warnings)
 
 
@@ -183,15 +179,3 @@ def _count(
         counts += more_counts
         warnings += more_warnings
     return counts, warnings
-
-
-def _balance_warnings(
-    path: list[AccountState], lines: list[HoldLine], before: dict[tuple[str, str], int]
-) -> list[Warning]:
-    warnings: list[Warning] = []
-    for line in lines:
-        for state in path:
-            was = before[state.account, line.credit_type]
-            now = available(state, line.credit_type)
-            warnings.extend(limits.balance_warnings(state, line.credit_type, was, now))
-    return warnings
