@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -259,13 +258,6 @@ def outcome_of(answer: Answer) -> Outcome | Reason:
     decision = getattr(answer, "decision", GRANTED)
     assert isinstance(decision, Decision)
     return decision.outcome
-
-
-async def stop(task: asyncio.Task[None]) -> None:
-    """Ends a background task and waits for its end."""
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 async def until_async(

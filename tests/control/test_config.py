@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 
+from holdfast_server.background import background
 from holdfast_server.control import config_file
 from holdfast_server.control.config import FILE, ConfigCache, check_successor
 from holdfast_server.domain.operation import Mode
@@ -25,7 +26,7 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.records import Configuration, CreditType
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.telemetry.names import Alert
-from tests.control.support import NOW_MS, Reports, stop, until
+from tests.control.support import NOW_MS, Reports, until
 
 TENANT = Scope(ScopeKind.TENANT, "t")
 AI = CreditType("ai", "AI credits", 2)
@@ -308,15 +309,13 @@ async def test_a_change_reaches_a_running_cache(
     tmp_path: Path, reports: Reports, ledger: Ledger
 ) -> None:
     cache = ConfigCache(ledger, tmp_path, reports)
-    running = asyncio.create_task(cache.run(pause_ms=500))
-    await until(lambda: bool(reports.config_versions))
-    await ledger.create_credit_type("t", AI, "ann")
-    await until(lambda: cache.knows_credit_type("t", "ai"))
-    await ledger.set_policy(
-        Policy(TENANT, Mode.SHADOW), expected_version=0, idempotency_key="k", fingerprint=b"f"
-    )
-    await until(lambda: mode_of(cache) is Mode.SHADOW)
-    await stop(running)
+    policy = Policy(TENANT, Mode.SHADOW)
+    async with background(cache.run(pause_ms=500)):
+        await until(lambda: bool(reports.config_versions))
+        await ledger.create_credit_type("t", AI, "ann")
+        await until(lambda: cache.knows_credit_type("t", "ai"))
+        await ledger.set_policy(policy, expected_version=0, idempotency_key="k", fingerprint=b"f")
+        await until(lambda: mode_of(cache) is Mode.SHADOW)
 
 
 async def test_garbage_in_the_database_is_refused(

@@ -11,7 +11,7 @@ import pytest
 
 from holdfast_server.app import flush, worker
 from holdfast_server.app.backlog import Backlog
-from holdfast_server.app.process import background
+from holdfast_server.background import background
 from holdfast_server.control import fleet
 from holdfast_server.control.fleet import Heartbeat
 from holdfast_server.control.kill import KillSwitch

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from holdfast_server.background import background
 from holdfast_server.control.config import ConfigCache
 from holdfast_server.control.fleet import Heartbeat
 from holdfast_server.control.kill import KillSwitch
@@ -21,7 +22,7 @@ from holdfast_server.domain.policy import Policy, Scope, ScopeKind
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.records import CreditType, ProcessReport
 from holdfast_server.ledger.store import Ledger
-from tests.control.support import Reports, stop, until, until_async
+from tests.control.support import Reports, until, until_async
 
 TENANT = Scope(ScopeKind.TENANT, "t")
 CHAT = Scope(ScopeKind.FEATURE, "t", "chat")
@@ -234,14 +235,13 @@ async def test_the_fleet_shows_each_process_and_what_it_has_applied(
     kill = KillSwitch(False, tmp_path / "KILL", tmp_path, Reports())
     report = ProcessReport("host-1", "worker", "0.1.0", 1_000, 0)
     heartbeat = Heartbeat(ledger, report, kill, lambda: 42)
-    running = asyncio.create_task(heartbeat.run())
     found: list[ProcessReport] = []
 
     async def look() -> None:
         found[:] = await ledger.list_processes()
 
-    await until_async(look, lambda: bool(found))
-    await stop(running)
+    async with background(heartbeat.run()):
+        await until_async(look, lambda: bool(found))
     assert [replace(each, seen_at_ms=0) for each in found] == [replace(report, config_version=42)]
     (tmp_path / "KILL").touch()
     killed = heartbeat.report()

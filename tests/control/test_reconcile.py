@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from holdfast_server.background import background
 from holdfast_server.control import auditor as auditor_module
 from holdfast_server.control import reconcile
 from holdfast_server.control.auditor import Auditor
@@ -300,10 +300,8 @@ async def test_the_auditor_survives_what_it_finds(
     auditor = auditor_of(shop, heard)
     key = shop.real.keys.state(shop.real.keys.partition(*TREE), 1)
     await shop.real.store.read("HSET", key, "m", b"\xc1")
-    running = asyncio.create_task(auditor.run())
-    await until(lambda: len(heard.alerts) >= 2)
-    running.cancel()
-    await asyncio.wait([running])
+    async with background(auditor.run()):
+        await until(lambda: len(heard.alerts) >= 2)
     assert set(heard.alerts) == {Alert.DRIFT}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
+from holdfast_server.background import background
 from holdfast_server.control import spool_files
 from holdfast_server.control.replay import (
     BATCH_OPERATIONS_MAX,
@@ -45,7 +45,6 @@ from tests.control.support import (
     Engine,
     MakeStage,
     burn,
-    stop,
     unavailable,
     until,
 )
@@ -347,9 +346,8 @@ async def test_it_runs_by_itself_and_outlives_every_failure(stage_of: MakeStage)
 
     stage.engine.watch = fail_once
     await stage.spool.append(CALLER, commit("1"))
-    running = asyncio.create_task(stage.replayer.run())
-    await until(lambda: stage.reports.results == [Replayed.BOOKED])
-    await stop(running)
+    async with background(stage.replayer.run()):
+        await until(lambda: stage.reports.results == [Replayed.BOOKED])
 
 
 def test_what_is_booked_instead_has_a_key_of_its_own_that_fits() -> None:

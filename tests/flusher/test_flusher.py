@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from holdfast_server.background import background
 from holdfast_server.engine.keys import FLUSHED_FIELD
 from holdfast_server.flusher.flusher import (
     REST_RATIO,
@@ -55,12 +56,10 @@ async def test_watermarks_are_only_said_of_what_is_recorded(stage: Stage) -> Non
             )
             await asyncio.sleep(0)
 
-    watching = asyncio.create_task(watch())
-    async with stage.flushing(heard, batch_entries_max=10):
+    async with background(watch()), stage.flushing(heard, batch_entries_max=10):
         for entry in holds_and_commits(Story(), ACCOUNTS, 50):
             await stage.add(entry)
         await stage.until_recorded(p0=102)
-    watching.cancel()
 
     assert too_early == []
     places = [seq for partition, _, seq in heard.flushed if partition == 0]

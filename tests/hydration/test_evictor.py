@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from holdfast_server.app.process import background
+from holdfast_server.background import background
 from holdfast_server.control import evictor as module
 from holdfast_server.control.evictor import EvictionLimits, Evictor
 from holdfast_server.control.reconcile import Reconciler

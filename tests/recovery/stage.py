@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import redis
 
 from holdfast_server import embedded
+from holdfast_server.background import background
 from holdfast_server.control.epochs import EpochKeeper
 from holdfast_server.control.hydration import Hydrator
 from holdfast_server.domain import operation as op
@@ -134,12 +135,8 @@ class Worker:
     async def voting(self) -> AsyncIterator[None]:
         """Lives, and answers when it is asked, as long as the block lasts."""
         await self.report()
-        task = asyncio.create_task(self.keeper.run())
-        try:
+        async with background(self.keeper.run()):
             yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 @dataclass

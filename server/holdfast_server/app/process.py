@@ -4,16 +4,14 @@ admin socket, both stores, the policies, and a word to the fleet now and then.""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 from holdfast_server.app.deployment import learn_facts
 from holdfast_server.app.exposition import Source, serve_http
@@ -21,6 +19,7 @@ from holdfast_server.app.heartbeat import say_alive, say_ready
 from holdfast_server.app.lifeline import die_with_parent, stop_event
 from holdfast_server.app.profile import profiled
 from holdfast_server.app.stores import open_ledger
+from holdfast_server.background import background
 from holdfast_server.control.admin_socket import AdminSocket, socket_path
 from holdfast_server.control.config import ConfigCache
 from holdfast_server.control.epochs import EpochKeeper
@@ -37,8 +36,6 @@ from holdfast_server.telemetry.logs import configure
 from holdfast_server.telemetry.metrics import Metrics
 from holdfast_server.telemetry.tracing import Tracing, open_tracing
 
-#: Seconds after which work that shall end is told so again.
-CANCEL_AGAIN_SECONDS = 1.0
 #: Objects between two searches for cycles, in a process that makes thousands with each batch.
 COLLECT_AFTER = 50_000
 
@@ -115,22 +112,6 @@ def collect_seldom() -> None:
     # What is there by now stays for good: the collector need not look at it again and again.
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
-
-
-@asynccontextmanager
-async def background(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
-    """Runs something for as long as the block lasts."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        # Before Python 3.12, `wait_for` forgets a cancellation that comes with what it waited for,
-        # and the work would go on for ever: it is told again until it has heard.
-        while not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 @asynccontextmanager

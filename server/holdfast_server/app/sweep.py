@@ -18,7 +18,8 @@ from holdfast_server.app.compose import (
     build_snapshot_audit,
     build_warm_up,
 )
-from holdfast_server.app.process import Parent, Process, background, run_process
+from holdfast_server.app.process import Parent, Process, run_process
+from holdfast_server.background import background
 from holdfast_server.control.sweeper import Sweeper
 from holdfast_server.engine.due import DueIndex
 from holdfast_server.settings import Settings

@@ -19,10 +19,10 @@ from holdfast_server.app.durability import LevelsWatch
 from holdfast_server.app.process import (
     Parent,
     Process,
-    background,
     collect_seldom,
     run_process,
 )
+from holdfast_server.background import background
 from holdfast_server.control.looking import keep_looking
 from holdfast_server.control.replay import Replayer
 from holdfast_server.engine.backlog import entries_waiting

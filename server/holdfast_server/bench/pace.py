@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from holdfast_server.app.process import background
+from holdfast_server.background import background
 from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.rounds import Done, Round, timed
 from holdfast_server.bench.stage import Options, Stage

@@ -22,6 +22,7 @@ from holdfast_server.app.lifeline import stop_event
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.process import start_logging
 from holdfast_server.app.supervisor import Serving, running
+from holdfast_server.background import cancel
 from holdfast_server.cli.options import json_option, read_settings, settings_options
 from holdfast_server.cli.output import print_json
 from holdfast_server.ledger.migrate import migrate
@@ -208,8 +209,7 @@ async def _unless_stopped(work: Awaitable[Result], stopping: asyncio.Event) -> R
     await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
     if not task.done():
-        task.cancel()
-        await asyncio.wait({task})
+        await cancel(task)
         raise click.Abort
     return task.result()
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from redis.asyncio.connection import Connection
 
+from holdfast_server.background import cancel
 from holdfast_server.domain.operation import Durability
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.scripts import load
@@ -102,8 +103,7 @@ class _Line:
     async def close(self) -> None:
         """See `Barrier.close`."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel(self._task)
         await self._hang_up(self._waiters.partitions)
 
     async def _run(self) -> None:

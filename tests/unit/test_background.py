@@ -1,4 +1,4 @@
-"""How a process runs what goes on beside its work."""
+"""Work that goes on beside other work."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from contextlib import suppress
 
 import pytest
 
-from holdfast_server.app import process
+from holdfast_server import background
 from tests.support.waiting import WAIT_SECONDS
 
 
 async def test_background_work_that_misses_a_cancellation_still_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(process, "CANCEL_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(background, "CANCEL_AGAIN_SECONDS", 0.01)
     has_begun = asyncio.Event()
 
     async def work() -> None:
@@ -24,7 +24,7 @@ async def test_background_work_that_misses_a_cancellation_still_ends(
         await asyncio.Event().wait()
 
     async def run() -> None:
-        async with process.background(work()):
+        async with background.background(work()):
             await has_begun.wait()
 
     # A timeout around it would cancel the work itself, and so could not fail.
