@@ -58,11 +58,23 @@ class Recording:
     """Records what it is asked, and behaves as told. Also the reader of accounts and holds."""
 
     behave: Behaviour = empty_balance
+    #: What an attempt leaves to a call of its own.
+    is_slow: Callable[[Operation], bool] = lambda _: False
     seen: list[tuple[Caller, Operation]] = field(default_factory=list)
 
     async def submit(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer]:
         self.seen += [(caller, operation) for operation in operations]
         return [await self.behave(operation) for operation in operations]
+
+    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+        """What does not depend on one another is done at the same time."""
+        return await asyncio.gather(*(self._tried(caller, each) for each in operations))
+
+    async def _tried(self, caller: Caller, operation: Operation) -> Answer | None:
+        if self.is_slow(operation):
+            return None
+        self.seen.append((caller, operation))
+        return await self.behave(operation)
 
     async def list_holds(
         self,

@@ -64,6 +64,7 @@ from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.names import Alert, Cause, Replayed
 from holdfast_server.telemetry.recorder import Recorder
+from tests.support.asking import ask
 
 CALLER = Caller("service", "a" * 32, "b" * 16)
 SIGNER = TokenSigner({1: b"k" * 32}, 1)
@@ -124,6 +125,9 @@ class Engine:
         self.asked += operations
         self.callers += [caller] * len(operations)
         return [self._answer(operation) for operation in operations]
+
+    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+        return [*await self.submit(caller, operations)]
 
     def _answer(self, operation: Operation) -> Answer:
         key = getattr(operation, "key", "")
@@ -198,6 +202,8 @@ class Stage:
     spool_bytes_max: int = 1_000_000
     spool_records_max: int = 1_000
     now_ms: int = NOW_MS
+    #: Whether operations are tried at once first.
+    attempted: bool = False
 
     def __post_init__(self) -> None:
         self.kill = KillSwitch(False, self.folder / "KILL", self.folder, self.reports)
@@ -222,8 +228,7 @@ class Stage:
 
     async def one(self, operation: Operation) -> Answer:
         """The answer to a single operation."""
-        (answer,) = await self.gate.submit(CALLER, [operation])
-        return answer
+        return await ask(self.gate, CALLER, operation, attempted=self.attempted)
 
     def spooled(self) -> list[Spooled]:
         """What waits to be booked, in order."""

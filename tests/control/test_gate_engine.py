@@ -42,6 +42,7 @@ from holdfast_server.engine.request import NeedsLedger
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.names import Replayed
 from tests.control.support import Reports, Rules, outcome_of
+from tests.support.asking import ask
 from tests.support.pair import CALLER, SIGNER, Real, build
 
 TTL_MS = 60_000
@@ -58,11 +59,15 @@ class Deciding:
         missing = HoldfastError(Reason.HOLD_NOT_FOUND, "The ledger does not know it.")
         return [missing if isinstance(each, NeedsLedger) else each for each in decided]
 
+    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+        return [*await self.submit(caller, operations)]
+
 
 class World:
     """A gate, a real engine, and an account with 1,000 credits."""
 
     def __init__(self, folder: Path, real: Real) -> None:
+        self.asked = 0
         self.folder, self.real, self.reports = folder, real, Reports()
         self.kill = KillSwitch(False, folder / "KILL", folder, self.reports)
         self.spool = Spool(folder / "spool", 10**6, 10**4, self.reports)
@@ -72,8 +77,8 @@ class World:
         self.replayer = Replayer(self.spool, inner, self.kill, SIGNER, self.reports)
 
     async def one(self, operation: Operation) -> Answer:
-        (answer,) = await self.gate.submit(CALLER, [operation])
-        return answer
+        self.asked += 1
+        return await ask(self.gate, CALLER, operation, attempted=bool(self.asked % 2))
 
     async def hold(self, key: str = "hold") -> str:
         answer = await self.one(Reserve("t", "org", (Line("ai", 100),), TTL_MS, key))

@@ -24,6 +24,7 @@ from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.telemetry.recorder import Recorder
 from holdfast_server.telemetry.tracing import Tracing
+from tests.support.asking import ask
 from tests.support.pair import CALLER, Real, build
 
 PARTITIONS = 4
@@ -47,6 +48,7 @@ class Both:
     ledger: Ledger
     operations: Operations
     keys: int = 0
+    asked: int = 0
 
     def key(self) -> str:
         """A key that proves nothing by itself, so that the ledger is asked."""
@@ -54,8 +56,9 @@ class Both:
         return f"key-{self.keys}"
 
     async def do(self, operation: Operation) -> Any:
-        """The answer to one operation."""
-        return (await self.operations.submit(CALLER, [operation]))[0]
+        """The answer to one operation. Every other one is tried at once first."""
+        self.asked += 1
+        return await ask(self.operations, CALLER, operation, attempted=bool(self.asked % 2))
 
     async def do_all(self, operations: Sequence[Operation]) -> list[Any]:
         """The answers to a batch."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 
 from holdfast.v1 import balance_service_pb2 as messages
 from holdfast.v1 import types_pb2 as types
 from holdfast_server.api.call import Call
 from holdfast_server.api.form import Form
-from holdfast_server.api.methods import Handler
+from holdfast_server.api.kinds import KINDS, Kind
+from holdfast_server.api.methods import Attempt, Handler
 from holdfast_server.api.page_token import PageTokens, Place
 from holdfast_server.api.submission import Submission
 from holdfast_server.api.translate import spending as say
@@ -19,6 +22,7 @@ from holdfast_server.api.validate import batches
 from holdfast_server.api.validate import spending as read
 from holdfast_server.domain import reply
 from holdfast_server.domain.operation import Durability, Operation
+from holdfast_server.domain.submit import among
 from holdfast_server.engine.accounts import HoldCursor
 from holdfast_server.errors import HoldfastError, Reason
 
@@ -66,66 +70,34 @@ class BalanceService:
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
-            "Reserve": self.reserve,
-            "Commit": self.commit,
-            "Release": self.release,
-            "Extend": self.extend,
-            "Burn": self.burn,
-            "Refund": self.refund,
-            "Balance": self.balance,
+            **{name: partial(self._answer, kind) for name, kind in KINDS.items()},
             "ListHolds": self.list_holds,
             "AwaitDurable": self.await_durable,
             "Batch": self.batch,
             "Session": self.session,
         }
 
-    async def reserve(
-        self, call: Call, request: messages.ReserveRequest
-    ) -> messages.ReserveResponse:
-        operation = read.reserve(call.tenant(request.tenant), request)
-        answer = messages.ReserveResponse()
-        say.put_reserve(answer, await self._submission.one(call, operation, reply.ReserveReply))
-        return answer
+    def attempts(self) -> Mapping[str, Attempt]:
+        return dict.fromkeys(KINDS, self.attempt)
 
-    async def commit(self, call: Call, request: messages.CommitRequest) -> messages.CommitResponse:
-        operation = read.commit(call.tenant(request.tenant), request)
-        answer = messages.CommitResponse()
-        say.put_commit(answer, await self._submission.one(call, operation, reply.CommitReply))
-        return answer
+    async def _answer(self, kind: Kind, call: Call, request: Message) -> Message:
+        operation = kind.operation(call, request)
+        return kind.said(await self._submission.one(call, operation, kind.reply))
 
-    async def release(
-        self, call: Call, request: messages.ReleaseRequest
-    ) -> messages.ReleaseResponse:
-        operation = read.release(call.tenant(request.tenant), request)
-        answer = messages.ReleaseResponse()
-        say.put_release(answer, await self._submission.one(call, operation, reply.ReleaseReply))
-        return answer
-
-    async def extend(self, call: Call, request: messages.ExtendRequest) -> messages.ExtendResponse:
-        operation = read.extend(call.tenant(request.tenant), request)
-        answer = messages.ExtendResponse()
-        say.put_extend(answer, await self._submission.one(call, operation, reply.ExtendReply))
-        return answer
-
-    async def burn(self, call: Call, request: messages.BurnRequest) -> messages.BurnResponse:
-        operation = read.burn(call.tenant(request.tenant), request)
-        answer = messages.BurnResponse()
-        say.put_burn(answer, await self._submission.one(call, operation, reply.BurnReply))
-        return answer
-
-    async def refund(self, call: Call, request: messages.RefundRequest) -> messages.RefundResponse:
-        operation = read.refund(call.tenant(request.tenant), request)
-        answer = messages.RefundResponse()
-        say.put_refund(answer, await self._submission.one(call, operation, reply.RefundReply))
-        return answer
-
-    async def balance(
-        self, call: Call, request: messages.BalanceRequest
-    ) -> messages.BalanceResponse:
-        operation = read.get_balance(call.tenant(request.tenant), request)
-        answer = messages.BalanceResponse()
-        say.put_balance(answer, await self._submission.one(call, operation, reply.BalanceReply))
-        return answer
+    async def attempt(
+        self, call: Call, asked: Sequence[tuple[str, Message]]
+    ) -> list[Message | HoldfastError | None]:
+        """The answers to independent calls of the methods named; see `Attempter.attempt`."""
+        kinds = [KINDS[name] for name, _ in asked]
+        requests = [request for _, request in asked]
+        operations = [_read(kind, call, each) for kind, each in zip(kinds, requests, strict=True)]
+        sent: list[Operation | None]
+        sent = [None if isinstance(each, HoldfastError) else each for each in operations]
+        answers = await among(sent, partial(self._submission.attempt, call))
+        return [
+            operation if isinstance(operation, HoldfastError) else kind.attempted(answer)
+            for kind, operation, answer in zip(kinds, operations, answers, strict=True)
+        ]
 
     async def list_holds(
         self, call: Call, request: messages.ListHoldsRequest
@@ -182,6 +154,13 @@ class BalanceService:
             result.id = item.id
             say.put_result(result, answer)
         return response
+
+
+def _read(kind: Kind, call: Call, request: Message) -> Operation | HoldfastError:
+    try:
+        return kind.operation(call, request)
+    except HoldfastError as error:
+        return error
 
 
 def is_slow(item: messages.BatchItem) -> bool:

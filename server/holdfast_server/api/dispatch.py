@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,9 +18,11 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from holdfast_server.api.allowance import Allowance
+from holdfast_server.api.answers import Waiting, fail, fulfil
 from holdfast_server.api.auth.authenticator import Authenticator, certificate_names
 from holdfast_server.api.auth.principal import EVERY_TENANT, Principal
 from holdfast_server.api.call import Call
+from holdfast_server.api.company import Company, Traveller
 from holdfast_server.api.deadlines import Deadlines, deadline_exceeded
 from holdfast_server.api.methods import Method
 from holdfast_server.api.occasional import OccasionalLog
@@ -29,7 +32,7 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.logs import current_place
 from holdfast_server.telemetry.names import Attribute
 from holdfast_server.telemetry.recorder import Recorder
-from holdfast_server.telemetry.tracing import TraceContext, Tracing, parse_traceparent
+from holdfast_server.telemetry.tracing import Tracing, parse_traceparent
 
 #: What a caller is told to wait when this process has too much to do, or goes away.
 OVERLOADED_RETRY_MS = 250
@@ -76,6 +79,7 @@ class Dispatcher:
         self._work: set[asyncio.Task[Any]] = set()
         self._is_leaving = False
         self._deadlines = Deadlines(_expire)
+        self._company = Company(allowance.charge, self._start)
         self._streams = Streams(
             allowance,
             recorder,
@@ -105,8 +109,10 @@ class Dispatcher:
 
     async def wait_for_work(self, grace_seconds: float) -> None:
         """Waits until the work that was begun is done, but not for ever."""
-        if self._work:
-            await asyncio.wait(self._work, timeout=grace_seconds)
+        until = time.monotonic() + grace_seconds
+        # Work may begin more work.
+        while self._work and (left := until - time.monotonic()) > 0:
+            await asyncio.wait(self._work, timeout=left)
 
     def _grpc_handler(self, method: Method) -> grpc.RpcMethodHandler[bytes, bytes]:
         if method.is_stream:
@@ -160,15 +166,42 @@ class Dispatcher:
 
     async def _within_deadline(self, method: Method, payload: bytes, context: _Context) -> bytes:
         self._admit()
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        answer: Waiting = asyncio.get_running_loop().create_future()
         ticking = self._deadlines.add(answer, self._seconds(method, context))
-        # The work is a task of its own and goes on when the time is over or the caller gives up:
+        # The work is in a task of its own and goes on when the time is over or the caller gives up:
         # what has been sent to a store cannot be taken back, and its answer is kept under its key.
-        self._start(self._work_for(answer, method, payload, context))
         try:
+            headers = _headers(context)
+            if not self._joins(answer, method, payload, context, headers):
+                self._start(fulfil(answer, self._work_on(method, payload, context, headers)))
             return await answer
         finally:
             ticking.discard(answer)
+
+    def _joins(
+        self,
+        answer: Waiting,
+        method: Method,
+        payload: bytes,
+        context: _Context,
+        headers: dict[str, str],
+    ) -> bool:
+        """Lets a call travel with others, unless it is traced or its token is still to be verified.
+
+        Raises nothing but HoldfastError.
+        """
+        place = parse_traceparent(headers.get("traceparent"))
+        if method.attempt is None or not self._tracing.is_silent(place):
+            return False
+        try:
+            with self._watching_refusals(method, context):
+                principal = self._authenticator.recognize(*_credentials(headers, context))
+            if principal is not None:
+                request = self._request(method, principal, payload)
+                self._company.join(principal, method.attempt, Traveller(method, request, answer))
+            return principal is not None
+        except Exception as error:
+            raise sendable(method.name, error) from None
 
     def _admit(self) -> None:
         if self._is_leaving:
@@ -180,7 +213,7 @@ class Dispatcher:
         self._admit_work()
 
     def _admit_work(self) -> None:
-        if len(self._work) >= self._bounds.concurrent_max:
+        if len(self._work) + self._company.others >= self._bounds.concurrent_max:
             raise HoldfastError(
                 Reason.OVERLOADED,
                 "The server has as much work as it may hold; call again later.",
@@ -205,66 +238,45 @@ class Dispatcher:
         remaining = context.time_remaining()
         return longest_ms / 1_000 if remaining is None else min(remaining, longest_ms / 1_000)
 
-    async def _work_for(
-        self, answer: asyncio.Future[bytes], method: Method, payload: bytes, context: _Context
-    ) -> None:
-        """Works, and answers unless nobody waits any more."""
-        try:
-            reply = await self._work_on(method, payload, context)
-        except HoldfastError as error:
-            _fail(answer, error)
-        except asyncio.CancelledError:
-            # Work that was cancelled inside must not leave the client waiting for an answer.
-            _fail(answer, result_unknown())
-            raise
-        else:
-            if not answer.done():
-                answer.set_result(reply)
-
-    async def _work_on(self, method: Method, payload: bytes, context: _Context) -> bytes:
+    async def _work_on(
+        self, method: Method, payload: bytes, context: _Context, headers: dict[str, str]
+    ) -> bytes:
         """Raises nothing but HoldfastError."""
-        headers = _headers(context)
         with self._tracing.rpc(parse_traceparent(headers.get("traceparent"))) as span:
             current_place.set(span.place)
             span.set(Attribute.METHOD, method.name)
             try:
-                reply = await self._handle(method, payload, context, headers, span.place)
-                return reply.SerializeToString()
+                principal = await self._principal(method, context, headers)
+                request = self._request(method, principal, payload)
+                call = Call(principal, span.place, self._allowance.charge)
+                return await method.reply(call, request)
             except Exception as error:
                 refusal = sendable(method.name, error)
                 span.set(Attribute.STATUS, refusal.status.value)
                 span.set(Attribute.REASON, refusal.reason.name)
                 raise refusal from None
 
-    async def _handle(
-        self,
-        method: Method,
-        payload: bytes,
-        context: _Context,
-        headers: dict[str, str],
-        place: TraceContext,
-    ) -> Message:
-        principal = await self._principal(method, context, headers)
+    def _request(self, method: Method, principal: Principal, payload: bytes) -> Message:
+        """What is asked, by somebody who may ask it. Raises HoldfastError."""
         principal.require(method.roles)
         if principal.tenant != EVERY_TENANT:
             self._allowance.check(principal.tenant)
         try:
-            request = method.parse(payload)
+            return method.parse(payload)
         except DecodeError:
             message = f"The bytes are no request of {method.name}."
             raise HoldfastError(Reason.MALFORMED_REQUEST, message) from None
-        reply: Message = await method.handle(
-            Call(principal, place, self._allowance.charge), request
-        )
-        return reply
 
     async def _principal(
         self, method: Method, context: _Context, headers: dict[str, str]
     ) -> Principal:
+        with self._watching_refusals(method, context):
+            return await self._authenticator.authenticate(*_credentials(headers, context))
+
+    @contextmanager
+    def _watching_refusals(self, method: Method, context: _Context) -> Iterator[None]:
         try:
-            return await self._authenticator.authenticate(
-                headers.get("authorization"), lambda: certificate_names(context.auth_context())
-            )
+            yield
         except HoldfastError as error:
             facts = {
                 "method": method.name,
@@ -286,18 +298,11 @@ def _headers(context: _Context) -> dict[str, str]:
     return {name: value for name, value in pairs if isinstance(value, str)}
 
 
-def _fail(answer: asyncio.Future[bytes], error: HoldfastError) -> None:
-    if not answer.done():
-        answer.set_exception(error)
+def _credentials(
+    headers: dict[str, str], context: _Context
+) -> tuple[str | None, Callable[[], list[str]]]:
+    return headers.get("authorization"), lambda: certificate_names(context.auth_context())
 
 
-def _expire(answer: asyncio.Future[bytes]) -> None:
-    _fail(answer, deadline_exceeded())
-
-
-def result_unknown() -> HoldfastError:
-    """The answer when work was ended from inside before it was known what became of it."""
-    return HoldfastError(
-        Reason.RESULT_UNKNOWN,
-        "The work was interrupted and its result is not known; retry with the same key.",
-    )
+def _expire(answer: Waiting) -> None:
+    fail(answer, deadline_exceeded())

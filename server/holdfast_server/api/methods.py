@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
@@ -12,10 +12,16 @@ from google.protobuf.message_factory import GetMessageClass
 
 from holdfast_server.api.auth.principal import Role
 from holdfast_server.api.call import Call
+from holdfast_server.errors import HoldfastError
 
 #: Answers one request of the method's type, or the items of one message of a stream. `Any`, because
 #: the table holds methods of every type.
 Handler = Callable[[Call, Any], Awaitable[Any]]
+#: Answers several calls of a service at one time, by the names of their methods. None: nothing was
+#: done, and the call is to be answered by itself.
+Attempt = Callable[
+    [Call, Sequence[tuple[str, Message]]], Awaitable[Sequence[Message | HoldfastError | None]]
+]
 
 
 class Service(Protocol):
@@ -25,6 +31,13 @@ class Service(Protocol):
     def descriptor(self) -> ServiceDescriptor: ...
 
     def handlers(self) -> Mapping[str, Handler]: ...
+
+
+@runtime_checkable
+class Attempting(Service, Protocol):
+    """A service of which some methods' calls may travel together."""
+
+    def attempts(self) -> Mapping[str, Attempt]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,13 @@ class Method:
     handle: Handler
     #: Whether messages go both ways for as long as the call lasts.
     is_stream: bool
+    #: Where its calls may travel together.
+    attempt: Attempt | None = None
+
+    async def reply(self, call: Call, request: Message) -> bytes:
+        """The answer to a call that is no stream, as it travels. Raises whatever a handler does."""
+        reply: Message = await self.handle(call, request)
+        return reply.SerializeToString()
 
 
 def bind(service: Service, roles: Mapping[str, frozenset[Role]]) -> list[Method]:
@@ -48,6 +68,7 @@ def bind(service: Service, roles: Mapping[str, frozenset[Role]]) -> list[Method]
     server MUST NOT start.
     """
     descriptor, handlers = service.descriptor, service.handlers()
+    attempts = service.attempts() if isinstance(service, Attempting) else {}
     names = {method.name for method in descriptor.methods}
     if handlers.keys() != names:
         raise ValueError(f"{descriptor.name} needs handlers for exactly {', '.join(sorted(names))}")
@@ -62,6 +83,7 @@ def bind(service: Service, roles: Mapping[str, frozenset[Role]]) -> list[Method]
             parse=GetMessageClass(method.input_type).FromString,
             handle=handlers[method.name],
             is_stream=method.client_streaming,
+            attempt=attempts.get(method.name),
         )
         for method in descriptor.methods
     ]

@@ -17,7 +17,7 @@ from holdfast_server.domain.reply import (
     Reply,
     ReserveReply,
 )
-from holdfast_server.domain.submit import Answer, Submitter
+from holdfast_server.domain.submit import Answer, Attempter
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.recorder import Recorder
 
@@ -31,7 +31,7 @@ Wanted = TypeVar("Wanted", bound=Reply)
 class Submission:
     """The way of every service to the submitter."""
 
-    def __init__(self, submitter: Submitter, recorder: Recorder) -> None:
+    def __init__(self, submitter: Attempter, recorder: Recorder) -> None:
         self._submitter = submitter
         self._recorder = recorder
 
@@ -45,27 +45,38 @@ class Submission:
             raise answer
         if not isinstance(answer, wanted):
             raise TypeError(f"{type(operation).__name__} was answered by {type(answer).__name__}")
-        if isinstance(answer, _Decided):
-            self._recorder.decision(*_labels(operation, answer))
+        self._count_decided([operation], [answer])
         return answer
+
+    async def attempt(self, call: Call, operations: Sequence[Operation]) -> list[Answer | None]:
+        """See `Attempter.attempt`."""
+        answers = await self._submitter.attempt(call.caller, operations)
+        self._count_decided(operations, answers)
+        return answers
 
     async def many(self, call: Call, items: Sequence[Operation | HoldfastError]) -> list[Answer]:
         """The answers of all items in order; what was refused for its form is not submitted."""
         operations = [item for item in items if not isinstance(item, HoldfastError)]
         answers = await self._submitter.submit(call.caller, operations) if operations else []
-        self._count(operations, answers)
+        self._count_refused(operations, answers)
+        self._count_decided(operations, answers)
         if len(operations) == len(items):
             return answers
         decided = iter(answers)
         return [item if isinstance(item, HoldfastError) else next(decided) for item in items]
 
-    def _count(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
-        """Reports what was decided; what many operations have in common, once for all of them."""
-        decided: Counter[_Labels] = Counter()
+    def _count_refused(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
         for operation, answer in zip(operations, answers, strict=True):
             if isinstance(answer, HoldfastError):
                 self._recorder.refused(type(operation).__name__, answer.reason)
-            elif isinstance(answer, _Decided):
+
+    def _count_decided(
+        self, operations: Sequence[Operation], answers: Sequence[Answer | None]
+    ) -> None:
+        """Reports what was decided; what many operations have in common, once for all of them."""
+        decided: Counter[_Labels] = Counter()
+        for operation, answer in zip(operations, answers, strict=True):
+            if isinstance(answer, _Decided):
                 decided[_labels(operation, answer)] += 1
         for labels, count in decided.items():
             self._recorder.decision(*labels, count)

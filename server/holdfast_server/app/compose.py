@@ -44,7 +44,7 @@ from holdfast_server.control.snapshots import SnapshotKeeper
 from holdfast_server.control.spool import Spool
 from holdfast_server.control.warm_up import WarmUp
 from holdfast_server.domain.operation import Durability
-from holdfast_server.domain.submit import Submitter
+from holdfast_server.domain.submit import Attempter
 from holdfast_server.domain.token import TokenSigner
 from holdfast_server.engine.accounts import AccountReader
 from holdfast_server.engine.backlog import entries_waiting
@@ -221,7 +221,7 @@ def build_waiting(process: Process, decider: Decider, operations: Operations) ->
     return Waiting(durable, levels, list(barriers.values()))
 
 
-def build_gate(process: Process, decider: Decider, inner: Submitter, spool: Spool) -> Gate:
+def build_gate(process: Process, decider: Decider, inner: Attempter, spool: Spool) -> Gate:
     """What stands before all that: kill switch, and policies for a store that is away."""
     passage = Passage(process.config, decider.directory, decider.signer, spool, process.metrics)
     return Gate(inner, process.kill, passage)

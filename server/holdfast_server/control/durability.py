@@ -11,6 +11,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from holdfast_server import failpoint
@@ -19,7 +20,7 @@ from holdfast_server.domain.entry import parse_transaction_id
 from holdfast_server.domain.epoch import Epochs
 from holdfast_server.domain.operation import Caller, Durability, Operation
 from holdfast_server.domain.reply import Applied, at_durability
-from holdfast_server.domain.submit import Answer, Submitter
+from holdfast_server.domain.submit import Answer, Attempter, among
 from holdfast_server.engine.levels import StoreLevels
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.recorder import Recorder
@@ -97,7 +98,7 @@ class Promises:
 class Durable:
     """A submitter around `inner`, which applies what is then waited for."""
 
-    inner: Submitter
+    inner: Attempter
     promises: Promises
     #: For every level but memory.
     waits: Mapping[Durability, Wait]
@@ -122,6 +123,14 @@ class Durable:
         for index, answer in zip(asked, reached, strict=True):
             answers[index] = answer
         return answers  # type: ignore[return-value]  # no None is left
+
+    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+        """See `Attempter.attempt`: what waits for more than memory is submitted by itself."""
+        wanted = self.promises.wanted
+        asked: list[Operation | None] = [
+            each if wanted(each) is Durability.MEMORY else None for each in operations
+        ]
+        return await among(asked, partial(self.inner.attempt, caller))
 
     async def await_durable(self, transaction_id: str, seq: int, level: Durability) -> Durability:
         """What has been reached of a transaction and, in its partition, of all up to `seq` (0: the

@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from holdfast_server.control import bypass
 from holdfast_server.control.kill import KillSwitch
@@ -47,7 +48,7 @@ from holdfast_server.domain.operation import (
 )
 from holdfast_server.domain.policy import StoreUnavailableKind
 from holdfast_server.domain.reply import BookReply
-from holdfast_server.domain.submit import Answer, Submitter
+from holdfast_server.domain.submit import Answer, Attempter, among
 from holdfast_server.domain.token import TokenKind, looks_held
 from holdfast_server.errors import UNKNOWN_RESULT_REASONS, HoldfastError, Reason
 from holdfast_server.telemetry.names import Alert, Cause
@@ -93,7 +94,7 @@ _UNUSUAL = (HoldfastError, BookReply)
 class Gate:
     """A submitter around `inner`, which decides whatever the gate does not."""
 
-    inner: Submitter
+    inner: Attempter
     kill: KillSwitch
     passage: Passage
     _allowances: bypass.Allowances = field(default_factory=bypass.Allowances, init=False)
@@ -110,6 +111,23 @@ class Gate:
             if isinstance(answer, _UNUSUAL):
                 finished = self._finished(caller, operations[place], steps[place], answer)
                 answers[place] = await finished
+        return answers
+
+    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+        """See `Attempter.attempt`: nothing at all while the kill switch is on, for what passes then
+        may have to be written to a disk.
+        """
+        if self.kill.on:
+            return [None for _ in operations]
+        steps = [self._step(each) for each in operations]
+        asked: list[Operation | None]
+        asked = [None if isinstance(step, _Ready) else step for step in steps]
+        answers = await among(asked, partial(self.inner.attempt, caller))
+        for place, (step, answer) in enumerate(zip(steps, answers, strict=True)):
+            if isinstance(step, _Ready):
+                answers[place] = step.answer
+            elif isinstance(answer, _UNUSUAL):
+                answers[place] = await self._finished(caller, operations[place], step, answer)
         return answers
 
     async def _carried_out(self, caller: Caller, steps: Sequence[_Step]) -> list[Answer]:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeGuard
 
 from holdfast_server.control.refunds import plan_refund
@@ -20,7 +21,7 @@ from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import parse_transaction_id
 from holdfast_server.domain.operation import Caller, Operation
-from holdfast_server.domain.submit import Answer
+from holdfast_server.domain.submit import Answer, among
 from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.engine import failures
@@ -90,6 +91,17 @@ class Operations:
             elif _store_is_away(answer) and isinstance(asked := operations[index], op.GetBalance):
                 answers[index] = await self._stale_balance(asked, answer)
         return answers  # type: ignore[return-value]  # no NeedsLedger is left
+
+    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+        """See `Attempter.attempt`."""
+        now_ms = time.time_ns() // 1_000_000
+        asked = [None if _must_look_up(each, now_ms) else self._ready(each) for each in operations]
+        found = await among(asked, partial(self.engine.attempt, caller))
+        answers = [None if isinstance(each, NeedsLedger) else each for each in found]
+        for index, answer in enumerate(answers):
+            if _store_is_away(answer) and isinstance(balance := operations[index], op.GetBalance):
+                answers[index] = await self._stale_balance(balance, answer)
+        return answers
 
     # -- the engine ----------------------------------------------------------------------------
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
 from holdfast_server.domain.operation import Caller, Operation
 from holdfast_server.domain.reply import Reply
 from holdfast_server.errors import HoldfastError
 
 Answer = Reply | HoldfastError
+
+Asked = TypeVar("Asked")
+Found = TypeVar("Found")
 
 
 class Submitter(Protocol):
@@ -23,3 +26,24 @@ class Submitter(Protocol):
         what was already sent to the store.
         """
         ...
+
+
+class Attempter(Submitter, Protocol):
+    """Can also decide what came at one time without being a list, and wait for none of it."""
+
+    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+        """Answers those of some independent operations that the hot store decides at once.
+
+        None: nothing was decided, since somebody else has to be asked or waited for. It is to be
+        submitted by itself, so that the others need not wait as long.
+        """
+        ...
+
+
+async def among(
+    asked: Sequence[Asked | None], answer: Callable[[list[Asked]], Awaitable[Sequence[Found]]]
+) -> list[Found | None]:
+    """What `answer` finds for those that are not None, each in its place."""
+    some = [each for each in asked if each is not None]
+    found = iter(await answer(some) if some else ())
+    return [None if each is None else next(found) for each in asked]

@@ -17,8 +17,8 @@ from holdfast_server.domain.entry import transaction_id
 from holdfast_server.domain.epoch import Acknowledged
 from holdfast_server.domain.operation import Caller, Mode, Operation
 from holdfast_server.domain.policy import Enforcement
-from holdfast_server.domain.submit import Answer
-from holdfast_server.domain.token import HOLD_ID_BYTES, HoldToken, TokenKind, TokenSigner
+from holdfast_server.domain.submit import Answer, among
+from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine import failures
 from holdfast_server.engine.accounts import AccountReader, HoldCursor, HoldPage
@@ -28,6 +28,7 @@ from holdfast_server.engine.facts import Facts
 from holdfast_server.engine.fingerprint import first_difference
 from holdfast_server.engine.item import Flag, Item, Raw
 from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.off import off
 from holdfast_server.engine.request import Cold, NeedsLedger, Request
 from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.unpack import Place, unpack_failure, unpack_last_seq, unpack_reply
@@ -85,6 +86,20 @@ class Engine:
             return [error for _ in requests]
         answers = await self._submit(caller, requests, roots)
         return await self._again(caller, requests, await self._bring(caller, requests, answers))
+
+    async def attempt(
+        self, caller: Caller, requests: Sequence[Request]
+    ) -> list[Answer | NeedsLedger | None]:
+        """See `Attempter.attempt`: what needs nobody else, nor a tree to be brought."""
+        asked = [each if self._is_at_hand(each.operation) else None for each in requests]
+        found = await among(asked, lambda some: self._submit(caller, some, {}))
+        return [None if isinstance(answer, Cold) else answer for answer in found]
+
+    def _is_at_hand(self, operation: Operation) -> bool:
+        name = _asked_account(operation)
+        known = self._parts.roots.directory.known
+        is_known = not name or known(operation.tenant, name) is not None
+        return is_known and isinstance(operation, _HOT)
 
     async def _submit(
         self, caller: Caller, requests: Sequence[Request], roots: KnownRoots
@@ -215,26 +230,9 @@ class Engine:
             operation.tenant, operation.account, root, names, operation.feature
         )
         if mode is Mode.OFF:
-            return self._bypassed(operation, root)
+            return off(operation, root, self._parts.signer)
         facts = Facts(caller, mode, checked=request.checked, absent_to=request.absent_to)
         return self._place(operation, facts, root)
-
-    def _bypassed(self, operation: op.Reserve | op.Burn, root: str) -> Answer:
-        """Mode OFF: nothing is evaluated or booked, nor will a settlement book anything."""
-        decision = rp.Decision(rp.Outcome.BYPASSED, Mode.OFF)
-        if isinstance(operation, op.Burn):
-            return rp.BurnReply(decision, rp.Applied())
-        what = HoldToken(
-            TokenKind.OFF,
-            root,
-            operation.account,
-            bytes(HOLD_ID_BYTES),
-            operation.feature,
-            operation.lines,
-        )
-        return rp.ReserveReply(
-            decision, rp.Applied(), self._parts.signer.issue(operation.tenant, what)
-        )
 
     async def _claim(self, operation: op.CreateAccount, root: str) -> None:
         tenant, parts = operation.tenant, self._parts

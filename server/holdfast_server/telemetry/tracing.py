@@ -129,6 +129,10 @@ class Tracing:
             self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("holdfast")
 
+    def is_silent(self, parent: TraceContext) -> bool:
+        """Whether a call is in no trace, neither its caller's nor one of ours."""
+        return self._bound == 0 and not parent.trace_id
+
     def rpc(self, parent: TraceContext) -> AbstractContextManager[Span]:
         """The span of one call; `parent` comes from the caller and may be `NO_TRACE`.
 

@@ -34,13 +34,24 @@ class Authenticator:
 
         Raises HoldfastError with a TOKEN_* reason.
         """
+        found = self.recognize(authorization, read_names)
+        if found is None:
+            assert authorization is not None
+            assert self.signed_tokens is not None
+            found = await self.signed_tokens.verify(_token(authorization))
+        return found
+
+    def recognize(
+        self, authorization: str | None, read_names: Callable[[], Iterable[str]]
+    ) -> Principal | None:
+        """The same, at once; None for a signed token that was not verified yet."""
         if self.is_open:
             return DEVELOPMENT
         if authorization is None:
             return self._by_certificate(read_names())
         if not authorization.lower().startswith(_SCHEME):
             raise missing_token()
-        return await self._by_token(authorization[len(_SCHEME) :].strip())
+        return self._by_token(_token(authorization))
 
     def _by_certificate(self, names: Iterable[str]) -> Principal:
         found = self.static_tokens.find_certificate(names) if self.static_tokens else None
@@ -48,13 +59,17 @@ class Authenticator:
             raise missing_token()
         return found
 
-    async def _by_token(self, token: str) -> Principal:
+    def _by_token(self, token: str) -> Principal | None:
         found = self.static_tokens.find(token) if self.static_tokens else None
         if found is not None:
             return found
         if self.signed_tokens is None or token.count(".") != _DOTS_OF_SIGNED:
             raise invalid_token()
-        return await self.signed_tokens.verify(token)
+        return self.signed_tokens.remembered(token)
+
+
+def _token(authorization: str) -> str:
+    return authorization[len(_SCHEME) :].strip()
 
 
 def missing_token() -> HoldfastError:

@@ -77,15 +77,18 @@ class SignedTokens:
 
     async def verify(self, token: str) -> Principal:
         """Whom the token stands for. Raises HoldfastError with a TOKEN_* reason."""
-        digest = hashlib.sha256(token.encode()).digest()
-        known = self._remembered.get(digest)
-        if known is not None and known.generation == self._keys.generation:
-            check_times(known.not_before, known.expires_at, self._now())
-            return known.principal
         claims = await self._claims(token)
         verified = self._judged(claims)
-        self._remember(digest, verified)
+        self._remember(_digest(token), verified)
         return verified.principal
+
+    def remembered(self, token: str) -> Principal | None:
+        """The same, where the token was verified before. Raises HoldfastError TOKEN_EXPIRED."""
+        known = self._remembered.get(_digest(token))
+        if known is None or known.generation != self._keys.generation:
+            return None
+        check_times(known.not_before, known.expires_at, self._now())
+        return known.principal
 
     async def _claims(self, token: str) -> Mapping[str, object]:
         try:
@@ -133,6 +136,10 @@ class SignedTokens:
 def invalid_token() -> HoldfastError:
     """One answer for everything that is wrong with a token itself: no hints for forgers."""
     return HoldfastError(Reason.TOKEN_INVALID, "The token is not valid here; get a new one.")
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 def check_times(not_before: float, expires_at: float, now: float) -> None:
