@@ -21,6 +21,15 @@ from tests.support.both import Both
 from tests.support.eviction import evict, lose
 from tests.support.stored import stored
 
+DAILY = op.Limit(
+    "daily",
+    op.LimitUnit.AMOUNT,
+    op.LimitWindow.CALENDAR_DAY,
+    500,
+    op.LimitEnforcement.HARD,
+    credit_type="ai",
+)
+
 
 class Between:
     """The real ledger, with something that happens after each of its readings."""
@@ -50,17 +59,9 @@ async def start(both: Both) -> None:
     Now, since the engine computes the offsets of zones by the real clock.
     """
     both.real.clock.now_ms = time.time_ns() // 1_000_000
-    limit = op.Limit(
-        "daily",
-        op.LimitUnit.AMOUNT,
-        op.LimitWindow.CALENDAR_DAY,
-        500,
-        op.LimitEnforcement.HARD,
-        credit_type="ai",
-    )
     await both.account(
         "root",
-        limits=(limit,),
+        limits=(DAILY,),
         zone="Europe/Berlin",
         overdraft_limits={"ai": 50},
         display_name="Root",
@@ -103,6 +104,26 @@ async def test_open_holds_come_back_after_a_loss(both: Both) -> None:
     committed = await both.commit(hold.hold, 2)
     assert committed.state is rp.HoldState.COMMITTED
     assert (await both.commit(shadow.hold)).state is rp.HoldState.COMMITTED
+
+
+async def test_a_limit_that_counts_anew_is_told_from_the_one_before(both: Both) -> None:
+    """By what the ledger says of both; a hold that the first counted gives nothing to the other."""
+    await start(both)
+    hold = await both.reserve("child", 7)
+    for limits in ((), (DAILY,)):
+        terms = op.AccountTerms(limits=limits)
+        update = op.UpdateAccount("t", "root", terms, frozenset({"limits"}), both.key())
+        assert (await both.do(update)).applied.seq
+    later = await both.reserve("child", 5)
+    await both.flushed()
+    before = await stored(both.real, "t", "root")
+    await lose(both.real, ("t", "root"))
+    assert (await both.do(op.GetBalance("t", "root"))).limits[0].used == 5
+    assert await stored(both.real, "t", "root") == before
+    await both.commit(hold.hold, 2)
+    assert (await both.do(op.GetBalance("t", "root"))).limits[0].used == 5
+    await both.commit(later.hold, 1)
+    assert (await both.do(op.GetBalance("t", "root"))).limits[0].used == 1
 
 
 async def test_what_is_due_while_a_tree_is_away_still_ends(both: Both) -> None:

@@ -96,8 +96,9 @@ def _counter(row: list[Any], offsets: Any, now_ms: int) -> Counter:
         feature.decode(),
         tuple(warn),
     )
-    used, level, level_ms = row[9] or [], row[10], row[11]
-    counter = Counter(limit, dict(zip(used[0::2], used[1::2], strict=True)), level, level_ms)
+    used, level, level_ms, number = row[9] or [], *row[10:]
+    counted = dict(zip(used[0::2], used[1::2], strict=True))
+    counter = Counter(limit, number, counted, level, level_ms)
     settle_counter(counter, offsets, now_ms)
     return counter
 

@@ -17,7 +17,6 @@ from holdfast_server.domain.twin.state import (
     DEBT,
     UNENFORCED,
     AccountState,
-    Counter,
     Credit,
     Grant,
     HoldLine,
@@ -25,7 +24,7 @@ from holdfast_server.domain.twin.state import (
     Tree,
 )
 from holdfast_server.engine.keys import DUE_FIELD
-from holdfast_server.engine.pack import pack_limit, pack_unread_terms
+from holdfast_server.engine.pack import pack_counter, pack_unread_terms
 from holdfast_server.engine.rows import pack_due, pack_hold, pack_row, pack_value
 
 #: An index that takes no more is a list in the tree's hash (lua/lib/due_index.lua, LIST_BYTES_MAX).
@@ -88,7 +87,7 @@ def _account(state: AccountState) -> list[Any]:
         state.last_refund_seq,
         state.height,
         _part(dict(state.terms.overdraft_limits)),
-        _part([_counter(counter) for counter in state.counters]),
+        _part([pack_counter(counter) for counter in state.counters]),
         _part([list(pair) for pair in state.offsets]),
     ]
     for credit_type, credit in state.credits.items():
@@ -99,11 +98,6 @@ def _account(state: AccountState) -> list[Any]:
 def _part(values: Any) -> bytes:
     """What is packed by itself; nothing for none."""
     return pack_value(values) if values else b""
-
-
-def _counter(counter: Counter) -> list[Any]:
-    used = [number for pair in counter.used.items() for number in pair]
-    return [*pack_limit(counter.limit)[:9], used, counter.level, counter.level_ms]
 
 
 def _credit(credit: Credit) -> list[Any]:
@@ -135,7 +129,7 @@ def _grant(grant: Grant) -> list[Any]:
 def _hold(hold: HoldRecord) -> list[Any]:
     counts: list[Any] = []
     for count in hold.counts:
-        counts += (count.account, count.limit_id, count.window, count.amount, count.credit_type)
+        counts += (count.account, count.counter, count.window, count.amount, count.credit_type)
     lines = [_line(line) for line in hold.lines]
     return [
         hold.account,

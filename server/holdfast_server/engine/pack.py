@@ -14,6 +14,8 @@ import msgpack
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.operation import Operation
+from holdfast_server.domain.twin.accounts import counters_of
+from holdfast_server.domain.twin.state import Counter
 from holdfast_server.engine.call_keys import Places
 from holdfast_server.engine.context import SOURCES, pack_context
 from holdfast_server.engine.facts import Facts, method_of
@@ -164,7 +166,7 @@ def _balance(operation: op.GetBalance, facts: Facts) -> list[Any]:
 
 
 def _account(account: str, terms: op.AccountTerms, facts: Facts) -> list[Any]:
-    limits = [pack_limit(limit) for limit in terms.limits]
+    limits = [pack_counter(each) for each in counters_of(terms, facts.version + 1)]
     overdraft = dict(terms.overdraft_limits)
     return [
         account,
@@ -187,7 +189,7 @@ def pack_unread_terms(terms: op.AccountTerms) -> bytes:
 
 def pack_terms(terms: op.AccountTerms) -> bytes:
     """All terms of an account, as the answer repeats them."""
-    limits = [pack_limit(limit)[:9] for limit in terms.limits]
+    limits = [pack_limit(limit) for limit in terms.limits]
     fields = [
         terms.parent,
         terms.status,
@@ -202,7 +204,7 @@ def pack_terms(terms: op.AccountTerms) -> bytes:
 
 
 def pack_limit(limit: op.Limit) -> list[Any]:
-    """A limit under which nothing was counted yet (lua/lib/constants.lua, L_...)."""
+    """The terms of a limit (lua/lib/constants.lua, L_...)."""
     return [
         limit.limit_id,
         limit.unit,
@@ -213,10 +215,14 @@ def pack_limit(limit: op.Limit) -> list[Any]:
         limit.credit_type,
         limit.feature,
         list(limit.warn_percents),
-        [],
-        0,
-        0,
     ]
+
+
+def pack_counter(counter: Counter) -> list[Any]:
+    """A limit and what was counted under it (lua/lib/constants.lua, L_...)."""
+    used = [number for pair in counter.used.items() for number in pair]
+    counted = [used, counter.level, counter.level_ms]
+    return [*pack_limit(counter.limit), *counted, counter.number]
 
 
 def _create_account(operation: op.CreateAccount, facts: Facts) -> list[Any]:

@@ -29,7 +29,7 @@ def account(rebuilt: Rebuilt, transaction: Sequence[Entry]) -> None:
 
 def _create(rebuilt: Rebuilt, entry: Entry, terms: AccountTerms) -> AccountState:
     offsets = rebuilt.offsets_at(terms.zone, entry.event_ms)
-    counters = counters_of(terms)
+    counters = counters_of(terms, entry.version)
     state = AccountState(
         entry.account, terms.parent, terms, entry.event_ms, offsets, counters=counters
     )

@@ -68,7 +68,7 @@ def _account(state: AccountState) -> list[Any]:
         state.offsets,
         state.version,
         [[name, *_credit(credit)] for name, credit in state.credits.items()],
-        [[_pairs(each.used), each.level, each.level_ms] for each in state.counters],
+        [[each.number, _pairs(each.used), each.level, each.level_ms] for each in state.counters],
         state.open_holds,
         state.last_refund_seq,
         state.height,
@@ -87,7 +87,7 @@ def _account_of(values: Sequence[Any]) -> AccountState:
         tuple((from_ms, offset_ms) for from_ms, offset_ms in offsets),
         version,
         {each: _credit_of(credit) for each, *credit in credits},
-        [Counter(limit, dict(used), level, at_ms) for limit, (used, level, at_ms) in pairs],
+        [Counter(limit, number, dict(used), *rest) for limit, (number, used, *rest) in pairs],
         *figures,
     )
 
@@ -202,7 +202,7 @@ def _hold(hold: HoldRecord) -> list[Any]:
         hold.expires_ms,
         [_line(line) for line in hold.lines],
         [
-            [each.account, each.limit_id, each.window, each.amount, each.credit_type]
+            [each.account, each.counter, each.window, each.amount, each.credit_type]
             for each in hold.counts
         ],
     ]

@@ -20,7 +20,7 @@ from holdfast_server.domain.zones import offsets_of
 
 #: What a snapshot means. It rises with every change of `encoding.py` and of what it encodes, and
 #: with every change of the fold itself that gives another state for the same entries.
-SNAPSHOT_LAYOUT: Final = 1
+SNAPSHOT_LAYOUT: Final = 2
 
 
 class UnusableSnapshot(Exception):

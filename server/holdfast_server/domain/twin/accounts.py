@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast_server.domain.bounds import TREE_LEVELS_MAX
+from holdfast_server.domain.bounds import LIMITS_MAX, TREE_LEVELS_MAX
 from holdfast_server.domain.operation import AccountTerms
 from holdfast_server.domain.twin.limits import merge, settle_counters
 from holdfast_server.domain.twin.state import AccountState, Counter, Tree
@@ -22,7 +22,8 @@ def create_account(
             "an account of this name exists; read it or choose another",
             account=account,
         )
-    state = AccountState(account, terms.parent, terms, now_ms, offsets, counters=counters_of(terms))
+    counters = counters_of(terms, 1)
+    state = AccountState(account, terms.parent, terms, now_ms, offsets, counters=counters)
     if terms.parent:
         _check_place(tree, state, terms.parent)
     tree.accounts[account] = state
@@ -56,7 +57,7 @@ def replace_terms(state: AccountState, terms: AccountTerms, offsets: Offsets, no
     """What left a window until now left it by the terms that held until now."""
     settle_counters([state], now_ms)
     state.parent, state.terms, state.offsets = terms.parent, terms, offsets
-    state.counters = merge(state.counters, counters_of(terms))
+    state.counters = merge(state.counters, counters_of(terms, state.version + 1))
 
 
 def _check_move(tree: Tree, state: AccountState, parent: str) -> None:
@@ -87,6 +88,10 @@ def raise_heights(tree: Tree, state: AccountState) -> None:
         above.height = max(above.height, height)
 
 
-def counters_of(terms: AccountTerms) -> list[Counter]:
-    """The limits of an account, with nothing counted."""
-    return [Counter(limit) for limit in terms.limits]
+def counters_of(terms: AccountTerms, version: int) -> list[Counter]:
+    """The limits of a version of an account, with nothing counted.
+
+    Versions rise and none has more limits than that: no number comes twice.
+    """
+    first = version * LIMITS_MAX
+    return [Counter(limit, number) for number, limit in enumerate(terms.limits, first)]

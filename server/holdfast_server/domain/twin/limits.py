@@ -72,7 +72,7 @@ def count_use(
         before = windows.used_of(counter)
         window = windows.window_at(counter.limit, state.offsets, now_ms)
         counted = windows.count(counter, window, amount)
-        counts.append(Count(state.account, counter.limit.limit_id, window, counted, credit_type))
+        counts.append(Count(state.account, counter.number, window, counted, credit_type))
         warnings.extend(_limit_warnings(state, counter, before, windows.used_of(counter)))
     return counts, warnings
 
@@ -93,7 +93,7 @@ def give_back(
         part = min(amount, count.amount)
         count.amount -= part
         state = accounts.get(count.account)
-        counter = _counter(state, count.limit_id)
+        counter = _counter(state, count.counter)
         if state is not None and counter is not None:
             windows.settle_counter(counter, state.offsets, now_ms)
             windows.give_back(counter, count.window, part, now_ms)
@@ -142,11 +142,8 @@ def merge(old: list[Counter], new: list[Counter]) -> list[Counter]:
     for counter in new:
         before = kept.get(counter.limit.limit_id)
         if before is not None and _identity(before) == _identity(counter):
-            counter.used, counter.level, counter.level_ms = (
-                before.used,
-                before.level,
-                before.level_ms,
-            )
+            counter.number, counter.used = before.number, before.used
+            counter.level, counter.level_ms = before.level, before.level_ms
     return new
 
 
@@ -155,10 +152,10 @@ def _identity(counter: Counter) -> tuple[LimitUnit, LimitWindow, int, str, str]:
     return limit.unit, limit.window, limit.window_ms, limit.credit_type, limit.feature
 
 
-def _counter(state: AccountState | None, limit_id: str) -> Counter | None:
+def _counter(state: AccountState | None, number: int) -> Counter | None:
     if state is None:
         return None
-    return next((counter for counter in state.counters if counter.limit.limit_id == limit_id), None)
+    return next((counter for counter in state.counters if counter.number == number), None)
 
 
 def _limit_warnings(

@@ -99,6 +99,9 @@ class Counter:
     """A limit and what was counted: per window or slice, or as the level of a burst bucket."""
 
     limit: Limit
+    #: No other count of its account ever has this number: what was counted is given back only to
+    #: the count that has it, whatever limit has the same id by then.
+    number: int
     used: dict[int, int] = field(default_factory=dict)
     #: Burst only: amount times `window_ms` still in the bucket, as of `level_ms`.
     level: int = 0
@@ -171,10 +174,11 @@ class HoldLine:
 
 @dataclass(slots=True)
 class Count:
-    """What a hold counted in one limit: to be given back to that window."""
+    """What a hold counted under one limit: to be given back to that window."""
 
     account: str
-    limit_id: str
+    #: The number of the counter.
+    counter: int
     window: int
     amount: int
     #: Empty when a request was counted.

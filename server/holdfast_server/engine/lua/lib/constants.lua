@@ -40,15 +40,16 @@ local G_ID, G_REMAINING, G_HELD, G_PRIORITY, G_EXPIRES, G_PAID, G_EFFECTIVE, G_R
 -- What of a grant lies in a bucket, and what an entry says of that, stands so far before the bucket.
 local PART_BEHIND = 3
 
--- A limit and what was counted under it: L_USED is [window, used, window, used, ...].
+-- A limit and what was counted under it: L_USED is [window, used, window, used, ...]. L_COUNTER is the
+-- number by which holds know that count: a limit of the same id that counts anew has another.
 local L_ID, L_UNIT, L_WINDOW, L_MAXIMUM, L_ENFORCEMENT, L_WINDOW_MS = 1, 2, 3, 4, 5, 6
-local L_CREDIT_TYPE, L_FEATURE, L_WARN, L_USED, L_LEVEL, L_LEVEL_MS = 7, 8, 9, 10, 11, 12
+local L_CREDIT_TYPE, L_FEATURE, L_WARN, L_USED, L_LEVEL, L_LEVEL_MS, L_COUNTER = 7, 8, 9, 10, 11, 12, 13
 local UNIT_REQUESTS = 1
 local WINDOW_DAY, WINDOW_SLIDING, WINDOW_BURST = 1, 3, 4
 local LIMIT_HARD, LIMIT_SOFT = 1, 2
 
 -- An open hold, as operations see it. A line's draws are [account, source, amount, ...]; counts are
--- [account, limit, window, amount, credit type, ...]. It is kept as a row: what stands before the lines,
+-- [account, counter, window, amount, credit type, ...]. It is kept as a row: what stands before the lines,
 -- counts packed by themselves ("" for none), and for each line its values, how many its draws have, and
 -- these.
 local H_ACCOUNT, H_FEATURE, H_MODE, H_PLACED, H_EXPIRES, H_LINES, H_COUNTS = 1, 2, 3, 4, 5, 6, 7

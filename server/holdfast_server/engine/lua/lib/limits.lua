@@ -82,9 +82,14 @@ local function limit_warnings(warnings, account, limit, before, after)
   end
 end
 
+-- Older scripts knew a count by the id of its limit: so do the holds that they placed.
+local function counter_of(limit)
+  return limit[L_COUNTER] or limit[L_ID]
+end
+
 local function append_count(counts, account, limit, window, amount, credit_type)
   local n = #counts
-  counts[n + 1], counts[n + 2], counts[n + 3] = account, limit[L_ID], window
+  counts[n + 1], counts[n + 2], counts[n + 3] = account, counter_of(limit), window
   counts[n + 4], counts[n + 5] = amount, credit_type
 end
 
@@ -106,9 +111,9 @@ function limits.count(tree, limited, feature, credit_type, amount, now, counts, 
   end
 end
 
-local function find(state, limit_id)
+local function find(state, counter)
   for _, limit in ipairs(trees.limits(state)) do
-    if limit[L_ID] == limit_id then
+    if counter_of(limit) == counter then
       return limit
     end
   end
@@ -167,6 +172,7 @@ function limits.merge(old, new)
         and before[L_CREDIT_TYPE] == limit[L_CREDIT_TYPE] and before[L_FEATURE] == limit[L_FEATURE]
       if same then
         limit[L_USED], limit[L_LEVEL], limit[L_LEVEL_MS] = before[L_USED], before[L_LEVEL], before[L_LEVEL_MS]
+        limit[L_COUNTER] = counter_of(before)
       end
     end
   end
