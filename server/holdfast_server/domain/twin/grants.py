@@ -160,7 +160,7 @@ def apply_refund(
     journal: Journal, accounts: dict[str, AccountState], plan: RefundPlan, now_ms: int
 ) -> dict[str, Refunded]:
     """Gives parts back in the order of the plan; answers what happened per credit type."""
-    _check_grants(accounts, plan)
+    _check_grants(accounts, plan, now_ms)
     done: dict[str, Refunded] = {}
     for part in plan.parts:
         refunded = done.setdefault(part.credit_type, Refunded())
@@ -173,19 +173,56 @@ def apply_refund(
     return done
 
 
-def _check_grants(accounts: dict[str, AccountState], plan: RefundPlan) -> None:
-    """Refuses a refund that would bring back more grants than an account may have open."""
+@dataclass(slots=True)
+class _Left:
+    """What a credit has before a part of a refund: grants, and what can be taken off."""
+
+    grants: set[str]
+    unenforced: int
+    debt: int
+
+
+def _check_grants(accounts: dict[str, AccountState], plan: RefundPlan, now_ms: int) -> None:
+    """Refuses a refund that would open more grants than an account may have."""
+    known: dict[tuple[str, str], _Left] = {}
     for part in plan.parts:
         credit = accounts[part.account].credits.get(part.credit_type, Credit())
-        full = len(credit.grants) + len(credit.pending) >= GRANTS_MAX
-        if full and credit.find(part.source) is None:
-            raise _full()
+        left = known.setdefault((part.account, part.credit_type), _left(credit))
+        needed = _needed_grant(part, plan, credit, left, now_ms)
+        if needed and needed not in left.grants:
+            left.grants.add(needed)
+            if len(left.grants) > GRANTS_MAX:
+                raise _full()
+
+
+def _left(credit: Credit) -> _Left:
+    grants = {grant.grant_id for grant in (*credit.grants, *credit.pending)}
+    return _Left(grants, credit.settled(UNENFORCED), credit.settled(DEBT))
+
+
+def _needed_grant(
+    part: RefundPart, plan: RefundPlan, credit: Credit, left: _Left, now_ms: int
+) -> str:
+    """The grant that a part needs to be open, if any. `left` loses what the part takes off."""
+    if part.source in (DEBT, UNENFORCED):
+        forgiven, owed = _off_debt(part, left.unenforced, left.debt)
+        left.unenforced -= forgiven
+        left.debt -= owed
+        return part.new_grant_id if part.amount > forgiven + owed else ""
+    target = _target(part, plan, credit.find(part.source), now_ms)
+    return {"available": part.source, "": part.new_grant_id}.get(target, "")
 
 
 def _full() -> HoldfastError:
     return HoldfastError(
         Reason.ACCOUNT_FULL, "too many grants are open", field="grants", maximum=GRANTS_MAX
     )
+
+
+def _off_debt(part: RefundPart, unenforced: int, debt: int) -> tuple[int, int]:
+    """How much of a part that no grant paid is forgiven, and how much is owed no longer."""
+    forgiven = min(part.amount, unenforced) if part.source == UNENFORCED else 0
+    return forgiven, min(part.amount - forgiven, debt)
 
 
 def _refund_debt(
@@ -195,17 +232,25 @@ def _refund_debt(
     expiry.
     """
     kind, credit = EntryKind.REFUND, state.credit(part.credit_type)
-    forgiven = min(part.amount, credit.settled(UNENFORCED)) if part.source == UNENFORCED else 0
+    forgiven, owed = _off_debt(part, credit.settled(UNENFORCED), credit.settled(DEBT))
     if forgiven > 0:
         journal.book(kind, state, part.credit_type, UNENFORCED, "burned", -forgiven)
         refunded.unenforced += forgiven
-    owed = min(part.amount - forgiven, credit.settled(DEBT))
     if owed > 0:
         journal.book(kind, state, part.credit_type, DEBT, "burned", -owed)
         refunded.debt += owed
     if rest := part.amount - forgiven - owed:
         _refund_anew(journal, state, part, rest, 0, now_ms)
         refunded.shares.append(GrantShare(part.new_grant_id, state.account, returned=rest))
+
+
+def _target(part: RefundPart, plan: RefundPlan, grant: Grant | None, now_ms: int) -> str:
+    """The bucket that gets back what a grant paid; "" where goodwill makes a new grant of it."""
+    if grant.revoked if grant else part.revoked:
+        return "revoked"
+    if not 0 < part.expires_ms <= now_ms:
+        return "available"
+    return "" if plan.goodwill_ttl_ms else "expired"
 
 
 def _refund_grant(
@@ -218,16 +263,14 @@ def _refund_grant(
 ) -> None:
     credit = state.credit(part.credit_type)
     grant = credit.find(part.source)
-    expired = 0 < part.expires_ms <= now_ms
-    revoked = grant.revoked if grant else part.revoked
-    if expired and not revoked and plan.goodwill_ttl_ms:
+    target = _target(part, plan, grant, now_ms)
+    if not target:
         journal.attribute(
             EntryKind.REFUND, state, part.credit_type, _ghost(part), "burned", -part.amount
         )
         _refund_anew(journal, state, part, part.amount, now_ms + plan.goodwill_ttl_ms, now_ms)
         refunded.shares.append(GrantShare(part.new_grant_id, state.account, returned=part.amount))
         return
-    target = "revoked" if revoked else "expired" if expired else "available"
     if grant is None:
         grant = _ghost(part)
         if target == "available":

@@ -131,39 +131,53 @@ local function refund_anew(journal, posting, credit, part, amount, expires_ms, n
   journals.attribute(posting, grant, C_AVAILABLE - PART_BEHIND, amount)
 end
 
--- Debt that was repaid meanwhile cannot shrink: that part comes back as a new grant without expiry.
+-- How much of a part that no grant paid is forgiven, how much is owed no longer, and what neither takes: debt
+-- that was repaid meanwhile cannot shrink.
+local function off_debt(part, unenforced, debt)
+  local forgiven = part[3] == SOURCE_UNENFORCED and min(part[4], unenforced) or 0
+  local owed = min(part[4] - forgiven, debt)
+  return forgiven, owed, part[4] - forgiven - owed
+end
+
+-- The rest comes back as a new grant without expiry.
 local function refund_debt(journal, posting, credit, part, line, now)
-  local amount = part[4]
-  local forgiven = part[3] == SOURCE_UNENFORCED and min(amount, draws.settled(credit, SOURCE_UNENFORCED)) or 0
+  local forgiven, owed, rest =
+    off_debt(part, draws.settled(credit, SOURCE_UNENFORCED), draws.settled(credit, SOURCE_DEBT))
   if forgiven > 0 then
     journals.book(posting, credit, C_UNENFORCED, C_BURNED, -forgiven)
     line[4] = line[4] + forgiven
   end
-  local owed = min(amount - forgiven, draws.settled(credit, SOURCE_DEBT))
   if owed > 0 then
     journals.book(posting, credit, C_DEBT, C_BURNED, -owed)
     line[3] = line[3] + owed
   end
-  local rest = amount - forgiven - owed
   if rest > 0 then
     refund_anew(journal, posting, credit, part, rest, 0, now)
     insert(line[6], { part[10], part[1], 0, rest, 0, 0 })
   end
 end
 
+-- The bucket that gets back what a grant paid; nil where goodwill makes a new grant of it.
+local function target_of(op, part, grant, now)
+  if (grant and grant[G_REVOKED] or part[9]) == 1 then
+    return C_REVOKED
+  elseif part[6] == 0 or part[6] > now then
+    return C_AVAILABLE
+  end
+  return op[GOODWILL_TTL_MS] == 0 and C_EXPIRED or nil
+end
+
 local function refund_grant(journal, posting, credit, op, part, line, now)
   local account, amount = part[1], part[4]
   local grant = draws.find_grant(credit, part[3])
-  local expired = part[6] > 0 and part[6] <= now
-  local revoked = grant and grant[G_REVOKED] or part[9]
+  local target = target_of(op, part, grant, now)
   local ghost = grant or { part[3], 0, 0, part[5], part[6], part[7], part[8], part[9], 1 }
-  if expired and revoked == 0 and op[GOODWILL_TTL_MS] > 0 then
+  if not target then
     journals.attribute(posting, ghost, C_BURNED - PART_BEHIND, -amount)
     refund_anew(journal, posting, credit, part, amount, now + op[GOODWILL_TTL_MS], now)
     insert(line[6], { part[10], account, 0, amount, 0, 0 })
     return
   end
-  local target = revoked == 1 and C_REVOKED or expired and C_EXPIRED or C_AVAILABLE
   if target == C_AVAILABLE then
     if not grant then
       draws.insert_grant(credit, ghost)
@@ -179,13 +193,43 @@ local function refund_grant(journal, posting, credit, op, part, line, now)
   insert(line[6], share)
 end
 
--- Refuses a refund that would bring back more grants than an account may have open.
-local function check_grants(tree, op)
+-- The grant that a part needs to be open, nil where it needs none. `left` loses what the part takes off.
+local function needed_grant(op, part, credit, left, now)
+  if draws.BUCKET_OF[part[3]] then
+    local forgiven, owed, rest = off_debt(part, left.unenforced, left.debt)
+    left.unenforced, left.debt = left.unenforced - forgiven, left.debt - owed
+    return rest > 0 and part[10] or nil
+  end
+  local target = target_of(op, part, draws.find_grant(credit, part[3]), now)
+  return not target and part[10] or target == C_AVAILABLE and part[3] or nil
+end
+
+-- What parts take off a credit's debt and unenforced use, before the first; and the grants that they open.
+local function before_parts(credit)
+  return {
+    unenforced = draws.settled(credit, SOURCE_UNENFORCED),
+    debt = draws.settled(credit, SOURCE_DEBT),
+    grants = grants_count(credit),
+    opened = {},
+  }
+end
+
+-- Refuses a refund that would open more grants than an account may have.
+local function check_grants(op, tree, now)
+  local known = {}
   for _, part in ipairs(op[PARTS]) do
     local state = trees.account(tree, part[1])
     local credit = state and trees.credit(state, part[2])
-    if credit and grants_count(credit) >= GRANTS_MAX and not draws.find_grant(credit, part[3]) then
-      return failure(R_ACCOUNT_FULL, "field", "grants", "maximum", text(GRANTS_MAX))
+    if credit then
+      local left = known[credit] or before_parts(credit)
+      known[credit] = left
+      local grant = needed_grant(op, part, credit, left, now)
+      if grant and not left.opened[grant] and not draws.find_grant(credit, grant) then
+        left.opened[grant], left.grants = true, left.grants + 1
+        if left.grants > GRANTS_MAX then
+          return failure(R_ACCOUNT_FULL, "field", "grants", "maximum", text(GRANTS_MAX))
+        end
+      end
     end
   end
 end
@@ -208,7 +252,7 @@ function granting.refund(op, tree)
   elseif state[A_REFUND_SEQ] > op[AS_OF_SEQ] then
     return { special = STALE }
   end
-  local failed = check_grants(tree, op)
+  local failed = check_grants(op, tree, now)
   if failed then
     return failed
   end
