@@ -163,9 +163,10 @@ def await_durable(client: Client, as_json: bool, transaction_id: str, durability
 def verify(
     connection: Connection, as_json: bool, partitions: tuple[int, ...], **where: Any
 ) -> None:
-    """Check hash chain, sequence, versions, conservation and holds; status 1 where one fails.
+    """Check hash chain, sequence, versions, conservation, holds and keys; status 1 where one fails.
 
     With --checkpoints also that nothing is missing at the end, which a chain alone cannot show.
+    A file says nothing about keys.
     """
     anchors = _anchors(where)
     vouched = anchors.tips if anchors else {}

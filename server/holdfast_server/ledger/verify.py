@@ -144,6 +144,11 @@ class PartitionCheck:
             message = f"the snapshot of {tenant}/{root} does not follow from its entries"
             self._note("snapshot", seq, f"{message}; it is removed")
 
+    def note_unprotected(self, operations: int, first: int) -> None:
+        """Notes what the ledger would let happen once more: no chain covers what protects it."""
+        message = f"{operations} operations, this the first, have no row that keeps them from being"
+        self._note("key", first, f"{message} applied again")
+
     def _pass_over(self, tip: Tip, error: Exception) -> None:
         self._move_to(tip)
         self._note("chain", tip.seq, f"no entry that can be hashed ({type(error).__name__})")
@@ -203,9 +208,9 @@ class Verification(Snapshots):
         anchors: Mapping[int, Anchors] | None = None,
         on_progress: OnProgress | None = None,
     ) -> VerifyReport:
-        """Checks hash chain, sequence, versions, conservation, time, holds and cursors, and what
-        checkpoints vouch for (by partition). None means all partitions. A snapshot that does not
-        follow from the entries is removed: it must not be used, and nothing depends on it.
+        """Checks hash chain, sequence, versions, conservation, time, holds, keys and cursors, and
+        what checkpoints vouch for (by partition). None means all partitions. A snapshot that does
+        not follow from the entries is removed: it must not be used, and nothing depends on it.
 
         Reads one partition at a time, each as of one instant, and keeps one state per account and
         credit type of it in memory. Entries that are recorded meanwhile do no harm.
@@ -236,11 +241,14 @@ class Verification(Snapshots):
         check = PartitionCheck(partition, anchors)
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             tip = await _tip(cursor, partition)
+            unprotected = await fetch_one(cursor, QUERIES["unprotected"], partition=partition)
             snapshots = SnapshotCheck(await snapshots_in(cursor, partition))
             async for recorded in _checked(cursor, check):
                 snapshots.add(recorded.entry)
         check.finish()
         check.compare(tip)
+        if unprotected and unprotected["operations"]:
+            check.note_unprotected(**unprotected)
         for judged in snapshots.finish():
             check.note_snapshot(judged)
             await self.drop_snapshot(judged.kept)

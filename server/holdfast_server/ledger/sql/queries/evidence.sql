@@ -2,6 +2,29 @@
 -- A partition from its first entry on, as the chain runs.
 SELECT * FROM holdfast.entry WHERE partition = %(partition)s ORDER BY seq;
 
+-- unprotected --
+-- What nothing protects from being applied again, although it was asked for under a key that is kept for ever
+-- (a Reserve's is not) or ended a hold: how much, and the first. Each row is looked up by itself: a join with
+-- the view reads all operations there are.
+SELECT count(*) AS operations, min(e.seq) AS first
+FROM (
+    SELECT
+        seq, tenant, partition, epoch, first_seq, fingerprint,
+        CASE WHEN ends_hold <> 0 THEN hold END AS hold_ended,
+        CASE WHEN fingerprint <> '' THEN method ELSE 'Expire' END AS method,
+        CASE WHEN fingerprint <> '' THEN idempotency_key ELSE replace(hold::text, '-', '') END AS key
+    FROM holdfast.entry
+    WHERE partition = %(partition)s
+      AND (ends_hold <> 0 OR seq = first_seq AND kind <> 3 AND fingerprint <> '')
+) AS e
+LEFT JOIN LATERAL (
+    SELECT * FROM holdfast.tenant_operation AS known
+    WHERE known.idempotency_key = e.key AND known.tenant = e.tenant AND known.method = e.method
+    LIMIT 1
+) AS o ON true
+WHERE (o.partition, o.epoch, o.first_seq, o.fingerprint, o.hold_ended)
+    IS DISTINCT FROM (e.partition, e.epoch, e.first_seq, e.fingerprint, e.hold_ended);
+
 -- tip --
 -- Where a partition ends, by what the flusher says.
 SELECT partition, epoch, last_seq AS seq, last_hash AS hash FROM holdfast.flush_cursor
