@@ -156,9 +156,11 @@ def test_lines_that_are_none_are_noticed_and_torn_ones_forgiven(key: SigningKey)
     assert len(read_lines([first, first[-40:], second[:40], second])[1]) == 1
     _, damaged = read_lines([first, second[:40]])
     assert len(damaged) == 1
-    changes: dict[str, object] = {"layout": 9, "number": "2", "made_ms": 1.5, "key_id": []}
-    changes |= {"deployment": None, "tips": [[0, 1, "5", "00"]]}
-    broken = [json.dumps(json.loads(first) | {name: changes[name]}) for name in changes]
+    changes: list[dict[str, object]] = [{"layout": 9}, {"number": "2"}, {"key_id": []}]
+    changes += [{"deployment": None}, {"tips": [[0, 1, "5", "00"]]}, {"made_ms": 1.5}]
+    # No time that can be shown, and no texts that can.
+    changes += [{"made_ms": 10**15}, {"made_ms": -1}, {"deployment": "\ud800"}, {"key_id": "\x1b["}]
+    broken = [json.dumps(json.loads(first) | change) for change in changes]
     for line in ("{}", "[]", "null", "x" * (LINE_CHARACTERS_MAX + 1), "[" * 9_000, *broken):
         with pytest.raises(ValueError, match=r"checkpoint|layout|JSON|Expecting"):
             parse(line)

@@ -20,6 +20,8 @@ LAYOUT: Final = 1
 FIRST_PREVIOUS: Final = bytes(32)
 #: Characters of a line: 4,096 partitions of about 100 characters each, and room.
 LINE_CHARACTERS_MAX: Final = 1_048_576
+#: The last time that can be written as people write it: the end of the year 9999.
+MADE_MS_MAX: Final = 253_402_300_799_999
 
 
 class Tip(NamedTuple):
@@ -120,10 +122,12 @@ def parse(line: str) -> Checkpoint:
 
 
 def _of_its_kinds(found: Checkpoint) -> Checkpoint:
-    """JSON can have anything in each place."""
+    """JSON can have anything in each place, also what cannot be shown to people."""
     numbers = (found.number, found.made_ms, *(number for tip in found.tips for number in tip[:3]))
-    are_texts = isinstance(found.deployment, str) and isinstance(found.key_id, str)
-    if not are_texts or not all(isinstance(number, int) for number in numbers):
+    are_numbers = all(isinstance(number, int) for number in numbers)
+    texts = (found.deployment, found.key_id)
+    are_texts = all(isinstance(text, str) and text.isprintable() for text in texts)
+    if not (are_numbers and are_texts and 0 <= found.made_ms <= MADE_MS_MAX):
         raise TypeError("a value is not of its kind")
     return found
 
