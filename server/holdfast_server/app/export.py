@@ -112,7 +112,7 @@ def to_row(recorded: RecordedEntry) -> list[object]:
         **{f"delta_{name}": getattr(entry.delta, name) for name in _BUCKETS},
         **{f"after_{name}": getattr(entry.after, name) for name in _BUCKETS},
         **{name: getattr(context, name) for name in _CONTEXT},
-        "labels": json.dumps(dict(context.labels), sort_keys=True),
+        "labels": json.dumps(context.labels, sort_keys=True),
         "grants": json.dumps(fields["grants"]),
     }
     return [_inert(flat[name]) for name in CSV_COLUMNS]

@@ -37,7 +37,7 @@ from holdfast_server.domain.entry import parse_transaction_id
 from holdfast_server.ledger.records import RecordedEntry
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.ledger.verify import Anchors as Tips
-from holdfast_server.ledger.verify import verify_entries
+from holdfast_server.ledger.verify import UnreadableEntry, verify_entries
 
 
 def _change(name: str) -> Column[Entry]:
@@ -206,7 +206,13 @@ def export(
     """Write every entry, partition by partition in order, from Postgres itself."""
     write = _write_csv if format == "csv" else _write_jsonl
     with _opened_output(output) as stream:
-        count = asyncio.run(_export(postgres_url, partitions, write(stream)))
+        try:
+            count = asyncio.run(_export(postgres_url, partitions, write(stream)))
+        except UnreadableEntry as error:
+            raise Problem(
+                f"{error}, and nothing behind it was exported: `holdfast ledger verify --offline` "
+                "says what else was changed; export other partitions with --partition"
+            ) from error
     print(f"{count} entries", file=sys.stderr)
 
 

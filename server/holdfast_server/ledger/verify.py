@@ -59,6 +59,10 @@ _DEBT_KINDS: Final = frozenset(
 _UNENFORCED_KINDS: Final = _DEBT_KINDS | {EntryKind.UNENFORCED}
 
 
+class UnreadableEntry(Exception):
+    """A row of the ledger is no entry. The text says which."""
+
+
 @dataclass(slots=True)
 class PartitionCheck:
     """Checks the entries of one partition, given one by one in order."""
@@ -232,10 +236,20 @@ class Verification(Snapshots):
         return {row["partition"]: Tip(**row) for row in found}
 
     async def stream_entries(self, partition: int) -> AsyncIterator[RecordedEntry]:
-        """Every entry of a partition in order, as of one instant: what an export consists of."""
+        """Every entry of a partition in order, as of one instant: what an export consists of.
+
+        Raises `UnreadableEntry`.
+        """
+        seq = 1
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
-            async for row in _rows(cursor, partition):
-                yield rows.recorded_entry(row)
+            try:
+                async for row in _rows(cursor, partition):
+                    seq = row["seq"]
+                    yield rows.recorded_entry(row)
+                    seq += 1
+            except UNREADABLE as error:
+                message = f"entry {seq} of partition {partition} cannot be read"
+                raise UnreadableEntry(f"{message} ({type(error).__name__})") from error
 
     async def _verify_partition(self, partition: int, anchors: Anchors) -> PartitionCheck:
         check = PartitionCheck(partition, anchors)
