@@ -101,6 +101,20 @@ async def test_a_tree_that_is_none_keeps_no_other(
         await until(only_it_is_left)
 
 
+async def test_keys_that_no_process_would_name_keep_no_tree(both: Both) -> None:
+    await start(both)
+    tree, _ = both.real.keys.tree_keys(both.real.keys.partition("t", "é"), 1, "t", "é")
+    for key in (b"\xff", b"{p000}:e1:t:t/\xff", tree, "{p9999}:e1:t:t/a0"):
+        await both.real.store.client.hset(key, "by", "hand")
+    evicting = evictor(both, idle_ms=0)
+
+    async def ours_are_gone() -> bool:
+        await evicting.look()
+        return await hot(both) == 3
+
+    await until(ours_are_gone)
+
+
 async def test_memory_is_known(both: Both) -> None:
     trees, client = TreeStore(both.real.store, both.real.keys), both.real.store.client
     assert await trees.memory_percent() == 0

@@ -48,6 +48,18 @@ async def test_former_keys_go_when_their_time_has_come(
     assert (await both.ledger.verify()).violations == ()
 
 
+async def test_a_key_that_no_process_would_name_keeps_no_other(
+    both: Both, migrated_postgres_url: str
+) -> None:
+    await rebuilt_twice(both, migrated_postgres_url)
+    await both.real.store.client.set(b"{p001}:e1:\xff", "by hand")
+    clock = Later(given_up_at(migrated_postgres_url, 3) + FORMER_HOME_MS)
+
+    await remove(remover_of(both, clock))
+
+    assert [set(each) for each in (await homes(both)).values()] == [{1}, {3}, {2}, {1}]
+
+
 async def test_a_cleared_store_is_not_scanned_again(both: Both, migrated_postgres_url: str) -> None:
     await rebuilt_twice(both, migrated_postgres_url)
     clock = Later(given_up_at(migrated_postgres_url, 3) + FORMER_HOME_MS)

@@ -34,6 +34,7 @@ from holdfast_server.engine.store import (
     CONNECT_TIMEOUT_S,
     Argument,
     Store,
+    ascii_names,
     broken_off,
     execute,
     failure,
@@ -128,7 +129,7 @@ class ClusterStore(Store):
                 keys = await asyncio.gather(*asked)
             except (*AWAY, IndexError) as error:
                 raise failure(Reason.STORE_UNAVAILABLE, error) from error
-        return [key.decode() for key in keys if isinstance(key, bytes)]
+        return ascii_names(key for key in keys if isinstance(key, bytes))
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """See `Store.run`. All keys MUST share a slot."""

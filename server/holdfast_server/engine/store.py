@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import redis.asyncio as redis
@@ -210,7 +210,7 @@ class Store:
     async def random_keys(self, count: int) -> list[str]:
         """So many keys by chance, some perhaps more than once; fewer where the store is empty."""
         keys = await self.read_all([("RANDOMKEY",)] * count)
-        return [key.decode() for key in keys if key]
+        return ascii_names(filter(None, keys))
 
     async def places(self) -> list[str]:
         """The servers that take writes, as `scan` knows them. Raises `HoldfastError`."""
@@ -303,7 +303,12 @@ def _scanned(answer: tuple[Any, Sequence[bytes]]) -> tuple[int, list[str]]:
     """What a scan answers. The driver has the cursor of a cluster's node under its name."""
     at, names = answer
     (cursor,) = at.values() if isinstance(at, dict) else (at,)
-    return int(cursor), [name.decode() for name in names]
+    return int(cursor), ascii_names(names)
+
+
+def ascii_names(keys: Iterable[bytes]) -> list[str]:
+    """Keys that a server tells of. All of ours are ASCII: what is not, somebody wrote by hand."""
+    return [key.decode("ascii") for key in keys if key.isascii()]
 
 
 def _pool(address: Address) -> _Pool:
