@@ -12,13 +12,15 @@ import pytest
 from holdfast_server.app import flush, worker
 from holdfast_server.app.backlog import Backlog
 from holdfast_server.background import background
-from holdfast_server.control import fleet
+from holdfast_server.control import fleet, looking
 from holdfast_server.control.fleet import Heartbeat
 from holdfast_server.control.kill import KillSwitch
+from holdfast_server.control.looking import keep_looking
 from holdfast_server.ledger.records import ProcessReport
 from holdfast_server.telemetry.recorder import Recorder
 from tests.control.support import Reports
 from tests.support.both import Both
+from tests.support.pair import Real
 from tests.support.waiting import until
 
 LOOK_SECONDS = 0.01
@@ -57,6 +59,34 @@ async def test_how_much_waits_is_known_again_after_a_fence_that_was_none(
         assert (decider.batcher.is_backlogged, heard.waiting) == (False, -1)
         await store.client.hset(state, "e", fence)
         await until(lambda: decider.batcher.is_backlogged and heard.waiting == 0)
+
+
+async def test_a_store_that_is_away_and_comes_back_is_told_of_once(
+    real: Real, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks = 0
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        await real.store.information("memory")
+
+    async def for_a_while() -> None:
+        enough = looks + 3
+        await until(lambda: looks >= enough)
+
+    async with background(keep_looking("memory", look, pause_seconds=LOOK_SECONDS)):
+        await for_a_while()
+        for _ in range(2):
+            await real.store.client.execute_command("ACL", "SETUSER", "default", "-info")
+            try:
+                await for_a_while()
+            finally:
+                await real.store.client.execute_command("ACL", "SETUSER", "default", "+info")
+            await for_a_while()
+
+    told = [each.getMessage() for each in caplog.records if each.name == looking.__name__]
+    assert told == ["memory: STORE_UNAVAILABLE", "memory: works again"] * 2
 
 
 async def test_a_process_that_could_not_be_reported_is_reported_later(
