@@ -118,6 +118,17 @@ def test_no_secret_is_ever_printed(url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["redis//:hunter2@host", "hunter2@host:6379", "user:hunter2@host", "redis:://:h\nhunter2@x"],
+)
+def test_no_secret_of_a_text_that_is_no_url_is_printed(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read({"HOLDFAST_REDIS_URL": text})
+    assert "hunter2" not in str(caught.value)
+    assert "allowed is a URL that begins with redis://" in str(caught.value)
+
+
 def test_every_setting_says_what_it_means_and_what_is_allowed() -> None:
     for row in describe(read({})):
         assert row.meaning.endswith("."), row.name

@@ -13,6 +13,8 @@ from typing import Any
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
+#: What a URL begins with.
+_SCHEME = re.compile(r"[A-Za-z0-9+.-]+://")
 #: Parameters of a URL that prove something: passwords, and what object stores sign URLs with.
 _SECRET = re.compile(r"(?i)((?:password|credential|token|signature|sig)=)[^&\s]*")
 
@@ -103,8 +105,15 @@ def path(meaning: str) -> Mapping[str, Rule]:
 
 
 def redacted(value: str) -> str:
-    """A URL without what stands before its last `@` and without secrets in its query."""
-    return _SECRET.sub(r"\1***", re.sub(r"://.*@", "://***@", value))
+    """A URL without what stands before its last `@` and without secrets in its query.
+
+    Nothing is shown of a text that is no URL: who knows what in it is the password.
+    """
+    scheme = _SCHEME.match(value)
+    if scheme is None:
+        return value and "***"
+    _, at, place = value.rpartition("@")
+    return _SECRET.sub(r"\1***", f"{scheme[0]}***@{place}" if at else value)
 
 
 def is_loopback(host: str) -> bool:
