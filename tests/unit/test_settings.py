@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,13 @@ def test_a_value_out_of_bounds_names_the_variable_the_value_and_what_is_allowed(
     assert variable in text
     assert repr(value) in text
     assert allowed in text
+
+
+def test_a_path_need_not_be_text_and_everything_else_must() -> None:
+    odd = os.fsdecode(b"/var/\xff")
+    assert read({"HOLDFAST_STATE_DIR": odd}).state_dir == Path(odd)
+    with pytest.raises(SettingsError, match="HOLDFAST_HOST is '\\\\udcff'; allowed is an address"):
+        read({"HOLDFAST_HOST": os.fsdecode(b"\xff")})
 
 
 def test_a_value_that_is_too_long_is_not_repeated() -> None:

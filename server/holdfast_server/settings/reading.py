@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -87,7 +88,7 @@ def _given(
 
 def _parsed(name: str, text: str) -> object:
     rule = RULES[name]
-    if len(text.encode()) > VALUE_BYTES_MAX:
+    if len(os.fsencode(text)) > VALUE_BYTES_MAX:
         raise SettingsError(f"{variable_of(name)} is longer than {VALUE_BYTES_MAX} bytes")
     try:
         return rule.parse(text.strip())

@@ -72,7 +72,7 @@ def emergency(meaning: str) -> Any:
 
 def text(default: str, meaning: str, allowed: str = "any text") -> Any:
     """A text that is checked where it is used."""
-    return setting(default, Rule(meaning, str, allowed))
+    return setting(default, Rule(meaning, _parse_text, allowed))
 
 
 def choice(default: str, choices: tuple[str, ...], meaning: str, variable: str = "") -> Any:
@@ -161,7 +161,13 @@ def _parse_choices(allowed: tuple[str, ...], value: str) -> tuple[str, ...]:
     return tuple(_parse_choice(allowed, part.strip()) for part in value.split(","))
 
 
+def _parse_text(value: str) -> str:
+    # What is no UTF-8 arrives in surrogates. A path may well be so; a name or an address may not.
+    value.encode()
+    return value
+
+
 def _parse_url(schemes: tuple[str, ...], value: str) -> str:
     if value.partition("://")[0] not in schemes or "://" not in value:
         raise ValueError
-    return value
+    return _parse_text(value)
