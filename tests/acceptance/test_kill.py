@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -127,3 +130,32 @@ def test_kill_without_any_process_is_found_by_the_next_one(tmp_path: Path) -> No
     assert (tmp_path / "KILL").exists()
     assert call(["kill", "off"], variables).returncode == 0
     assert not (tmp_path / "KILL").exists()
+
+
+#: Becomes a user that the machine has no name and no home for, as containers give one.
+KILL_BY_NOBODY_KNOWN = """
+import os, pwd, sys
+from holdfast_server.cli import kill, main
+os.setuid(4_242_424)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("action", [["on", "--reason", "no name"], ["status"]])
+def test_kill_needs_neither_name_nor_home_of_its_user(tmp_path: Path, action: list[str]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may become a user that nobody knows")
+    tmp_path.chmod(0o777)
+    done = subprocess.run(
+        [sys.executable, "-c", KILL_BY_NOBODY_KNOWN, "kill", *action],
+        # Where the test's own folder lies, that user may not pass through.
+        cwd=tmp_path,
+        env={"HOLDFAST_STATE_DIR": ".", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "KILL").exists() == ("on" in action)
+    if "on" in action:
+        assert json.loads((tmp_path / "KILL").read_text())["by"] == "4242424"

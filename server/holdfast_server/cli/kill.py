@@ -96,7 +96,7 @@ def kill() -> None:
 @_host_options
 def on(host: Host, reason: str, as_json: bool) -> None:
     """Turn enforcement off on this host, until `holdfast kill off`."""
-    by = getpass.getuser()
+    by = _user()
     written = _written(host.kill_file, by, reason)
     if not written:
         # Without the file each process must be told; it then forgets when it ends.
@@ -133,6 +133,14 @@ def off(host: Host, as_json: bool) -> None:
 def status(host: Host, as_json: bool) -> None:
     """Show every process of this host and what it has applied."""
     print_rows(host.states(), _COLUMNS, as_json=as_json)
+
+
+def _user() -> str:
+    """Who gives the order: a name, or the number of a user whom this machine has no name for."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _written(path: Path, by: str, reason: str) -> bool:

@@ -45,8 +45,9 @@ def read(environment: Mapping[str, str], flags: Mapping[str, object] | None = No
     """
     given = _given(environment, flags or {})
     values = {name: _parsed(name, text) for name, (text, _) in given.items()}
-    state_dir = values.setdefault("state_dir", _default_state_dir(environment))
-    values.setdefault("kill_file", Path(str(state_dir)) / "KILL")
+    if "state_dir" not in values:
+        values["state_dir"] = _default_state_dir(environment)
+    values.setdefault("kill_file", Path(str(values["state_dir"])) / "KILL")
     origins = {name: origin for name, (_, origin) in given.items()}
     arguments: dict[str, Any] = {**values, "origins": origins}
     settings = Settings(**arguments)
@@ -102,7 +103,10 @@ def _refuse(name: str, text: str, allowed: str) -> NoReturn:
 
 
 def _default_state_dir(environment: Mapping[str, str]) -> Path:
-    base = environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    try:
+        base = environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:
+        _refuse("state_dir", "", "a path, which this user without a home must give")
     return Path(base) / "holdfast"
 
 
