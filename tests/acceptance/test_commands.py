@@ -318,3 +318,21 @@ def test_failpoints_are_refused_in_production(holdfast_server: RunningService) -
     done = run(["serve"], {**holdfast_server.environment, **point})
     assert done.returncode == 1
     assert "HOLDFAST_FAILPOINTS is set, but HOLDFAST_ENV is not test" in done.stderr
+
+
+def test_export_that_fails_leaves_the_one_before(
+    holdfast_server: RunningService, tmp_path: Path
+) -> None:
+    file = tmp_path / "ledger.jsonl"
+    export = ["ledger", "export", "jsonl", "--output", str(file)]
+    assert call(export, holdfast_server.environment).returncode == 0
+    before = file.read_bytes()
+    away = call([*export, "--postgres-url", "postgresql://127.0.0.1:1/x"], {})
+    assert (away.returncode, file.read_bytes()) == (1, before)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_export_goes_where_no_file_can_be_replaced(holdfast_server: RunningService) -> None:
+    export = ["ledger", "export", "csv", "--output", os.devnull]
+    assert call(export, holdfast_server.environment).returncode == 0
+    assert Path(os.devnull).is_char_device()

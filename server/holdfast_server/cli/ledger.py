@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -304,9 +306,28 @@ async def _export(
 def _opened_output(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
-        return
-    with path.open("w", newline="") as stream:
-        yield stream
+    elif path.exists() and not path.is_file():
+        with path.open("w", newline="") as stream:
+            yield stream
+    else:
+        with _opened_file(path.resolve()) as stream:
+            yield stream
+
+
+@contextmanager
+def _opened_file(path: Path) -> Iterator[TextIO]:
+    """A file that has its name once it is whole: an export that fails leaves the one before."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("w", newline="") as stream:
+            if path.exists():
+                shutil.copymode(path, partial)
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _write_csv(stream: TextIO) -> Callable[[RecordedEntry], None]:
