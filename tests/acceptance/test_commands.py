@@ -336,3 +336,18 @@ def test_export_goes_where_no_file_can_be_replaced(holdfast_server: RunningServi
     export = ["ledger", "export", "csv", "--output", os.devnull]
     assert call(export, holdfast_server.environment).returncode == 0
     assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ledger", "export", "csv", "--output", "/nowhere/ledger.csv"],
+        ["chaos", "--data", "/"],
+        ["up", "--data", "/dev/null/data"],
+    ],
+)
+def test_place_that_cannot_be_written_is_named_in_one_line(arguments: list[str]) -> None:
+    done = call(arguments, {"HOME": "/", "HOLDFAST_POSTGRES_URL": "postgresql://127.0.0.1:1/x"})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"holdfast: {arguments[-1]}")

@@ -22,4 +22,7 @@ def explain(error: Exception) -> str | None:
         return f"no service answers; start one with `holdfast up`, or set --target ({error})"
     if isinstance(error, _FORESEEN):
         return " ".join(str(error).split())
+    # A place that was named to us: that it cannot be used says all there is to say.
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     return None
