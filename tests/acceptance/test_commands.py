@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import redis
 
 import holdfast_server
 from holdfast import new_key
+from holdfast_server.cli.root import PIPE_CLOSED
 from holdfast_server.settings import RULES
-from tests.support.server import RunningService, call, call_json, eventually, run
+from tests.support.server import RunningService, call, call_json, command, eventually, run
 
 CREDITS = "credits"
 
@@ -351,3 +353,14 @@ def test_place_that_cannot_be_written_is_named_in_one_line(arguments: list[str])
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"holdfast: {arguments[-1]}")
+
+
+@pytest.mark.parametrize("arguments", [["settings"], ["settings", "--json"]])
+def test_reader_that_goes_away_is_no_error(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as output:
+        done = subprocess.run(
+            command(*arguments), stdout=output, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (PIPE_CLOSED, b"")

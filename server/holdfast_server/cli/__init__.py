@@ -7,7 +7,6 @@ use of the command with status 2.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -18,8 +17,6 @@ from holdfast_server.cli.root import holdfast
 
 #: Exit status after Ctrl-C, as shells expect it.
 INTERRUPTED = 130
-#: Exit status when the reader of our output went away, as if the signal had ended us.
-PIPE_CLOSED = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,10 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes standard output once more when it ends, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
     except Exception as error:
         return _complain(error)
     return status if isinstance(status, int) else 0

@@ -86,9 +86,15 @@ def print_facts(facts: Mapping[str, object], value: object, *, as_json: bool) ->
     _print_whole(table)
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Lets the command line end as it does without rich, which would end it as an error."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output for people. Nothing in a text is taken for markup: ids come from outside."""
-    return Console(markup=False, highlight=False, soft_wrap=True)
+    return _Output(markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_whole(table: Table) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import click
+
+#: Exit status when the reader of our output went away, as if the signal had ended us.
+PIPE_CLOSED = 141
 
 #: Where each command is: module and name in it.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -43,6 +48,15 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 class LazyGroup(click.Group):
     """A group whose commands are imported by name."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command. To click itself a reader who went away would be an error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The interpreter flushes standard output once more when it ends, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(PIPE_CLOSED) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order in which people meet them."""
