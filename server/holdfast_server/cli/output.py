@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
@@ -18,6 +19,8 @@ Row = TypeVar("Row")
 
 #: Characters of the widest table.
 WIDTH_MAX = 10_000
+#: What a terminal obeys in place of showing it; a line break is harmless.
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +70,7 @@ def print_rows(rows: Iterable[Row], columns: Sequence[Column[Row]], *, as_json: 
         justify: JustifyMethod = "right" if column.figure else "left"
         table.add_column(column.heading, justify=justify, no_wrap=not column.prose)
     for row in rows:
-        table.add_row(*(column.text(row) for column in columns))
+        table.add_row(*(_inert(column.text(row)) for column in columns))
     if table.row_count:
         _print_whole(table)
     else:
@@ -82,7 +85,7 @@ def print_facts(facts: Mapping[str, object], value: object, *, as_json: bool) ->
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, fact in facts.items():
         if fact not in ("", None):
-            table.add_row(f"{name}:", str(fact))
+            table.add_row(f"{name}:", _inert(str(fact)))
     _print_whole(table)
 
 
@@ -94,7 +97,12 @@ class _Output(Console):
 
 def console() -> Console:
     """Standard output for people. Nothing in a text is taken for markup: ids come from outside."""
-    return _Output(markup=False, highlight=False, soft_wrap=True)
+    return _Output(markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _inert(text: str) -> str:
+    """A text without power over the terminal: reasons, names and labels come from callers."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _print_whole(table: Table) -> None:
