@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,12 +22,14 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from holdfast_server.cli import INTERRUPTED
 from tests.support.server import (
     PATIENCE_S,
     RunningService,
     alive,
     children,
     command,
+    eventually,
     free_port,
     run,
 )
@@ -142,3 +145,22 @@ def test_replay_names_the_line_that_it_cannot_read(tmp_path: Path) -> None:
     assert done.stderr == (
         f"holdfast: {trace}: line 2: expected a timestamp and two token counts\n"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("arguments", [["demo"], ["chaos", "--seconds", "5"]])
+def test_what_is_stopped_while_it_starts_leaves_nothing(
+    arguments: list[str], number: signal.Signals
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        variables = {**clean(), "TMPDIR": name}
+        with subprocess.Popen(command(*arguments), env=variables) as process:
+            eventually(lambda: list(folder.glob("*/**/valkey.conf")), "a store is started")
+            started = children(process.pid)
+            process.send_signal(number)
+            assert process.wait(PATIENCE_S) == INTERRUPTED
+        assert not any(map(alive, started))
+        assert not list(folder.iterdir())

@@ -6,6 +6,9 @@ import asyncio
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 #: `prctl` option: the signal this process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
@@ -31,3 +34,19 @@ def stop_event() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     return stopping
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does while the block lasts: what was begun is cleared away."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # An event loop has Ctrl-C end its main task. In the background of a script it may be ignored.
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)

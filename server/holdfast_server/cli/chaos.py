@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from holdfast_server.app.lifeline import sigterm_as_interrupt
 from holdfast_server.app.problem import Problem
 from holdfast_server.chaos.plan import Fault, plan_faults
 from holdfast_server.chaos.report import Options, Report
@@ -50,7 +51,7 @@ def chaos(seed: int | None, seconds: float, data: Path | None, as_json: bool) ->
     """
     chosen = random.randrange(1, 1_000_000) if seed is None else seed
     options = Options(chosen, seconds)
-    with _folder(data) as folder, _progress(options) as listener:
+    with sigterm_as_interrupt(), _folder(data) as folder, _progress(options) as listener:
         try:
             report = asyncio.run(run(folder, options, listener))
         except EmbeddedError as error:

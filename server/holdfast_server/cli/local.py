@@ -18,7 +18,7 @@ from rich.console import Console
 
 from holdfast import AsyncClient, GrantSource
 from holdfast_server import embedded
-from holdfast_server.app.lifeline import stop_event
+from holdfast_server.app.lifeline import sigterm_as_interrupt, stop_event
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.process import start_logging
 from holdfast_server.app.supervisor import Serving, running
@@ -60,7 +60,7 @@ def up(data: Path | None, as_json: bool, **flags: Any) -> None:
         _print_up(service.serving, folder, as_json)
         await service.stopping.wait()
 
-    with _stores(folder, flags) as settings:
+    with sigterm_as_interrupt(), _stores(folder, flags) as settings:
         asyncio.run(_serve(settings, wait))
 
 
@@ -146,6 +146,7 @@ def run_locally(
         return await _unless_stopped(use(service), service.stopping)
 
     with (
+        sigterm_as_interrupt(),
         _temporary_folder() as folder,
         _stores(folder, flags, **defaults) as settings,
     ):

@@ -91,6 +91,9 @@ class Server:
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
+            pass
+        finally:
+            # Also where the wait is broken off, as by a second Ctrl-C.
             self.kill()
 
     def kill(self) -> None:
@@ -168,10 +171,15 @@ def run(command: Sequence[str | Path], *, user: User) -> None:
 def wait_until_ready(server: Server, is_ready: Callable[[], bool], log: Path) -> Server:
     """Return `server` once `is_ready` says so; otherwise kill it and raise with the log's end."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while server.running and time.monotonic() < deadline:
-        if is_ready():
-            return server
-        time.sleep(_POLL_INTERVAL_S)
+    try:
+        while server.running and time.monotonic() < deadline:
+            if is_ready():
+                return server
+            time.sleep(_POLL_INTERVAL_S)
+    except BaseException:
+        # The wait was broken off, as by Ctrl-C; nobody else knows of the server yet.
+        server.kill()
+        raise
     server.kill()
     raise EmbeddedError(f"{server.name} did not start; the end of {log}:\n{_tail(log)}")
 
