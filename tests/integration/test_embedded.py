@@ -117,6 +117,17 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(data_dir: Path) -> 
         embedded.start_valkey(data_dir, extra_args=("--no-such-option", "1"))
 
 
+@pytest.mark.parametrize("left", ["", "x", "99999\n"])
+def test_a_port_or_password_that_a_full_disk_cut_off_is_made_again(
+    data_dir: Path, count_in_valkey: Callable[[str], int], left: str
+) -> None:
+    (data_dir / "port").write_text(left)
+    (data_dir / "password").write_text("")
+    with embedded.start_valkey(data_dir) as server:
+        assert count_in_valkey(server.url) == 1
+        assert (data_dir / "port").read_text() == f"{server.port}\n"
+
+
 def test_secrets_are_private(data_dir: Path) -> None:
     with embedded.start_valkey(data_dir):
         for name in ("password", "valkey.conf"):

@@ -33,6 +33,7 @@ LOCK_TIMEOUT_S = 20.0
 _POLL_INTERVAL_S = 0.01
 
 _PASSWORD_BYTES = 24
+_PORT_MAX = 65_535
 
 #: How much of the end of a server's log an error shows.
 _LOG_TAIL_LINES = 10
@@ -222,10 +223,19 @@ def choose_port(folder: Path) -> int:
     The same URL after a restart lets clients reconnect.
     """
     remembered = folder / "port"
-    port = int(remembered.read_text()) if remembered.exists() else 0
+    port = _port_in(remembered)
     port = port if port and _is_free(port) else free_port()
     remembered.write_text(f"{port}\n")
     return port
+
+
+def _port_in(file: Path) -> int:
+    """The port in a file, or 0 where it has none, as when a full disk cut it off."""
+    try:
+        port = int(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+    return port if 0 < port <= _PORT_MAX else 0
 
 
 def _is_free(port: int) -> bool:
@@ -249,7 +259,8 @@ def free_port() -> int:
 def password_of(folder: Path) -> str:
     """Return the password of the server on `folder`, made at its first start."""
     path = folder / "password"
-    if not path.exists():
+    # A full disk leaves an empty file.
+    if not path.exists() or not path.read_text():
         write_private(path, secrets.token_urlsafe(_PASSWORD_BYTES))
     return path.read_text()
 
