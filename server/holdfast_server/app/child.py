@@ -48,6 +48,7 @@ class Child:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        #: The process that runs now has said that it is ready.
         self.ready = asyncio.Event()
         self.restarts = 0
         self._process: asyncio.subprocess.Process | None = None
@@ -61,9 +62,12 @@ class Child:
 
     async def run(self) -> int:
         """Returns the exit status when the child was stopped or ended before it was ever ready."""
+        was_ready = False
         while True:
+            self.ready.clear()
             status = await self._run_once()
-            if self._stopping.is_set() or not self.ready.is_set():
+            was_ready = was_ready or self.ready.is_set()
+            if self._stopping.is_set() or not was_ready:
                 return status
             self.restarts += 1
             log.error(
