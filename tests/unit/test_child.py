@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_server.app.child import Child, Program
+from tests.support.descriptors import no_descriptors
 from tests.support.waiting import until
 
 #: Stands in for the command: says that it is ready once a file is there, and does nothing more.
@@ -58,3 +59,10 @@ async def test_process_that_is_started_again_is_not_ready_before_it_says_so(
     assert not child.ready.is_set()
     (tmp_path / "may").touch()
     await until(child.ready.is_set)
+
+
+async def test_process_that_cannot_be_started_for_a_while_is_started_again(child: Child) -> None:
+    with no_descriptors():
+        kill(child)
+        await until(lambda: child.restarts >= 2)
+    await until(lambda: child.pid is not None and child.ready.is_set())

@@ -98,16 +98,12 @@ class Child:
     async def _run_once(self) -> int:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        reading, writing = os.pipe()
         try:
-            self._process = await _spawn(self.program, writing)
+            self._process, reading = await _spawn(self.program)
         except OSError:
-            # The machine is out of processes or memory; it may not be for long.
+            # The machine is out of processes, memory or files; it may not be for long.
             log.exception("a process cannot be started")
-            os.close(reading)
             return NOT_STARTED
-        finally:
-            os.close(writing)
         # stop() may have been called while the process was being started, and missed it.
         if self._stopping.is_set():
             self._process.terminate()
@@ -139,17 +135,26 @@ class Child:
                 process.kill()
 
 
-async def _spawn(program: Program, ready_pipe: int) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "holdfast_server",
-        *program.arguments,
-        f"--parent={os.getpid()}",
-        f"--ready-pipe={ready_pipe}",
-        env=dict(program.environment),
-        pass_fds=(ready_pipe,),
-        # A group of its own: Ctrl-C in a terminal reaches the supervisor alone, which then stops
-        # its children in order.
-        process_group=0,
-    )
+async def _spawn(program: Program) -> tuple[asyncio.subprocess.Process, int]:
+    """Starts it; answers also the end of the pipe at which it is listened to."""
+    reading, writing = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "holdfast_server",
+            *program.arguments,
+            f"--parent={os.getpid()}",
+            f"--ready-pipe={writing}",
+            env=dict(program.environment),
+            pass_fds=(writing,),
+            # A group of its own: Ctrl-C in a terminal reaches the supervisor alone, which then
+            # stops its children in order.
+            process_group=0,
+        )
+    except OSError:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return process, reading
