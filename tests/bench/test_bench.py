@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,19 @@ def test_a_benchmark_says_what_it_found(name: str) -> None:
     assert found["ratio"] == pytest.approx(ratio, rel=0.05, abs=0.001)
     assert "valkey" in found["cpu_us"]
     assert found["cores"] >= 1
+
+
+def test_a_benchmark_leaves_the_service_alone_that_the_environment_names(tmp_path: Path) -> None:
+    """Where one runs for real, a shell may have its variables; some benchmarks empty the store."""
+    real = {
+        "HOLDFAST_REDIS_URL": "redis://127.0.0.1:1/0",
+        "HOLDFAST_POSTGRES_URL": "postgresql://127.0.0.1:1/holdfast",
+        "HOLDFAST_STATE_DIR": str(tmp_path / "state"),
+        "HOLDFAST_KILL": "1",
+    }
+    ended = run(["bench", "session", "--json", *SMALL], {**without_stores(), **real})
+    assert ended.returncode == 0, ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_callers_go_on_with_what_is_back_while_trees_come_back() -> None:
