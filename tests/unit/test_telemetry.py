@@ -133,6 +133,14 @@ def test_every_report_is_on_the_page(metrics: Metrics) -> None:
     assert found["holdfast_alerts_total", "alert=fail_open"] == 1
 
 
+def test_alerts_are_on_the_page_before_they_happen(metrics: Metrics) -> None:
+    """Prometheus sees an increase only of what was there before."""
+    before = samples(metrics)
+    assert {before["holdfast_alerts_total", f"alert={alert}"] for alert in Alert} == {0}
+    metrics.alert(Alert.LOSS_REPORT)
+    assert samples(metrics)["holdfast_alerts_total", "alert=loss_report"] == 1
+
+
 def test_every_metric_that_is_named_can_be_reported(metrics: Metrics) -> None:
     report_everything(metrics)
     found = {name for name, _ in samples(metrics)}

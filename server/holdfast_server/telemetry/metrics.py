@@ -68,6 +68,8 @@ class Metrics(Recorder):
         )
         self._lock = threading.Lock()
         self._values: dict[str, _Values] = {metric.name: {} for metric in names.METRICS}
+        # A count that begins with its first event is not seen to increase by that.
+        self._values[names.ALERTS.name] = {(alert,): 0 for alert in Alert}
         # Ages are taken when somebody asks: a task that hangs would leave a young one behind.
         self._since = {names.CONFIG_AGE.name: time.monotonic()}
         self._create(self._provider.get_meter("holdfast"))
