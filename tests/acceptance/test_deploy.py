@@ -38,6 +38,12 @@ def documents(path: Path) -> list[Any]:
     return list(YAML(typ="safe").load_all(path))
 
 
+def expressions() -> list[str]:
+    """What the alerts ask Prometheus."""
+    (group,) = documents(ALERTS)[0]["groups"]
+    return [rule["expr"] for rule in group["rules"]]
+
+
 def test_dockerfile() -> None:
     tool("hadolint", "--failure-threshold", "info", DEPLOY / "Dockerfile")
 
@@ -109,6 +115,23 @@ def test_alerts_say_what_to_do() -> None:
     for rule in group["rules"]:
         assert rule["labels"]["severity"] in {"page", "warn"}
         assert rule["annotations"].keys() == {"summary", "description"}
+
+
+def test_an_alert_about_one_event_hears_the_first() -> None:
+    """A count that begins with it, as that of a process that has just started, has no increase."""
+    increases = [rule for rule in expressions() if "increase(" in rule]
+    assert len(increases) >= 4
+    for rule in increases:
+        match = re.match(r"increase\(((\w+)\{.*\})\[(\w+)\]\) > 0 or (.*)$", rule)
+        assert match, rule
+        selected, name, span, otherwise = match.groups()
+        assert otherwise == f"({selected} unless {name} offset {span}) > 0"
+
+
+def test_an_alert_about_errors_needs_no_decision() -> None:
+    """Where nothing was ever decided there is no count of decisions to compare with."""
+    (rule,) = (rule for rule in expressions() if "holdfast_decisions_total" in rule)
+    assert "(sum(rate(holdfast_decisions_total[5m])) or vector(0))" in rule
 
 
 def test_dashboard_panels_do_not_overlap() -> None:
