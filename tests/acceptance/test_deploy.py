@@ -134,6 +134,14 @@ def test_an_alert_about_errors_needs_no_decision() -> None:
     assert "(sum(rate(holdfast_decisions_total[5m])) or vector(0))" in rule
 
 
+def test_slow_calls_are_seen_however_they_travel() -> None:
+    """Clients send over a stream by default, whose messages count as calls of its own method."""
+    text = ALERTS.read_text() + DASHBOARD.read_text()
+    asked = re.findall(r"rpc_duration_seconds_bucket\{method=~[\\\"]+([\w|]+)", text)
+    assert len(asked) == 3
+    assert all({"Reserve", "Commit", "Batch", "Session"} <= set(each.split("|")) for each in asked)
+
+
 def test_dashboard_panels_do_not_overlap() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     cells = [cell for panel in panels for cell in _cells(panel["gridPos"])]
