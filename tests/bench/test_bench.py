@@ -147,6 +147,14 @@ def test_a_ratio_is_the_measure_over_the_floor() -> None:
     assert found.as_json()["batch"] == 5
 
 
+def test_too_little_to_do_for_a_clock_of_ticks_has_no_ratio() -> None:
+    assert Found("x", "server CPU us per call", 300.0, 0.0, {}, {}).as_json()["ratio"] is None
+    least = ("--accounts", "1", "--operations", "2", "--rounds", "1", "--in-flight", "1")
+    ended = run(["bench", "unary", *least], without_stores())
+    assert ended.returncode == 0, ended.stderr
+    assert "server CPU us per call" in ended.stdout
+
+
 def test_this_process_is_the_client() -> None:
     used = Meter({}).read()
     assert used["client"] > 0

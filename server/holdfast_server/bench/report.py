@@ -23,9 +23,9 @@ class Found:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def ratio(self) -> float:
-        """How many times the floor."""
-        return round(self.measure / self.floor, 3)
+    def ratio(self) -> float | None:
+        """How many times the floor; None where that did too little to be seen."""
+        return round(self.measure / self.floor, 3) if self.floor else None
 
     def as_json(self) -> dict[str, Any]:
         """One flat object."""

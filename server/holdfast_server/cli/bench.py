@@ -146,7 +146,8 @@ def _show(found: Found, as_json: bool) -> None:
         print_json(found.as_json())
         return
     facts = {f"{found.bench}, {found.unit}": f"{found.measure:,.2f}"}
-    facts |= {"floor": f"{found.floor:,.2f}", "ratio": f"{found.ratio:.2f}"}
+    ratio = "too few operations" if found.ratio is None else f"{found.ratio:.2f}"
+    facts |= {"floor": f"{found.floor:,.2f}", "ratio": ratio}
     tables = {name: value for name, value in found.facts.items() if isinstance(value, list)}
     facts |= {name: str(value) for name, value in found.facts.items() if name not in tables}
     print_facts(facts, found.as_json(), as_json=False)
