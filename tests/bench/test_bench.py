@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from holdfast import AsyncClient, Denied, GrantSource, HoldfastError
 from holdfast_server.bench.benches import BENCHES, steps
 from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.rounds import Done, Round, alternate
 from holdfast_server.bench.stage import Options
+from holdfast_server.bench.traffic import CREDIT_TYPE, RESERVED, Traffic
 from holdfast_server.cli.local import LocalService, run_locally
-from tests.support.server import run
+from tests.support.server import RunningService, run
 
 SMALL = ("--accounts", "20", "--operations", "400", "--rounds", "1", "--batch", "50")
 
@@ -132,6 +134,25 @@ async def test_rounds_alternate_and_the_first_of_each_does_not_count() -> None:
     assert order == ["measure", "|", "floor", "|"] * 3
     assert [each.done.operations for each in measured] == [5, 9]
     assert [each.done.operations for each in floors] == [7, 11]
+
+
+async def short_of_credits(client: AsyncClient, account: str) -> None:
+    """Makes an account that has credits for one hold."""
+    await client.create_credit_type(CREDIT_TYPE)
+    await client.create_account(account)
+    await client.grant(account, RESERVED, source=GrantSource.PURCHASE)
+
+
+async def test_what_is_not_done_is_not_counted(holdfast_server: RunningService) -> None:
+    async with AsyncClient(holdfast_server.target) as client:
+        await short_of_credits(client, "bench-short")
+        traffic = Traffic(client, ["bench-short"])
+        with pytest.raises(Denied):
+            await traffic.batches(2, 4)
+        with pytest.raises(Denied):
+            await traffic.pairs(1, 4)
+        with pytest.raises(HoldfastError, match="HOLD_NOT_FOUND"):
+            await traffic.settle_batch(["no hold"])
 
 
 def test_figures_are_per_operation() -> None:

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from holdfast import AsyncClient, Durability, GrantSource, operations
+from holdfast import (
+    AsyncClient,
+    Denied,
+    Durability,
+    GrantSource,
+    HoldfastError,
+    Outcome,
+    operations,
+)
 from holdfast_server.bench.rounds import Done
 
 CREDIT_TYPE: Final = "credits"
@@ -47,9 +55,9 @@ class Traffic:
         async def spend() -> None:
             while 2 * len(latencies) < total:
                 began = time.perf_counter()
-                held = await self.client.reserve(self.account(), RESERVED, feature="chat")
+                hold = await self._reserve()
                 latencies.append(time.perf_counter() - began)
-                await self.client.commit(held.hold_id, COMMITTED)
+                await self._commit(hold)
 
         await asyncio.gather(*(spend() for _ in range(in_flight)))
         return Done(2 * len(latencies), latencies)
@@ -67,8 +75,14 @@ class Traffic:
         return Done(done)
 
     async def _spend(self) -> None:
-        held = await self.client.reserve(self.account(), RESERVED, feature="chat")
-        await self.client.commit(held.hold_id, COMMITTED)
+        await self._commit(await self._reserve())
+
+    async def _reserve(self) -> str:
+        asked = self.client.reserve(self.account(), RESERVED, feature="chat")
+        return str(granted(await asked).hold_id)
+
+    async def _commit(self, hold: str) -> None:
+        granted(await self.client.commit(hold, COMMITTED))
 
     async def batches(self, size: int, total: int) -> Done:
         """The same in batches: one that reserves, then one that commits. At least so many."""
@@ -80,12 +94,22 @@ class Traffic:
     async def reserve_batch(self, size: int) -> list[str]:
         """Places so many holds in one call."""
         asked = [operations.reserve(self.account(), RESERVED, feature="chat") for _ in range(size)]
-        answers: list[Any] = await self.client.batch(asked)
-        return [answer.hold_id for answer in answers]
+        return [granted(answer).hold_id for answer in await self.client.batch(asked)]
 
     async def settle_batch(self, holds: Sequence[str]) -> None:
         """Commits holds in one call."""
-        await self.client.batch([operations.commit(each, COMMITTED) for each in holds])
+        asked = [operations.commit(each, COMMITTED) for each in holds]
+        for answer in await self.client.batch(asked):
+            granted(answer)
+
+
+def granted(answer: Any) -> Any:
+    """The same answer. Raises what it says where nothing was done: it is a denial, or an error."""
+    if isinstance(answer, HoldfastError):
+        raise answer
+    if answer.decision.outcome is not Outcome.GRANTED:
+        raise Denied(answer.decision)
+    return answer
 
 
 async def prepare_below(client: AsyncClient, count: int, levels: int) -> list[str]:
