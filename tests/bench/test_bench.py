@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -12,11 +13,12 @@ from holdfast import AsyncClient, Denied, GrantSource, HoldfastError
 from holdfast_server.bench.benches import BENCHES, steps
 from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.report import Found
+from holdfast_server.bench.returning import Returning
 from holdfast_server.bench.rounds import Done, Round, alternate
 from holdfast_server.bench.stage import Options
 from holdfast_server.bench.traffic import CREDIT_TYPE, RESERVED, Traffic
 from holdfast_server.cli.local import LocalService, run_locally
-from tests.support.server import RunningService, run
+from tests.support.server import PATIENCE_S, RunningService, run
 
 SMALL = ("--accounts", "20", "--operations", "400", "--rounds", "1", "--batch", "50")
 
@@ -153,6 +155,21 @@ async def test_what_is_not_done_is_not_counted(holdfast_server: RunningService) 
             await traffic.pairs(1, 4)
         with pytest.raises(HoldfastError, match="HOLD_NOT_FOUND"):
             await traffic.settle_batch(["no hold"])
+
+
+async def test_a_call_that_fails_while_trees_come_back_ends_the_benchmark(
+    holdfast_server: RunningService,
+) -> None:
+    """Without it the times of calls would lack the worst, or nothing would come to wait for."""
+
+    async def none() -> int:
+        return 0
+
+    async with AsyncClient(holdfast_server.target) as client:
+        await short_of_credits(client, "bench-back")
+        with pytest.raises(Denied):
+            async with asyncio.timeout(PATIENCE_S):
+                await Returning([client], ["bench-back"], none).run(1)
 
 
 def test_figures_are_per_operation() -> None:

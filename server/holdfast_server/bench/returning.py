@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from holdfast import AsyncClient
 from holdfast_server.bench.rounds import Done
-from holdfast_server.bench.traffic import COMMITTED, RESERVED
+from holdfast_server.bench.traffic import COMMITTED, RESERVED, granted
 from holdfast_server.domain.bounds import TTL_MS_MAX
 
 #: Reserves a second on accounts that are back, each committed; few, so that they measure and do
@@ -42,17 +42,23 @@ class Returning:
     is_over: bool = False
 
     async def run(self, in_flight: int) -> Done:
-        """Uses accounts, so many at a time, in no order that the ledger would know."""
+        """Uses accounts, so many at a time, in no order that the ledger would know.
+
+        Raises the first error of any call.
+        """
         shuffled = self.chance.sample(self.names, len(self.names))
         left, began = iter(shuffled), time.perf_counter()
         clients = itertools.islice(itertools.cycle(self.clients), in_flight)
-        steady = asyncio.create_task(self._go_on())
-        using = asyncio.gather(*(self._use(client, left, began) for client in clients))
-        await self._all_back()
-        self.is_over = True
-        await using
-        steady.cancel()
-        await asyncio.wait({steady})
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._go_on(group))
+                for client in clients:
+                    group.create_task(self._use(client, left, began))
+                await self._all_back()
+                self.is_over = True
+        except ExceptionGroup as several:
+            # Without what failed there is nothing to wait for, and times lack the worst.
+            raise several.exceptions[0] from several
         return Done(len(self.names))
 
     async def _all_back(self) -> None:
@@ -81,28 +87,21 @@ class Returning:
         for name in left:
             if self.is_over:
                 return
-            await client.reserve(name, RESERVED, ttl_ms=TTL_MS_MAX, feature="chat")
+            granted(await client.reserve(name, RESERVED, ttl_ms=TTL_MS_MAX, feature="chat"))
             self.first = self.first or time.perf_counter() - began
             self.back.append(name)
             self.entries += 1
 
-    async def _go_on(self) -> None:
-        """Ends when it is cancelled, once what it began has ended."""
-        calls = set[asyncio.Task[None]]()
-        try:
-            while True:
-                await asyncio.sleep(1 / STEADY_PER_SECOND)
-                if self.back:
-                    task = asyncio.create_task(self._spend())
-                    calls.add(task)
-                    task.add_done_callback(calls.discard)
-        finally:
-            await asyncio.gather(*calls)
+    async def _go_on(self, group: asyncio.TaskGroup) -> None:
+        while not self.is_over:
+            await asyncio.sleep(1 / STEADY_PER_SECOND)
+            if self.back:
+                group.create_task(self._spend())
 
     async def _spend(self) -> None:
         client, name = self.chance.choice(self.clients), self.chance.choice(self.back)
         began = time.perf_counter()
-        held = await client.reserve(name, RESERVED, ttl_ms=TTL_MS_MAX, feature="chat")
-        await client.commit(held.hold_id, COMMITTED)
+        held = granted(await client.reserve(name, RESERVED, ttl_ms=TTL_MS_MAX, feature="chat"))
+        granted(await client.commit(held.hold_id, COMMITTED))
         self.waited.append(time.perf_counter() - began)
         self.entries += 2
