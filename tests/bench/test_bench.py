@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -191,6 +193,20 @@ def test_too_little_to_do_for_a_clock_of_ticks_has_no_ratio() -> None:
     ended = run(["bench", "unary", *least], without_stores())
     assert ended.returncode == 0, ended.stderr
     assert "server CPU us per call" in ended.stdout
+
+
+def test_what_a_child_has_used_stays_with_its_parent() -> None:
+    """Postgres has a process for each connection, and Valkey one that rewrites its log."""
+    work = "import time\nwhile time.process_time() < 0.2: pass"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}])"
+    program = f"{child}; print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        meter = Meter({"store": parent.pid})
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        assert meter.read()["store"] >= 0.2
 
 
 def test_this_process_is_the_client() -> None:

@@ -20,7 +20,9 @@ class Meter:
         self._names[os.getpid()] = "client"
 
     def read(self) -> dict[str, float]:
-        """Seconds by role since each process began. Processes that have ended are not seen."""
+        """Seconds by role since each process began, with those of its children that have ended: a
+        store rewrites its log in one, and has one for each connection.
+        """
         stats = _stats()
         used = defaultdict[str, float](float)
         for pid, (name, parent, seconds) in stats.items():
@@ -62,7 +64,7 @@ def _stats() -> dict[int, tuple[str, int, float]]:
             except OSError:
                 continue
             fields = tail.split()
-            ticks = int(fields[11]) + int(fields[12])
+            ticks = sum(map(int, fields[11:15]))
             name = head.partition("(")[2]
             found[int(entry.name)] = name, int(fields[1]), ticks / _TICKS_PER_SECOND
     return found
