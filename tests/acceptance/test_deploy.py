@@ -134,6 +134,12 @@ def test_an_alert_about_errors_needs_no_decision() -> None:
     assert "(sum(rate(holdfast_decisions_total[5m])) or vector(0))" in rule
 
 
+def test_a_role_that_is_gone_is_missed() -> None:
+    """What only a flusher or a sweeper says of itself is silent when there is none."""
+    said = {"holdfast_kill", "holdfast_outbox_lag_seconds", "holdfast_holds_open"}
+    assert {f"absent({name})" for name in said} <= set(expressions())
+
+
 def test_slow_calls_are_seen_however_they_travel() -> None:
     """Clients send over a stream by default, whose messages count as calls of its own method."""
     text = ALERTS.read_text() + DASHBOARD.read_text()
@@ -187,6 +193,7 @@ def _report_all(metrics: Metrics) -> None:
     metrics.queued(1)
     metrics.flushed(1, 0.1)
     metrics.outbox(1, 0.1)
+    metrics.holds_open(1)
     metrics.sweep_failed(kind, 1)
     metrics.audited(Audited.AGREES)
     metrics.drift(1)
