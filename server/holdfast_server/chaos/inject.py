@@ -52,12 +52,12 @@ class Injector:
                 group.create_task(later(fault))
 
     async def inject(self, kind: Kind, lasts_s: float) -> None:
-        """One fault, from its beginning to its end."""
+        """One fault, from its beginning to its end; none where nobody is there to break."""
         async with self._turns[kind.target]:
-            await self._does(kind)(lasts_s)
-        self.done[kind] += 1
+            if await self._does(kind)(lasts_s):
+                self.done[kind] += 1
 
-    def _does(self, kind: Kind) -> Callable[[float], Awaitable[None]]:
+    def _does(self, kind: Kind) -> Callable[[float], Awaitable[bool]]:
         if kind.target is Target.SERVICE:
             return {
                 Kind.WORKER_KILL: lambda lasts_s: self._killed("worker"),
@@ -77,11 +77,13 @@ class Injector:
         found = self.stack.processes(role)
         return [self.source.choice(found)] if found else []
 
-    async def _killed(self, role: str) -> None:
-        for process in self._one(role):
+    async def _killed(self, role: str) -> bool:
+        processes = self._one(role)
+        for process in processes:
             send(process, signal.SIGKILL)
+        return bool(processes)
 
-    async def _stopped(self, processes: list[int], lasts_s: float) -> None:
+    async def _stopped(self, processes: list[int], lasts_s: float) -> bool:
         """They neither answer nor end, as if the machine had forgotten them."""
         for process in processes:
             send(process, signal.SIGSTOP)
@@ -90,8 +92,9 @@ class Injector:
         finally:
             for process in processes:
                 send(process, signal.SIGCONT)
+        return bool(processes)
 
-    async def _let_through(self, lasts_s: float) -> None:
+    async def _let_through(self, lasts_s: float) -> bool:
         """Turns the kill switch on, as an operator does who has nothing but a shell."""
         begin_s = time.monotonic()
         self.stack.kill_file.touch()
@@ -100,10 +103,11 @@ class Injector:
         finally:
             self.killed.append(Period(begin_s, time.monotonic()))
             self.stack.kill_file.unlink()
+        return True
 
     # --- The stores -----------------------------------------------------------------------------
 
-    async def _server(self, target: Target, fault: str, lasts_s: float) -> None:
+    async def _server(self, target: Target, fault: str, lasts_s: float) -> bool:
         stack, is_store = self.stack, target is Target.STORE
         if fault in ("kill", "restart"):
             await self._away(is_store, fault == "kill", lasts_s)
@@ -112,6 +116,7 @@ class Injector:
             await self._stopped(family(server.pid), lasts_s)
         else:
             await self._line(stack.store_proxy if is_store else stack.ledger_proxy, fault, lasts_s)
+        return True
 
     async def _away(self, is_store: bool, at_once: bool, lasts_s: float) -> None:
         stack = self.stack

@@ -84,11 +84,14 @@ def plan_faults(seed: int, seconds: float) -> list[Fault]:
     `AT_ONCE_MAX` last together.
     """
     source = random.Random(f"faults/{seed}")
+    # The kill switch takes so long that in a short run nothing else would come behind it.
+    has_time = seconds >= CALM_S + KILL_EFFECT_S + LASTS_S[1]
+    kinds = [kind for kind in Kind if has_time or kind is not Kind.KILL_SWITCH]
     planned: list[Fault] = []
     deck: list[Kind] = []
     at_s = CALM_S
     while True:
-        deck = deck or source.sample(list(Kind), len(Kind))
+        deck = deck or source.sample(kinds, len(kinds))
         kind = deck.pop()
         longer_s = KILL_EFFECT_S if kind is Kind.KILL_SWITCH else 0.0
         fault = Fault(kind, at_s, source.uniform(*LASTS_S) + longer_s)

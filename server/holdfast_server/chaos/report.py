@@ -45,8 +45,9 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether everything does, and something was done at all."""
-        return not (self.lost or self.duplicated or self.violations) and self.acked > 0
+        """Whether everything does, and something was done and broken at all."""
+        is_sound = not (self.lost or self.duplicated or self.violations)
+        return is_sound and self.acked > 0 and sum(self.faults.values()) > 0
 
 
 def make_report(

@@ -155,11 +155,16 @@ class Stack:
         found = children(supervisor.pid) if supervisor else []
         return [each for each in found if not role or role in _arguments(each)]
 
-    async def kill_supervisor(self) -> None:
-        """The supervisor dies; its processes end by themselves, and all is started again."""
-        if self._supervisor and self._ready.is_set():
-            self._ready.clear()
-            send(self._supervisor.pid, signal.SIGKILL)
+    async def kill_supervisor(self) -> bool:
+        """The supervisor dies; its processes end by themselves, and all is started again.
+
+        Says whether there was one.
+        """
+        if not (self._supervisor and self._ready.is_set()):
+            return False
+        self._ready.clear()
+        send(self._supervisor.pid, signal.SIGKILL)
+        return True
 
     async def _keep_serving(self) -> None:
         """Starts the service whenever it is not there, as a service manager would."""
