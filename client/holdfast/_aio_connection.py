@@ -20,7 +20,7 @@ from holdfast._core import (
 )
 from holdfast._lease_aio import AsyncLease
 from holdfast._retry import Attempts
-from holdfast._session import Session
+from holdfast._session import Session, is_long
 from holdfast._stream import Unsupported
 from holdfast.errors import HoldfastError, Unreachable
 
@@ -127,7 +127,8 @@ class AsyncConnection:
 
     def _once(self, call: Call[T], request: bytes, attempts: Attempts) -> Awaitable[T]:
         """Over the stream that all share, or as a call of its own."""
-        if self._session and self._knows_sessions and isinstance(call, Operation):
+        shares = self._knows_sessions and not is_long(request)
+        if self._session and shares and isinstance(call, Operation):
             traceparent = self._core.traceparent()
             return self._session.ask(call, request, attempts.deadline_s(), traceparent)
         return self._call(call, request, attempts.timeout_s())

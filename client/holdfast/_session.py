@@ -36,6 +36,13 @@ MESSAGE_OPERATIONS_SHARED = 64
 MESSAGE_BYTES_MAX = 512 << 10
 
 
+def is_long(request: bytes) -> bool:
+    """Whether an operation is a call of its own: a message that a server does not read would end
+    the stream, and with it what others ask.
+    """
+    return len(request) > MESSAGE_BYTES_MAX
+
+
 class Session:
     """Asks over one stream at a time, and replaces it when it ends. For one event loop."""
 

@@ -21,6 +21,7 @@ from holdfast._core import (
 from holdfast._hold_sync import Extender
 from holdfast._lease_sync import Lease
 from holdfast._retry import Attempts
+from holdfast._session import is_long
 from holdfast._session_thread import SessionThread
 from holdfast._stream import Unsupported
 from holdfast.errors import HoldfastError, Unreachable
@@ -123,7 +124,8 @@ class Connection:
 
     def _once(self, call: Call[T], request: bytes, attempts: Attempts) -> T:
         """Over the stream that all share, or as a call of its own."""
-        if self._session and self._knows_sessions and isinstance(call, Operation):
+        shares = self._knows_sessions and not is_long(request)
+        if self._session and shares and isinstance(call, Operation):
             traceparent = self._core.traceparent()
             answer: T = self._session.ask(call, request, attempts.deadline_s(), traceparent)
             return answer

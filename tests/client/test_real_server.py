@@ -32,6 +32,7 @@ from holdfast import (
     Outcome,
     Overage,
     Policy,
+    ResourceExhausted,
     Scope,
     ScopeKind,
     operations,
@@ -129,6 +130,17 @@ async def test_a_denial_is_an_answer(client: Any, acct: str) -> None:
     partial = await client.reserve(acct, 1_200, minimum=900)
     assert partial.decision.outcome is Outcome.GRANTED_PARTIAL
     assert partial.lines[0].held == 1_000
+
+
+async def test_an_operation_longer_than_a_server_reads_fails_alone(client: Any, acct: str) -> None:
+    """Its neighbours are answered; it ends as a call of its own would, and applies nothing."""
+    short = [client.burn(acct, 1) for _ in range(16)]
+    long = client.burn(acct, 1, labels={"label": "x" * (2 << 20)})
+    burned: list[Any]
+    *burned, ended = await asyncio.gather(*short, long, return_exceptions=True)
+    assert isinstance(ended, ResourceExhausted)
+    assert all(each.decision.allowed for each in burned)
+    assert (await client.balance(acct)).credits[0].buckets.burned == len(burned)
 
 
 async def test_the_same_key_is_applied_once(client: Any, acct: str) -> None:
