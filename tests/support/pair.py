@@ -166,7 +166,7 @@ def build(
     parts = Parts(
         batcher,
         Roots(directory, hydration(store, keys)),
-        AccountReader(store, keys, SIGNER),
+        AccountReader(store, keys, SIGNER, clock, told),
         keys,
         SIGNER,
         mode,

@@ -101,7 +101,7 @@ def build_decider(process: Process) -> Decider:
     )
     batcher = Batcher(calls, limits, process.metrics, process.tracing)
     directory = Directory(store, keys)
-    accounts = AccountReader(store, keys, signer)
+    accounts = AccountReader(store, keys, signer, clock_ms=store.clock.expected_ms)
     hydrator = Hydrator(
         process.ledger,
         TreeStore(store, keys),

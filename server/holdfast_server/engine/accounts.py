@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.engine.failures import failed, fenced
 from holdfast_server.engine.keys import DUE_FIELD, NUMBERS_FIELD, Keys
 from holdfast_server.engine.rows import unpack_due, unpack_hold, unpack_row
-from holdfast_server.engine.scripts import load
+from holdfast_server.engine.scripts import Clock, load
 from holdfast_server.engine.store import Argument, Store, failure
 from holdfast_server.engine.unpack import unpack_terms
 from holdfast_server.errors import HoldfastError, Reason
@@ -43,9 +44,17 @@ class HoldPage:
 class AccountReader:
     """Reads accounts and holds from the hot store."""
 
-    def __init__(self, store: Store, keys: Keys, signer: TokenSigner) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        signer: TokenSigner,
+        clock: Clock = Clock.STORE,
+        clock_ms: Callable[[], int] = int,
+    ) -> None:
+        """`clock_ms`: what time the store should show; for the test build, what time it is."""
         self._store, self._keys, self._signer = store, keys, signer
-        self._script = load("read_fenced")
+        self._script, self._clock_ms = load("read_fenced", clock), clock_ms
 
     async def get(self, tenant: str, account: str, root: str) -> rp.Account:
         """The account as it is. Raises ACCOUNT_NOT_FOUND and STORE_UNAVAILABLE."""
@@ -70,13 +79,15 @@ class AccountReader:
     async def current_seq(self, partition: int) -> int:
         """The sequence number of a partition's newest entry; 0 when it has none."""
         key = self._keys.state(partition, self._keys.epoch(partition))
-        numbers = await self._read_key(partition, key, "HGET", NUMBERS_FIELD)
+        numbers, _ = await self._read_key(partition, key, "HGET", NUMBERS_FIELD)
         return int(unpack_row(numbers)[0]) if numbers else 0
 
     async def holds(
         self, tenant: str, account: str, root: str, page: HoldPage
     ) -> tuple[list[rp.OpenHold], HoldCursor | None]:
-        """Open holds by expiry, and where to go on; None at the end."""
+        """Open holds by expiry, and where to go on; None at the end. One whose time is over is open
+        for nobody, though it stays in the store until somebody has ended it.
+        """
         await self.get(tenant, account, root)
         found: list[rp.OpenHold] = []
         start_ms, offset, more = (page.after.expires_ms if page.after else 0), 0, True
@@ -103,7 +114,8 @@ class AccountReader:
             return _listed(small, start_ms)[offset : offset + SCAN_ROWS]
         span = (start_ms, "+inf", "BYSCORE", "LIMIT", offset, SCAN_ROWS, "WITHSCORES")
         partition, index = self._keys.partition(tenant, root), self._tree_keys(tenant, root)[1]
-        return _scored(await self._read_key(partition, index, "ZRANGE", *span))
+        rows, _ = await self._read_key(partition, index, "ZRANGE", *span)
+        return _scored(rows)
 
     async def _is_wanted(
         self, tenant: str, root: str, owner: str, account: str, page: HoldPage
@@ -118,9 +130,10 @@ class AccountReader:
         if not members:
             return []
         fields = [b"h" + member.hold for member in members]
-        values = await self._read(tenant, root, "HMGET", *fields)
+        values, now_ms = await self._read_timed(tenant, root, "HMGET", *fields)
         pairs = zip(members, values, strict=True)
-        return [(member.hold, unpack_hold(value)) for member, value in pairs if value is not None]
+        holds = [(each.hold, unpack_hold(value)) for each, value in pairs if value is not None]
+        return [(hold, fields) for hold, fields in holds if fields[4] > now_ms]
 
     async def _is_below(self, tenant: str, root: str, account: str, above: str) -> bool:
         for _ in range(TREE_LEVELS_MAX):
@@ -143,22 +156,32 @@ class AccountReader:
 
     async def _read(self, tenant: str, root: str, command: str, *arguments: Argument) -> Any:
         """What a command says of the hash of a tree."""
+        found, _ = await self._read_timed(tenant, root, command, *arguments)
+        return found
+
+    async def _read_timed(
+        self, tenant: str, root: str, command: str, *arguments: Argument
+    ) -> tuple[Any, int]:
+        """The same, and what time it is there."""
         partition, tree = self._keys.partition(tenant, root), self._tree_keys(tenant, root)[0]
         return await self._read_key(partition, tree, command, *arguments)
 
-    async def _read_key(self, partition: int, key: str, command: str, *arguments: Argument) -> Any:
+    async def _read_key(
+        self, partition: int, key: str, command: str, *arguments: Argument
+    ) -> tuple[Any, int]:
         """The same of any key of a partition. Raises FENCED where the store may not answer."""
         epoch = self._keys.epoch(partition)
         names = [self._keys.state(partition, epoch), key]
+        told = [epoch, self._clock_ms(), command, *arguments]
         try:
-            why, found = await self._store.run(self._script, names, [epoch, command, *arguments])
+            why, found, now_ms = await self._store.run(self._script, names, told)
         except HoldfastError as error:
             # Nothing was asked that could be in doubt.
             is_lost = error.reason is Reason.RESULT_UNKNOWN
             raise failure(Reason.STORE_UNAVAILABLE, error) if is_lost else error from error
         if why:
             raise fenced()
-        return found
+        return found, now_ms
 
     def _tree_keys(self, tenant: str, root: str) -> list[str]:
         partition = self._keys.partition(tenant, root)
