@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import count
+from typing import Any
 
 import pytest
 
 from holdfast_server.domain import operation as op
+from holdfast_server.engine import accounts
 from holdfast_server.engine.accounts import HoldCursor
 from tests.support.pair import Real, hold_id
 
@@ -71,3 +73,35 @@ async def test_a_listing_goes_on_behind_pages_that_are_over(real: Real, number: 
     assert rest == holds[4:]
     real.clock.now_ms += 1_000 * number
     assert await page(real, 1, cursor) == ([], None)
+
+
+async def test_holds_that_end_during_a_listing_hide_no_others(
+    real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes several steps, and what is read in one of them moves up before the next."""
+    monkeypatch.setattr(accounts, "SCAN_ROWS", 10)
+    holds = await prepare(real, MANY)
+    listed, _ = await real.engine.list_holds("t", "a", False, 5, None)
+    ending = [op.Release("t", each.hold, "release-" + each.hold) for each in listed]
+    run = type(real.store).run
+
+    async def run_and_release(*called: Any) -> Any:
+        answer = await run(*called)
+        if "ZRANGE" in called[-1] and ending:
+            releases, ending[:] = ending.copy(), []
+            await real.decide(releases)
+        return answer
+
+    monkeypatch.setattr(type(real.store), "run", run_and_release)
+    assert (await page(real, MANY))[0] == holds[5:]
+
+
+async def test_holds_of_one_time_are_all_listed(
+    real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are more than one step reads."""
+    monkeypatch.setattr(accounts, "SCAN_ROWS", 5)
+    holds = await prepare(real, MANY, apart_ms=0)
+    first, cursor = await page(real, 18)
+    rest, _ = await page(real, MANY, cursor)
+    assert [*first, *rest] == sorted(holds)

@@ -24,7 +24,7 @@ from holdfast_server.errors import HoldfastError, Reason
 SCAN_ROWS = 500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class HoldCursor:
     """Where a listing goes on: after this hold of this due time."""
 
@@ -90,17 +90,18 @@ class AccountReader:
         """
         await self.get(tenant, account, root)
         found: list[rp.OpenHold] = []
-        start_ms, offset, more = (page.after.expires_ms if page.after else 0), 0, True
+        after = page.after or HoldCursor(0, b"")
+        start_ms, offset, more = after.expires_ms, 0, True
         while more:
             rows = await self._due_rows(tenant, root, start_ms, offset)
-            for hold, fields in await self._read_holds(
-                tenant, root, _holds_after(rows, page.after)
-            ):
+            holds = [hold for hold in _holds_of(rows) if hold > after]
+            for hold, fields in await self._read_holds(tenant, root, holds):
                 if await self._is_wanted(tenant, root, fields[0].decode(), account, page):
                     found.append(self._open_hold(tenant, root, hold, fields))
                 if len(found) == page.limit:
                     return found, HoldCursor(fields[4], hold)
-            more, offset = len(rows) == SCAN_ROWS, offset + SCAN_ROWS
+            more, after = len(rows) == SCAN_ROWS, (after, *holds)[-1]
+            start_ms, offset = _behind(rows, start_ms, offset)
         return found, None
 
     async def _due_rows(
@@ -192,13 +193,17 @@ def _unpacked(raw: bytes) -> Any:
     return msgpack.unpackb(raw, raw=True, strict_map_key=False)
 
 
-def _holds_after(rows: list[tuple[bytes, int]], after: HoldCursor | None) -> list[HoldCursor]:
-    """The holds among the rows that come after a place in the order of the index."""
-    holds = [HoldCursor(score, member[1:]) for member, score in rows if member[:1] == b"h"]
-    if after is None:
-        return holds
-    place = (after.expires_ms, after.hold)
-    return [hold for hold in holds if (hold.expires_ms, hold.hold) > place]
+def _holds_of(rows: list[tuple[bytes, int]]) -> list[HoldCursor]:
+    """The holds among the rows."""
+    return [HoldCursor(due_ms, member[1:]) for member, due_ms in rows if member[:1] == b"h"]
+
+
+def _behind(rows: list[tuple[bytes, int]], start_ms: int, offset: int) -> tuple[int, int]:
+    """Where the next step begins: at the time of the last row, and not so many rows on, because
+    others leave the index meanwhile. Of one time there may be more than a step reads.
+    """
+    last_ms = rows[-1][1] if rows else start_ms
+    return (last_ms, 0) if last_ms > start_ms else (start_ms, offset + SCAN_ROWS)
 
 
 def _listed(small: bytes, start_ms: int) -> list[tuple[bytes, int]]:
