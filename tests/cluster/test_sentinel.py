@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 import redis
 
 from holdfast_server.domain import operation as op
+from holdfast_server.engine.outbox import Outbox
 from holdfast_server.errors import HoldfastError, Reason
 from tests.support.arming import arm
 from tests.support.cluster import PASSWORD, watched
-from tests.support.pair import build
+from tests.support.pair import NothingCold, build
 from tests.support.waiting import until
 
 
@@ -53,3 +56,27 @@ async def test_a_replica_takes_over(stores_dir: Path, tmp_path: Path) -> None:
         (balance,) = await real.decide([op.GetBalance("t", "a")])
         assert balance.credits[0].buckets.available == 80
         await real.store.close()
+
+
+async def test_a_master_that_is_one_no_more_says_that_nothing_was_decided(
+    stores_dir: Path, tmp_path: Path
+) -> None:
+    """The driver hangs up on it, and asks the sentinel for another next time."""
+    with watched(stores_dir / "demoted") as stores:
+        real = build(stores.url, partitions=3)
+        store, keys, cold = real.store, real.keys, NothingCold(real.store, real.keys)
+        outbox = Outbox(store.client, keys)
+        writes: list[Callable[[], Awaitable[None]]] = [
+            lambda: real.directory.claim("t", "b", "a", cold),
+            lambda: outbox.publish_flushed({0: (1, 0)}),
+        ]
+        with redis.Redis(port=stores.master.port, password=PASSWORD) as master:
+            master.replicaof("127.0.0.1", 1)
+            for write in writes:
+                with pytest.raises(HoldfastError) as caught:
+                    await write()
+                assert caught.value.reason is Reason.STORE_WRITE_BLOCKED
+            master.replicaof("NO", "ONE")
+        for write in writes:
+            await write()
+        await store.close()

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import redis.asyncio as redis
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import AbstractConnection, Connection
+from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -29,6 +29,7 @@ from redis.exceptions import (
 
 from holdfast_server.engine.address import Address
 from holdfast_server.engine.line import Line
+from holdfast_server.engine.pools import Pool, SentinelPool
 from holdfast_server.engine.scripts import Script
 from holdfast_server.engine.store_clock import StoreClock
 from holdfast_server.errors import HoldfastError, Reason
@@ -113,17 +114,17 @@ class Store:
         for each in self._sentinels:
             await each.aclose()
 
-    def _sentinel_pool(self, address: Address) -> _SentinelPool:
+    def _sentinel_pool(self, address: Address) -> SentinelPool:
         timeouts = {
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_timeout": CONNECT_TIMEOUT_S,
         }
         manager = Sentinel(address.nodes, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]
         self._sentinels = manager.sentinels
-        return _SentinelPool(  # type: ignore[no-untyped-call]
+        return SentinelPool(
             address.master,
             manager,
-            ssl=address.tls,
+            tls=address.tls,
             **_POOL,
             **_CONNECTION,
             **address.credentials,
@@ -277,28 +278,6 @@ class Store:
         return connection
 
 
-class _Pool(redis.BlockingConnectionPool):
-    """Once it is closed it keeps no connection: whoever has one hangs up behind what is asked."""
-
-    is_closed = False
-
-    async def close(self) -> None:
-        """The driver would also close those in use, and whoever waits for an answer would get an
-        AttributeError of the driver.
-        """
-        self.is_closed = True
-        await self.disconnect(inuse_connections=False)
-
-    async def release(self, connection: AbstractConnection) -> None:
-        if self.is_closed:
-            await connection.disconnect(nowait=True)
-        await super().release(connection)
-
-
-class _SentinelPool(SentinelConnectionPool, _Pool):
-    """Asks sentinels for the master. Who finds no connection free waits, as with one server."""
-
-
 def _scanned(answer: tuple[Any, Sequence[bytes]]) -> tuple[int, list[str]]:
     """What a scan answers. The driver has the cursor of a cluster's node under its name."""
     at, names = answer
@@ -311,8 +290,8 @@ def ascii_names(keys: Iterable[bytes]) -> list[str]:
     return [key.decode("ascii") for key in keys if key.isascii()]
 
 
-def _pool(address: Address) -> _Pool:
-    return _Pool.from_url(address.url, **_POOL, **_CONNECTION)
+def _pool(address: Address) -> Pool:
+    return Pool.from_url(address.url, **_POOL, **_CONNECTION)
 
 
 def pack_call(script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> bytes:
