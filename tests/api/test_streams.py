@@ -35,6 +35,14 @@ def look(id: int, tenant: str = "") -> balance.SessionRequest:
     return balance.SessionRequest(items=[item])
 
 
+def apart(operations: int) -> balance.SessionRequest:
+    """A message with operations of as many traces: each is answered by itself."""
+    items = [item for id in range(1, operations + 1) for item in look(id).items]
+    for item in items:
+        item.traceparent = f"00-{item.id:032x}-{item.id:016x}-01"
+    return balance.SessionRequest(items=items)
+
+
 async def test_a_credential_that_was_given_to_another_tenant_does_nothing_more_for_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +93,27 @@ async def test_a_caller_that_does_not_read_its_answers_takes_no_place_from_other
         answers = [message async for message in stream]
     ids = [result.id for message in answers for result in message.results]
     assert ids == list(range(1, LARGE_ANSWERS + 1))
+
+
+@pytest.mark.parametrize("operations", [PLACES, 2 * PLACES])
+async def test_operations_of_a_stream_take_all_places_there_are(operations: int) -> None:
+    """They meet at work; how many more come with them changes nothing for so many."""
+    meeting = asyncio.Barrier(PLACES)
+
+    async def behave(operation: Operation) -> Answer:
+        await meeting.wait()
+        return await empty_balance(operation)
+
+    bounds = Bounds(deadline_ms=60_000, concurrent_max=PLACES)
+    async with running(Recording(behave), bounds=bounds) as served, stubs(served.port) as client:
+        stream = client.session()
+        await stream.write(apart(operations))
+        results = list[balance.BatchResult]()
+        while len(results) < operations:
+            results += (await asyncio.wait_for(stream.read(), WAIT_SECONDS)).results
+        await stream.done_writing()
+    refused = [each.error.reason for each in results if each.WhichOneof("result") == "error"]
+    assert refused == [reasons.REASON_OVERLOADED] * (operations - PLACES)
 
 
 async def test_an_operation_that_takes_too_long_is_answered_once_and_its_work_goes_on() -> None:

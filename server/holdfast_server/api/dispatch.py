@@ -86,7 +86,7 @@ class Dispatcher:
             tracing,
             self._start,
             self._leave,
-            self._admit_work,
+            self._admit_running,
             bounds.deadline_ms / 1_000,
         )
         self._refusals = OccasionalLog(_log, time.monotonic)
@@ -210,15 +210,20 @@ class Dispatcher:
                 "This server is going away; call again.",
                 retry_after_ms=SHUTTING_DOWN_RETRY_MS,
             )
-        self._admit_work()
+        if self._at_work >= self._bounds.concurrent_max:
+            raise _overloaded()
 
-    def _admit_work(self) -> None:
-        if len(self._work) + self._company.others >= self._bounds.concurrent_max:
-            raise HoldfastError(
-                Reason.OVERLOADED,
-                "The server has as much work as it may hold; call again later.",
-                retry_after_ms=OVERLOADED_RETRY_MS,
-            )
+    def _admit_running(self) -> None:
+        """The running task has its place already, and gives it up at once where that is too much:
+        others that were started with it must not be refused for one that was.
+        """
+        if self._at_work > self._bounds.concurrent_max:
+            self._leave()
+            raise _overloaded()
+
+    @property
+    def _at_work(self) -> int:
+        return len(self._work) + self._company.others
 
     def _start(self, work: Coroutine[Any, Any, Done]) -> asyncio.Task[Done]:
         """Begins work that is finished even when its caller has gone."""
@@ -302,6 +307,14 @@ def _credentials(
     headers: dict[str, str], context: _Context
 ) -> tuple[str | None, Callable[[], list[str]]]:
     return headers.get("authorization"), lambda: certificate_names(context.auth_context())
+
+
+def _overloaded() -> HoldfastError:
+    return HoldfastError(
+        Reason.OVERLOADED,
+        "The server has as much work as it may hold; call again later.",
+        retry_after_ms=OVERLOADED_RETRY_MS,
+    )
 
 
 def _expire(answer: Waiting) -> None:

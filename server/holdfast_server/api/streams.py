@@ -42,7 +42,7 @@ class _Group:
 @dataclass(slots=True)
 class Streams:
     """Runs sessions. `start` begins work that outlives its stream, which `leave` says is done
-    before its task is; `admit` refuses too much.
+    before its task is; `admit` refuses the running task where work is too much.
     """
 
     allowance: Allowance
