@@ -65,6 +65,7 @@ class SessionThread:
     def __init__(self, endpoint: Endpoint, metadata: Callable[[], Metadata]) -> None:
         self._session = Session(endpoint, metadata)
         self._loop = asyncio.new_event_loop()
+        #: What runs the loop.
         self._thread: threading.Thread | None = None
         #: Where the thread runs: a process that is forked has none.
         self._process = 0
@@ -110,14 +111,21 @@ class SessionThread:
         with self._lock:
             if self._is_closed:
                 raise closed()
-            if self._thread is not None and self._process != os.getpid():
+            if self._process not in {0, os.getpid()}:
                 raise unusable("a client that was used before a fork is no use after it")
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="holdfast-session", daemon=True
-                )
-                self._thread.start()
+            if not self._process:
+                threading.Thread(target=self._run, name="holdfast-session", daemon=True).start()
+                # Where an interrupt came before this, nobody knows whether that thread runs: the
+                # next call starts another.
                 self._process = os.getpid()
+
+    def _run(self) -> None:
+        """Runs the loop, unless another thread does already."""
+        with self._lock:
+            if self._is_closed or self._thread is not None:
+                return
+            self._thread, self._process = threading.current_thread(), os.getpid()
+        self._loop.run_forever()
 
     def _hand_over(self, asked: Asked) -> None:
         self._handed.append(asked)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from itertools import count
 from types import FrameType
 from typing import Any
@@ -34,6 +36,9 @@ LONG_LABELS = {f"label-{n}": "x" * 250 for n in range(16)}
 LONG_CALLS = 3_000
 #: Where a thread hands its call over to the loop.
 INTERRUPTED_MODULES = frozenset({"holdfast._session_thread", "asyncio.base_events"})
+
+#: What a thread goes through that starts the loop.
+STARTING_MODULES = frozenset({"holdfast._session_thread", "threading"})
 
 
 @pytest.fixture
@@ -146,6 +151,66 @@ async def test_an_interrupt_at_any_moment_leaves_the_client_of_use(server: Sessi
                 break
         await asyncio.to_thread(client.close)
     assert lines > 20
+
+
+def interrupted_at(moment: int, work: Callable[[], object]) -> bool:
+    """Whether `work` was interrupted, at one of the moments at which a thread that is started looks
+    for signals: when a function begins, and when one that is no Python has ended.
+    """
+    left = moment
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal left
+        is_moment = event in {"call", "c_return"}
+        left -= is_moment and frame.f_globals.get("__name__") in STARTING_MODULES
+        if left < 0:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    # What is tidied meanwhile would be interrupted in place of the call.
+    gc.disable()
+    sys.setprofile(profile)
+    try:
+        work()
+    except (KeyboardInterrupt, RuntimeError):
+        # The second where it cut short how a thread is waited for, whose lock is not taken then.
+        return True
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return False
+
+
+async def interrupted(server: SessionServer) -> AsyncIterator[Client]:
+    """Clients whose first call was interrupted: each at a later moment, up to its end."""
+    for moment in count():
+        client = Client(server.address)
+        was_interrupted = await asyncio.to_thread(
+            interrupted_at, moment, partial(client.reserve, "a", 1)
+        )
+        yield client
+        await asyncio.to_thread(client.close)
+        if not was_interrupted:
+            break
+    assert moment > 20
+
+
+async def test_an_interrupt_at_any_moment_of_the_first_call_leaves_the_client_of_use(
+    server: SessionServer,
+) -> None:
+    """Also while the thread starts, of which nobody knows then whether it runs."""
+    async for client in interrupted(server):
+        async with asyncio.timeout(10):
+            asked = [asyncio.to_thread(client.reserve, "a", 1) for _ in range(2)]
+            assert all(each.decision.allowed for each in await asyncio.gather(*asked))
+
+
+async def test_a_client_whose_first_call_was_interrupted_is_closed(server: SessionServer) -> None:
+    async for client in interrupted(server):
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(client.close)
+        with pytest.raises(FailedPrecondition, match="closed"):
+            await asyncio.to_thread(client.reserve, "a", 1)
 
 
 def refusing(reason: Reason) -> Behaviour:
