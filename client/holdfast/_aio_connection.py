@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +21,7 @@ from holdfast._core import (
 )
 from holdfast._lease_aio import AsyncLease
 from holdfast._retry import Attempts
-from holdfast._session import Session, is_long
+from holdfast._session import Session, at_once, is_long
 from holdfast._stream import Unsupported
 from holdfast.errors import HoldfastError, Unreachable
 
@@ -45,13 +46,14 @@ class AsyncConnection:
     ) -> None:
         """Connects to `target` (`host:port`) when the first call is made.
 
-        `token`: a bearer token, or a function that returns the current one. `tenant`: only for
-        credentials that serve every tenant. `tls`: own certificates; without it, TLS with the
-        system's roots, except to this machine, where plaintext is used. `insecure` allows plaintext
-        to elsewhere. `unreachable`: "open" lets reserve and burn pass (BYPASSED) when no server
-        can be reached. `traceparent`: returns the W3C header of the current trace; by default that
-        of the active OpenTelemetry span. `transport`: by default all concurrent calls of the hot
-        path share one stream, which is about twice as fast; "unary" makes each a call of its own.
+        `token`: a bearer token, or a function that returns the current one at once: the event loop
+        waits for it. `tenant`: only for credentials that serve every tenant. `tls`: own
+        certificates; without it, TLS with the system's roots, except to this machine, where
+        plaintext is used. `insecure` allows plaintext to elsewhere. `unreachable`: "open" lets
+        reserve and burn pass (BYPASSED) when no server can be reached. `traceparent`: returns the
+        W3C header of the current trace; by default that of the active OpenTelemetry span.
+        `transport`: by default all concurrent calls of the hot path share one stream, which is
+        about twice as fast; "unary" makes each a call of its own.
         """
         self._core = Core(
             target,
@@ -70,7 +72,8 @@ class AsyncConnection:
         #: False once a server has said that it knows none: an older one.
         self._knows_sessions = True
         if transport == "session":
-            self._session = Session(self._core.endpoint, self._core.credentials)
+            metadata = partial(at_once, self._core.credentials)
+            self._session = Session(self._core.endpoint, metadata)
         self._tasks: set[asyncio.Task[None]] = set()
         self._leases: set[AsyncLease] = set()
 

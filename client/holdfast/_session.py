@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from copy import copy
 from itertools import chain, count, islice
@@ -43,10 +43,15 @@ def is_long(request: bytes) -> bool:
     return len(request) > MESSAGE_BYTES_MAX
 
 
+async def at_once(metadata: Callable[[], Metadata]) -> Metadata:
+    """Asks for metadata in the event loop, where a function must be quick."""
+    return metadata()
+
+
 class Session:
     """Asks over one stream at a time, and replaces it when it ends. For one event loop."""
 
-    def __init__(self, endpoint: Endpoint, metadata: Callable[[], Metadata]) -> None:
+    def __init__(self, endpoint: Endpoint, metadata: Callable[[], Awaitable[Metadata]]) -> None:
         """`metadata` is called for every stream that is opened."""
         self._endpoint = endpoint
         self._metadata = metadata
@@ -123,24 +128,27 @@ class Session:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            while self._queue and (stream := self._current()) and stream.room > 0:
+            while self._queue and (stream := await self._current()) and stream.room > 0:
                 share = -(-len(self._queue) // stream.messages_left)
                 most = min(MESSAGE_OPERATIONS_MAX, max(MESSAGE_OPERATIONS_SHARED, share))
                 await stream.send(self._taken(min(stream.room, most)))
 
-    def _current(self) -> Stream | None:
-        """The stream to send on; a new one where there is none that is open."""
+    async def _current(self) -> Stream | None:
+        """The stream to send on; a new one where there is none that is open. None where nobody
+        waits any more.
+        """
         if self._stream is not None and not self._stream.is_open:
             self._retiring.add(self._stream)
             self._stream = None
         self._retiring = {each for each in self._retiring if not each.has_ended}
         if self._stream is None:
             try:
-                self._stream = Stream(self._endpoint, self._metadata(), self._wanted.set)
+                metadata = await self._metadata()
+                self._stream = Stream(self._endpoint, metadata, self._wanted.set)
             except Exception as error:
                 # Whatever a token function raised is for those who asked, as in a single call.
                 self._fail_queue(error)
-        return self._stream
+        return self._stream if self._queue else None
 
     def _taken(self, most: int) -> list[Asked]:
         """The operations that wait longest: as many as fit into one message, at least one."""

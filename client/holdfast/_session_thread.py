@@ -10,7 +10,8 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 
 from holdfast._calls import Operation, T
@@ -59,10 +60,30 @@ class Waiting:
         return self._result
 
 
+async def apart(metadata: Callable[[], Metadata]) -> Metadata:
+    """Asks for metadata in a thread of its own: a function that blocks holds up nothing else, nor
+    does it keep a process from ending.
+    """
+    loop, ended, given = asyncio.get_running_loop(), asyncio.Event(), Future[Metadata]()
+
+    def ask() -> None:
+        try:
+            given.set_result(metadata())
+        except BaseException as error:
+            given.set_exception(error)
+        with suppress(RuntimeError):
+            # The loop may have ended meanwhile.
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=ask, name="holdfast-token", daemon=True).start()
+    await ended.wait()
+    return given.result()
+
+
 class SessionThread:
     """The same as `Session`, blocking. The thread is started by the first call, and is a daemon."""
 
-    def __init__(self, endpoint: Endpoint, metadata: Callable[[], Metadata]) -> None:
+    def __init__(self, endpoint: Endpoint, metadata: Callable[[], Awaitable[Metadata]]) -> None:
         self._session = Session(endpoint, metadata)
         self._loop = asyncio.new_event_loop()
         #: What runs the loop.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -21,8 +22,8 @@ from holdfast._core import (
 from holdfast._hold_sync import Extender
 from holdfast._lease_sync import Lease
 from holdfast._retry import Attempts
-from holdfast._session import is_long
-from holdfast._session_thread import SessionThread
+from holdfast._session import at_once, is_long
+from holdfast._session_thread import SessionThread, apart
 from holdfast._stream import Unsupported
 from holdfast.errors import HoldfastError, Unreachable
 
@@ -47,13 +48,14 @@ class Connection:
     ) -> None:
         """Connects to `target` (`host:port`) in the background.
 
-        `token`: a bearer token, or a function that returns the current one. `tenant`: only for
-        credentials that serve every tenant. `tls`: own certificates; without it, TLS with the
-        system's roots, except to this machine, where plaintext is used. `insecure` allows plaintext
-        to elsewhere. `unreachable`: "open" lets reserve and burn pass (BYPASSED) when no server
-        can be reached. `traceparent`: returns the W3C header of the current trace; by default that
-        of the active OpenTelemetry span. `transport`: by default all concurrent calls of the hot
-        path share one stream, which is about twice as fast; "unary" makes each a call of its own.
+        `token`: a bearer token, or a function that returns the current one, called in any thread.
+        `tenant`: only for credentials that serve every tenant. `tls`: own certificates; without it,
+        TLS with the system's roots, except to this machine, where plaintext is used. `insecure`
+        allows plaintext to elsewhere. `unreachable`: "open" lets reserve and burn pass (BYPASSED)
+        when no server can be reached. `traceparent`: returns the W3C header of the current trace;
+        by default that of the active OpenTelemetry span. `transport`: by default all concurrent
+        calls of the hot path share one stream, which is about twice as fast; "unary" makes each a
+        call of its own.
         """
         self._core = Core(
             target,
@@ -72,7 +74,9 @@ class Connection:
         #: False once a server has said that it knows none: an older one.
         self._knows_sessions = True
         if transport == "session":
-            self._session = SessionThread(self._core.endpoint, self._core.credentials)
+            ask = apart if callable(token) else at_once
+            metadata = partial(ask, self._core.credentials)
+            self._session = SessionThread(self._core.endpoint, metadata)
         self._extender = Extender("holdfast-extender")
         self._leases: set[Lease] = set()
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from itertools import count
@@ -22,6 +23,7 @@ from holdfast import (
     Unauthenticated,
     Unreachable,
 )
+from holdfast._retry import Deadlines
 from holdfast._stream import RETIRE_TIMEOUT_S
 from holdfast.v1 import balance_service_pb2 as pb
 from holdfast_server.api.status import code_of, trailing_metadata
@@ -234,6 +236,76 @@ async def test_a_stream_that_outlives_its_token_is_followed_by_one_with_the_next
         assert (await client.reserve("a", 1, key="late")).decision.allowed
     assert [each["authorization"] for each in server.metadata] == ["Bearer first", "Bearer second"]
     assert server.came["late"] == 2
+
+
+class SlowTokens:
+    """Where tokens come from, which takes as long as the test lets it."""
+
+    def __init__(self) -> None:
+        self.asked, self.is_given = 0, threading.Event()
+
+    def __call__(self) -> str:
+        self.asked += 1
+        assert self.is_given.wait(10)
+        return f"token-{self.asked}"
+
+
+async def test_a_token_that_is_long_in_coming_holds_up_no_other_call_of_threads(
+    server: SessionServer,
+) -> None:
+    """What another stream has yet to answer is answered meanwhile."""
+    tokens, is_answering = SlowTokens(), asyncio.Event()
+    tokens.is_given.set()
+
+    async def closing_first(server: SessionServer, context: Any, message: Any) -> None:
+        tokens.is_given.clear()
+        await context.write(pb.SessionResponse(closing=True))
+        await is_answering.wait()
+        await context.write(server.apply(message))
+
+    server.plan = [closing_first]
+    with Client(server.address, token=tokens) as client:
+        session = client._session
+        assert session
+        first = asyncio.create_task(asyncio.to_thread(client.reserve, "a", 1))
+        await until(lambda: any(not each.is_open for each in session._session._streams()))
+        later = asyncio.create_task(asyncio.to_thread(client.reserve, "a", 1))
+        await until(lambda: tokens.asked == 2)
+        is_answering.set()
+        assert (await first).decision.allowed
+        assert not later.done()
+        tokens.is_given.set()
+        assert (await later).decision.allowed
+        await asyncio.to_thread(client.close)
+    assert [each["authorization"] for each in server.metadata] == [
+        "Bearer token-1",
+        "Bearer token-2",
+    ]
+
+
+async def test_calls_that_wait_for_a_token_end_at_their_deadline(server: SessionServer) -> None:
+    """It is asked for once for all of them, and is good for those that come later."""
+    tokens = SlowTokens()
+    client = Client(server.address, token=tokens, attempt_timeout_ms=50, timeout_ms=250)
+    with pytest.raises(Unreachable) as caught:
+        await asyncio.to_thread(client.reserve, "a", 1)
+    assert not caught.value.result_unknown
+    tokens.is_given.set()
+    client._core._deadlines = Deadlines(10_000, 10_000)
+    assert (await asyncio.to_thread(client.reserve, "a", 1)).decision.allowed
+    await asyncio.to_thread(client.close)
+    assert (tokens.asked, server.streams) == (1, 1)
+
+
+async def test_closing_a_client_waits_for_no_token(server: SessionServer) -> None:
+    tokens = SlowTokens()
+    client = Client(server.address, token=tokens)
+    asked = asyncio.create_task(asyncio.to_thread(client.reserve, "a", 1))
+    await until(lambda: tokens.asked)
+    await asyncio.to_thread(client.close)
+    with pytest.raises(FailedPrecondition, match="closed"):
+        await asked
+    tokens.is_given.set()
 
 
 async def test_a_token_that_was_never_good_is_refused_once(server: SessionServer) -> None:
