@@ -39,8 +39,10 @@ class Extender:
                 heapq.heappop(self._due)
             heapq.heappush(self._due, (time.monotonic() + after_s, next(self._numbers), hold))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                # Where an interrupt comes before this, the next hold starts another, and both work.
+                self._thread = thread
             if self._due[0][2] is hold:
                 self._changed.notify()
 
@@ -48,7 +50,7 @@ class Extender:
         """Ends the thread after the extension that is under way."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
 

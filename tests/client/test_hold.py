@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Callable
 
@@ -345,3 +346,21 @@ async def test_nobody_there_is_raised_by_default(nobody: str) -> None:
             async with client.hold("acct", 10):
                 pytest.fail("the block must not run")
         assert client.bypassed == 0
+
+
+async def test_an_interrupt_while_the_extending_thread_starts_leaves_the_client_of_use(
+    faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, interrupts = threading.Thread.start, [KeyboardInterrupt]
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name == "holdfast-extender" and interrupts:
+            raise interrupts.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with Client(faulty.address) as client:
+        with pytest.raises(KeyboardInterrupt), client.hold("a", 5):
+            raise AssertionError
+        with client.hold("a", 5, ttl_ms=1):
+            await _until(lambda: any(one.method == "Extend" for one in faulty.seen))
