@@ -11,6 +11,7 @@ import pytest
 from holdfast.v1 import balance_service_pb2 as balance
 from holdfast.v1 import reason_pb2 as reasons
 from holdfast_server.api import session
+from holdfast_server.api.allowance import Allowance
 from holdfast_server.api.auth.authenticator import Authenticator
 from holdfast_server.api.auth.principal import Role
 from holdfast_server.api.auth.static_tokens import StaticTokens
@@ -152,3 +153,59 @@ def large_balance() -> Answer:
     """An answer that takes room by the name in it."""
     account = "a" * LARGE_BYTES
     return reply.BalanceReply(account=account, credits=(), limits=(), open_holds=0, as_of_ms=1)
+
+
+def several(*accounts: str) -> balance.SessionRequest:
+    """A message with operations on accounts, with ids from 1."""
+    asked = [balance.BalanceRequest(account=account) for account in accounts]
+    items = [balance.BatchItem(id=id, balance=each) for id, each in enumerate(asked, 1)]
+    return balance.SessionRequest(items=items)
+
+
+def is_slow(operation: Operation) -> bool:
+    return getattr(operation, "account", "") == "slow"
+
+
+async def test_operations_that_take_longer_keep_none_of_their_message_waiting() -> None:
+    work = HeldUp()
+
+    async def behave(operation: Operation) -> Answer:
+        return await (work if is_slow(operation) else empty_balance)(operation)
+
+    recording = Recording(behave, is_slow=is_slow)
+    async with running(recording) as served, stubs(served.port) as client:
+        stream = client.session()
+        await stream.write(several("a", "slow", "b", "slow"))
+        first = await asyncio.wait_for(stream.read(), WAIT_SECONDS)
+        assert sorted(result.id for result in first.results) == [1, 3]
+        work.is_released.set()
+        second = await asyncio.wait_for(stream.read(), WAIT_SECONDS)
+        assert sorted(result.id for result in second.results) == [2, 4]
+        await stream.done_writing()
+    assert len(recording.seen) == 4
+
+
+async def test_a_message_of_which_nothing_is_answered_at_once_is_answered_all_the_same() -> None:
+    async with running(Recording(is_slow=is_slow)) as served, stubs(served.port) as client:
+        stream = client.session()
+        await stream.write(several("slow", "slow"))
+        (message,) = [await asyncio.wait_for(stream.read(), WAIT_SECONDS)]
+        assert [result.id for result in message.results] == [1, 2]
+        await stream.done_writing()
+
+
+async def test_an_operation_is_charged_once_whenever_it_is_answered() -> None:
+    allowance = Allowance(10, lambda: 0)
+    recording = Recording(is_slow=is_slow)
+    async with (
+        running(recording, allowance=allowance) as served,
+        stubs(served.port) as client,
+    ):
+        stream = client.session()
+        await stream.write(several(*["a", "slow"] * 11))
+        results: list[balance.BatchResult] = []
+        while len(results) < 22:
+            results += (await asyncio.wait_for(stream.read(), WAIT_SECONDS)).results
+        refused = [each for each in results if each.error.reason == reasons.REASON_RATE_LIMITED]
+        assert len(refused) == 2
+        await stream.done_writing()

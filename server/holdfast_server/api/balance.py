@@ -22,7 +22,7 @@ from holdfast_server.api.validate import batches
 from holdfast_server.api.validate import spending as read
 from holdfast_server.domain import reply
 from holdfast_server.domain.operation import Durability, Operation
-from holdfast_server.domain.submit import among
+from holdfast_server.domain.submit import Answer
 from holdfast_server.engine.accounts import HoldCursor
 from holdfast_server.errors import HoldfastError, Reason
 
@@ -78,7 +78,7 @@ class BalanceService:
         }
 
     def attempts(self) -> Mapping[str, Attempt]:
-        return dict.fromkeys(KINDS, self.attempt)
+        return {**dict.fromkeys(KINDS, self.attempt), "Session": self.attempt_session}
 
     async def _answer(self, kind: Kind, call: Call, request: Message) -> Message:
         operation = kind.operation(call, request)
@@ -91,13 +91,8 @@ class BalanceService:
         kinds = [KINDS[name] for name, _ in asked]
         requests = [request for _, request in asked]
         operations = [_read(kind, call, each) for kind, each in zip(kinds, requests, strict=True)]
-        sent: list[Operation | None]
-        sent = [None if isinstance(each, HoldfastError) else each for each in operations]
-        answers = await among(sent, partial(self._submission.attempt, call))
-        return [
-            operation if isinstance(operation, HoldfastError) else kind.attempted(answer)
-            for kind, operation, answer in zip(kinds, operations, answers, strict=True)
-        ]
+        answers = await self._submission.attempt(call, operations)
+        return [kind.attempted(answer) for kind, answer in zip(kinds, answers, strict=True)]
 
     async def list_holds(
         self, call: Call, request: messages.ListHoldsRequest
@@ -148,12 +143,16 @@ class BalanceService:
     ) -> messages.SessionResponse:
         """The answers to some independent operations of a stream, in order, each with its id."""
         answers = await self._submission.many(call, [_asked(call, item) for item in items])
-        response = messages.SessionResponse()
-        for item, answer in zip(items, answers, strict=True):
-            result = response.results.add()
-            result.id = item.id
-            say.put_result(result, answer)
-        return response
+        return _results(items, answers)
+
+    async def attempt_session(
+        self, call: Call, items: Sequence[messages.BatchItem]
+    ) -> messages.SessionResponse:
+        """The same of those that are answered at once; see `Attempter.attempt`."""
+        asked = [_asked(call, item) for item in items]
+        answers = await self._submission.attempt(call, asked)
+        self._submission.count_refused(asked, answers)
+        return _results(items, answers)
 
 
 def _read(kind: Kind, call: Call, request: Message) -> Operation | HoldfastError:
@@ -181,6 +180,18 @@ def _asked(call: Call, item: messages.BatchItem) -> Operation | HoldfastError:
         return batches.READERS[kind](call.tenant(request.tenant), request)
     except HoldfastError as error:
         return error
+
+
+def _results(
+    items: Sequence[messages.BatchItem], answers: Sequence[Answer | None]
+) -> messages.SessionResponse:
+    response = messages.SessionResponse()
+    for item, answer in zip(items, answers, strict=True):
+        if answer is not None:
+            result = response.results.add()
+            result.id = item.id
+            say.put_result(result, answer)
+    return response
 
 
 def _too_long() -> HoldfastError:

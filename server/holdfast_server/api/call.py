@@ -13,6 +13,10 @@ from holdfast_server.telemetry.tracing import TraceContext
 Charge = Callable[[str, int], None]
 
 
+def charged(tenant: str, operations: int) -> None:
+    """Charges nothing: it was done before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One authenticated call of one method."""

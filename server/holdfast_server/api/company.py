@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from holdfast_server.api.answers import Waiting, fail, fulfil, give, result_unknown
 from holdfast_server.api.auth.principal import Principal
-from holdfast_server.api.call import Call, Charge
+from holdfast_server.api.call import Call, Charge, charged
 from holdfast_server.api.methods import Attempt, Method
 from holdfast_server.api.status import sendable
 from holdfast_server.engine.idle import UntilIdle
@@ -117,10 +117,6 @@ async def _alone(traveller: Traveller, call: Call) -> bytes:
     """Answers a call of which an attempt did nothing but charge for it."""
     method = traveller.method
     try:
-        return await method.reply(dataclasses.replace(call, charge=_nothing), traveller.request)
+        return await method.reply(dataclasses.replace(call, charge=charged), traveller.request)
     except Exception as error:
         raise sendable(method.name, error) from None
-
-
-def _nothing(tenant: str, operations: int) -> None:
-    """Charges nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,16 +12,14 @@ from google.protobuf.message_factory import GetMessageClass
 
 from holdfast_server.api.auth.principal import Role
 from holdfast_server.api.call import Call
-from holdfast_server.errors import HoldfastError
 
 #: Answers one request of the method's type, or the items of one message of a stream. `Any`, because
 #: the table holds methods of every type.
 Handler = Callable[[Call, Any], Awaitable[Any]]
-#: Answers several calls of a service at one time, by the names of their methods. None: nothing was
-#: done, and the call is to be answered by itself.
-Attempt = Callable[
-    [Call, Sequence[tuple[str, Message]]], Awaitable[Sequence[Message | HoldfastError | None]]
-]
+#: Answers at once what can be answered at once, and does nothing about the rest: of several calls,
+#: given by the names of their methods and their requests, with None in the place of the others; or
+#: of the items of one message of a stream, without the others.
+Attempt = Callable[[Call, Any], Awaitable[Any]]
 
 
 class Service(Protocol):
@@ -35,7 +33,7 @@ class Service(Protocol):
 
 @runtime_checkable
 class Attempting(Service, Protocol):
-    """A service of which some methods' calls may travel together."""
+    """A service of which some methods' calls, or items, may travel together."""
 
     def attempts(self) -> Mapping[str, Attempt]: ...
 
@@ -52,7 +50,7 @@ class Method:
     handle: Handler
     #: Whether messages go both ways for as long as the call lasts.
     is_stream: bool
-    #: Where its calls may travel together.
+    #: Where its calls may travel together, as the items of a stream do.
     attempt: Attempt | None = None
 
     async def reply(self, call: Call, request: Message) -> bytes:

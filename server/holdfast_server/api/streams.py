@@ -15,9 +15,9 @@ from holdfast.v1 import balance_service_pb2 as messages
 from holdfast_server.api.allowance import Allowance
 from holdfast_server.api.auth.principal import Principal
 from holdfast_server.api.balance import is_slow
-from holdfast_server.api.call import Call
+from holdfast_server.api.call import Call, Charge, charged
 from holdfast_server.api.deadlines import Deadlines, deadline_exceeded
-from holdfast_server.api.methods import Method
+from holdfast_server.api.methods import Handler, Method
 from holdfast_server.api.session import RESULTS_BYTES_MAX, Answers, Context, Put, Session, Ways
 from holdfast_server.api.status import sendable
 from holdfast_server.api.translate.spending import item_error
@@ -100,23 +100,43 @@ class Streams:
         await self._answer(method, principal, first, put)
 
     async def _answer(self, method: Method, principal: Principal, items: Items, put: Put) -> None:
+        """Answers operations: those that can be answered at once do not wait for the others."""
         group = _Group(method.name, items, put)
+        if len(items) == 1 or method.attempt is None:
+            await self._answer_all(method, principal, group, self.allowance.charge)
+            return
+        answer = await self._answer_of(method.attempt, principal, group, self.allowance.charge)
+        if not isinstance(answer, HoldfastError) and len(answer.results) < len(items):
+            later = _split(group, answer)
+            if not group.is_answered:
+                self.start(self._answer_all(method, principal, later, charged))
+        await self._give(group, answer)
+
+    async def _answer_all(
+        self, method: Method, principal: Principal, group: _Group, charge: Charge
+    ) -> None:
+        await self._give(group, await self._answer_of(method.handle, principal, group, charge))
+
+    async def _answer_of(
+        self, handle: Handler, principal: Principal, group: _Group, charge: Charge
+    ) -> messages.SessionResponse | HoldfastError:
+        """What a handler says of a group in its time. It may be answered before."""
         # Work that is cancelled inside leaves it there, so that it is answered all the same.
-        ticking = self._deadlines.add(group, self.deadline_s)
+        left_s = self.deadline_s - (time.perf_counter() - group.began)
+        ticking = self._deadlines.add(group, max(0.0, left_s))
         answer: messages.SessionResponse | HoldfastError
-        with self.tracing.rpc(parse_traceparent(items[0].traceparent or None)) as span:
+        with self.tracing.rpc(parse_traceparent(group.items[0].traceparent or None)) as span:
             try:
                 self.admit()
-                call = Call(principal, span.place, self.allowance.charge)
-                answer = await method.handle(call, items)
+                answer = await handle(Call(principal, span.place, charge), group.items)
             except Exception as error:
-                answer = sendable(method.name, error)
+                answer = sendable(group.method, error)
         ticking.discard(group)
-        await self._give(group, answer)
+        return answer
 
     async def _give(self, group: _Group, answer: messages.SessionResponse | HoldfastError) -> None:
         """Answers operations, unless their time was over before."""
-        if group.is_answered:
+        if group.is_answered or not group.items:
             return
         group.is_answered = True
         status = "OK"
@@ -134,6 +154,14 @@ class Streams:
 
     def _expire(self, group: _Group) -> None:
         self.start(self._give(group, deadline_exceeded()))
+
+
+def _split(group: _Group, answer: messages.SessionResponse) -> _Group:
+    """Leaves a group what was answered; the rest is another one."""
+    answered = {result.id for result in answer.results}
+    rest = [item for item in group.items if item.id not in answered]
+    group.items = [item for item in group.items if item.id in answered]
+    return _Group(group.method, rest, group.put, group.began)
 
 
 def _groups(items: Items) -> Iterable[Items]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeVar
 
 from holdfast_server.api.call import Call
@@ -17,7 +18,7 @@ from holdfast_server.domain.reply import (
     Reply,
     ReserveReply,
 )
-from holdfast_server.domain.submit import Answer, Attempter
+from holdfast_server.domain.submit import Answer, Attempter, among
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.recorder import Recorder
 
@@ -48,40 +49,49 @@ class Submission:
         self._count_decided([operation], [answer])
         return answer
 
-    async def attempt(self, call: Call, operations: Sequence[Operation]) -> list[Answer | None]:
-        """See `Attempter.attempt`."""
-        answers = await self._submitter.attempt(call.caller, operations)
-        self._count_decided(operations, answers)
-        return answers
+    async def attempt(
+        self, call: Call, items: Sequence[Operation | HoldfastError]
+    ) -> list[Answer | None]:
+        """The answers of all items as far as they come at once; see `Attempter.attempt`."""
+        asked = [None if isinstance(item, HoldfastError) else item for item in items]
+        answers = await among(asked, partial(self._submitter.attempt, call.caller))
+        self._count_decided(items, answers)
+        return [
+            item if isinstance(item, HoldfastError) else answer
+            for item, answer in zip(items, answers, strict=True)
+        ]
 
     async def many(self, call: Call, items: Sequence[Operation | HoldfastError]) -> list[Answer]:
         """The answers of all items in order; what was refused for its form is not submitted."""
         operations = [item for item in items if not isinstance(item, HoldfastError)]
         answers = await self._submitter.submit(call.caller, operations) if operations else []
-        self._count_refused(operations, answers)
+        self.count_refused(operations, answers)
         self._count_decided(operations, answers)
         if len(operations) == len(items):
             return answers
         decided = iter(answers)
         return [item if isinstance(item, HoldfastError) else next(decided) for item in items]
 
-    def _count_refused(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
-        for operation, answer in zip(operations, answers, strict=True):
-            if isinstance(answer, HoldfastError):
-                self._recorder.refused(type(operation).__name__, answer.reason)
+    def count_refused(
+        self, items: Sequence[Operation | HoldfastError], answers: Sequence[Answer | None]
+    ) -> None:
+        """Reports of what no decision came, besides what was refused for its form."""
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(answer, HoldfastError) and answer is not item:
+                self._recorder.refused(type(item).__name__, answer.reason)
 
     def _count_decided(
-        self, operations: Sequence[Operation], answers: Sequence[Answer | None]
+        self, items: Sequence[Operation | HoldfastError], answers: Sequence[Answer | None]
     ) -> None:
         """Reports what was decided; what many operations have in common, once for all of them."""
         decided: Counter[_Labels] = Counter()
-        for operation, answer in zip(operations, answers, strict=True):
+        for item, answer in zip(items, answers, strict=True):
             if isinstance(answer, _Decided):
-                decided[_labels(operation, answer)] += 1
+                decided[_labels(item, answer)] += 1
         for labels, count in decided.items():
             self._recorder.decision(*labels, count)
 
 
-def _labels(operation: Operation, answer: _Decided) -> _Labels:
+def _labels(item: Operation | HoldfastError, answer: _Decided) -> _Labels:
     decision = answer.decision
-    return type(operation).__name__, decision.outcome, decision.reason, decision.mode
+    return type(item).__name__, decision.outcome, decision.reason, decision.mode
