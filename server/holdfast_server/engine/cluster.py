@@ -27,6 +27,7 @@ from redis.exceptions import (
 )
 
 from holdfast_server.engine.address import Address
+from holdfast_server.engine.keys import ascii_names
 from holdfast_server.engine.scripts import Script
 from holdfast_server.engine.store import (
     ANSWER_TIMEOUT_S,
@@ -34,7 +35,6 @@ from holdfast_server.engine.store import (
     CONNECT_TIMEOUT_S,
     Argument,
     Store,
-    ascii_names,
     broken_off,
     execute,
     failure,

@@ -42,6 +42,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -168,6 +169,11 @@ def keys_of_partition(prefix: str) -> tuple[str, ...]:
 def keys_of_tree(prefix: str, tenant: str, root: str) -> list[str]:
     """The keys of a tree in the partition with this prefix."""
     return [f"{prefix}t:{tenant}/{root}", f"{prefix}d:{tenant}/{root}"]
+
+
+def ascii_names(keys: Iterable[bytes]) -> list[str]:
+    """Keys that a server tells of. All of ours are ASCII: what is not, somebody wrote by hand."""
+    return [key.decode("ascii") for key in keys if key.isascii()]
 
 
 def parse_tree_key(key: str) -> TreeName | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import redis.asyncio as redis
@@ -28,6 +28,7 @@ from redis.exceptions import (
 )
 
 from holdfast_server.engine.address import Address
+from holdfast_server.engine.keys import ascii_names
 from holdfast_server.engine.line import Line
 from holdfast_server.engine.pools import Pool, SentinelPool
 from holdfast_server.engine.scripts import Script
@@ -283,11 +284,6 @@ def _scanned(answer: tuple[Any, Sequence[bytes]]) -> tuple[int, list[str]]:
     at, names = answer
     (cursor,) = at.values() if isinstance(at, dict) else (at,)
     return int(cursor), ascii_names(names)
-
-
-def ascii_names(keys: Iterable[bytes]) -> list[str]:
-    """Keys that a server tells of. All of ours are ASCII: what is not, somebody wrote by hand."""
-    return [key.decode("ascii") for key in keys if key.isascii()]
 
 
 def _pool(address: Address) -> Pool:
