@@ -123,7 +123,9 @@ class Account(_message.Message):
     """Rises with every change. Set by the server."""
     @_builtins.property
     def overdraft_limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """How far Reserve may go beyond what is available, per credit type; booked as debt."""
+        """How far Reserve and Burn may go beyond what is available, per credit type, 0 to 2^53-1; booked as
+        debt. At most 64.
+        """
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Limit]:

@@ -221,7 +221,9 @@ class CommitRequest(_message.Message):
     final: _builtins.bool
     """Unset or true ends the hold. False captures a part and keeps the rest held."""
     ttl_ms: _builtins.int
-    """With `final` false: a new time to live, measured from now. 0 leaves the old one."""
+    """With `final` false: a new time to live, measured from now, 1,000 to 86,400,000 ms; cut where the
+    hold would pass its maximum age. 0 leaves the old one. With `final` true only 0.
+    """
     overage: _types_pb2.Overage.ValueType
     """What to do with an actual amount above the hold."""
     idempotency_key: _builtins.str
@@ -406,7 +408,7 @@ class ExtendRequest(_message.Message):
     hold_id: _builtins.str
     """The hold, as Reserve named it."""
     ttl_ms: _builtins.int
-    """The new time to live, measured from now: 1,000 to 86,400,000 ms; cut where the hold would pass its maximum age."""
+    """The new time to live, measured from now: 1,000 to 86,400,000 ms; cut where the hold would pass its maximum age of 7 days."""
     idempotency_key: _builtins.str
     """See the service's comment."""
     def __init__(

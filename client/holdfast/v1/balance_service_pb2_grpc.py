@@ -37,6 +37,9 @@ class BalanceServiceStub(object):
     with the same content gets the same answer, denials included, marked `replayed`; with other
     content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
     match when given, and is required only for credentials that serve every tenant.
+
+    Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
+    of credit types are ids of at most 32.
     """
 
     def __init__(self, channel):
@@ -114,6 +117,9 @@ class BalanceServiceServicer(object):
     with the same content gets the same answer, denials included, marked `replayed`; with other
     content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
     match when given, and is required only for credentials that serve every tenant.
+
+    Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
+    of credit types are ids of at most 32.
     """
 
     def Reserve(self, request, context):
@@ -291,6 +297,9 @@ class BalanceService(object):
     with the same content gets the same answer, denials included, marked `replayed`; with other
     content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
     match when given, and is required only for credentials that serve every tenant.
+
+    Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
+    of credit types are ids of at most 32.
     """
 
     @staticmethod

@@ -38,6 +38,9 @@ class BalanceServiceStub:
     with the same content gets the same answer, denials included, marked `replayed`; with other
     content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
     match when given, and is required only for credentials that serve every tenant.
+
+    Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
+    of credit types are ids of at most 32.
     """
 
     @_typing.overload
@@ -103,6 +106,9 @@ class BalanceServiceAsyncStub(BalanceServiceStub):
     with the same content gets the same answer, denials included, marked `replayed`; with other
     content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
     match when given, and is required only for credentials that serve every tenant.
+
+    Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
+    of credit types are ids of at most 32.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -164,6 +170,9 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
     with the same content gets the same answer, denials included, marked `replayed`; with other
     content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
     match when given, and is required only for credentials that serve every tenant.
+
+    Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
+    of credit types are ids of at most 32.
     """
 
     @_abc_1.abstractmethod

@@ -122,7 +122,7 @@ class StoreUnavailablePolicy(_message.Message):
     kind: Global___StoreUnavailablePolicy.Kind.ValueType
     """What happens."""
     bound_amount: _builtins.int
-    """For KIND_ALLOW_BOUNDED: at least 1, in the smallest unit."""
+    """For KIND_ALLOW_BOUNDED: 1 to 2^53-1, in the smallest unit. 0 for all others."""
     def __init__(
         self,
         *,

@@ -74,7 +74,7 @@ class GrantTerms(_message.Message):
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """Not available from then on. Unset means never."""
+        """Not available from then on: in the future, and after `effective_at`. Unset means never."""
 
     @_builtins.property
     def cost_basis(self) -> _types_pb2.CostBasis:

@@ -71,7 +71,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_LINES_INVALID: _Reason.ValueType  # 33
     """INVALID_ARGUMENT. The lines are missing, too many, or name one credit type twice. Metadata: `field`, `maximum`."""
     REASON_TTL_OUT_OF_RANGE: _Reason.ValueType  # 34
-    """INVALID_ARGUMENT. A time to live is outside 1 s to 24 h. Metadata: `field`, `minimum_ms`, `maximum_ms`."""
+    """INVALID_ARGUMENT. A time to live is outside 1 s to 24 h, or one of goodwill outside 1 s to 10 years. Metadata: `field`, `minimum_ms`, `maximum_ms`."""
     REASON_METADATA_LIMIT: _Reason.ValueType  # 35
     """INVALID_ARGUMENT. Labels are too many or too long. Metadata: `field`, `maximum`."""
     REASON_FIELD_INVALID: _Reason.ValueType  # 36
@@ -214,7 +214,7 @@ REASON_AMOUNT_MALFORMED: Reason.ValueType  # 32
 REASON_LINES_INVALID: Reason.ValueType  # 33
 """INVALID_ARGUMENT. The lines are missing, too many, or name one credit type twice. Metadata: `field`, `maximum`."""
 REASON_TTL_OUT_OF_RANGE: Reason.ValueType  # 34
-"""INVALID_ARGUMENT. A time to live is outside 1 s to 24 h. Metadata: `field`, `minimum_ms`, `maximum_ms`."""
+"""INVALID_ARGUMENT. A time to live is outside 1 s to 24 h, or one of goodwill outside 1 s to 10 years. Metadata: `field`, `minimum_ms`, `maximum_ms`."""
 REASON_METADATA_LIMIT: Reason.ValueType  # 35
 """INVALID_ARGUMENT. Labels are too many or too long. Metadata: `field`, `maximum`."""
 REASON_FIELD_INVALID: Reason.ValueType  # 36

@@ -782,7 +782,7 @@ class Limit(_message.Message):
     """Denies or warns."""
     @_builtins.property
     def warn_percents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """At which percentages of `maximum` to warn, rising, at most 4. Empty means 80 and 95."""
+        """At which percentages of `maximum` to warn, 1 to 100, rising, at most 4. Empty means 80 and 95."""
 
     def __init__(
         self,
