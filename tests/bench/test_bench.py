@@ -78,6 +78,7 @@ def test_a_profile_names_processes_functions_and_commands() -> None:
     rows = {line.split()[0] for line in ended.stderr.splitlines() if line.strip()}
     assert {"client", "worker", "valkey"} <= rows, ended.stderr
     assert "fcall" in ended.stderr
+    assert "unlink" not in ended.stderr, "removing the stores is no part of the benchmark"
 
 
 def test_a_benchmark_says_how_far_it_is() -> None:

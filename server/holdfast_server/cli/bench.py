@@ -96,7 +96,10 @@ def bench(name: str, batch: int | None, profile: bool, as_json: bool, **flags: A
         task = progress.add_task(name, total=steps(name, options))
 
         async def measure(service: LocalService) -> tuple[Found, list[Share]]:
-            found = await BENCHES[name](_stage(service, lambda: progress.advance(task)), options)
+            # Not how stores are made and removed, which takes longer than a short run.
+            with profiled("client"):
+                stage = _stage(service, lambda: progress.advance(task))
+                found = await BENCHES[name](stage, options)
             return found, await commands(service.settings.redis_url) if profile else []
 
         if not profile:
@@ -104,8 +107,7 @@ def bench(name: str, batch: int | None, profile: bool, as_json: bool, **flags: A
             _show(found, as_json)
             return
         with profiles() as folder:
-            with profiled("client"):
-                found, shares = run_locally(flags, measure, workers_only=only)
+            found, shares = run_locally(flags, measure, workers_only=only)
             _show_shares([*functions(folder), *shares])
     _show(found, as_json)
 
