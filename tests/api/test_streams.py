@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from holdfast.v1 import balance_service_pb2 as balance
 from holdfast.v1 import reason_pb2 as reasons
@@ -19,6 +20,9 @@ from holdfast_server.api.dispatch import Bounds
 from holdfast_server.domain import reply
 from holdfast_server.domain.operation import Operation
 from holdfast_server.domain.submit import Answer
+from holdfast_server.telemetry.logs import current_place
+from holdfast_server.telemetry.names import Attribute
+from holdfast_server.telemetry.tracing import Tracing
 from tests.api.recording import HeldUp, Recording, empty_balance, running
 from tests.api.service import Credential, write_credentials
 from tests.support.stubs import stubs
@@ -115,6 +119,36 @@ async def test_operations_of_a_stream_take_all_places_there_are(operations: int)
         await stream.done_writing()
     refused = [each.error.reason for each in results if each.WhichOneof("result") == "error"]
     assert refused == [reasons.REASON_OVERLOADED] * (operations - PLACES)
+
+
+@pytest.mark.parametrize(
+    ("places", "reason"), [(PLACES, None), (1, "OVERLOADED")], ids=["answered", "refused"]
+)
+async def test_a_message_is_traced_as_a_call_is(places: int, reason: str | None) -> None:
+    """Its log lines and its span lead to it."""
+    spans, trace_id, seen = InMemorySpanExporter(), "ab" * 16, list[str]()
+
+    async def behave(operation: Operation) -> Answer:
+        seen.append(current_place.get().trace_id)
+        return await empty_balance(operation)
+
+    tracing, bounds = Tracing({}, 1.0, spans), Bounds(deadline_ms=60_000, concurrent_max=places)
+    async with (
+        running(Recording(behave), bounds=bounds, tracing=tracing) as served,
+        stubs(served.port) as client,
+    ):
+        stream, asked = client.session(), look(1)
+        asked.items[0].traceparent = f"00-{trace_id}-{'cd' * 8}-01"
+        await stream.write(asked)
+        assert [result.id for result in (await stream.read()).results] == [1]
+        await stream.done_writing()
+    tracing.close()
+    (span,) = spans.get_finished_spans()
+    assert seen == ([] if reason else [trace_id])
+    assert span.attributes is not None
+    assert span.attributes[Attribute.METHOD] == "Session"
+    assert span.attributes.get(Attribute.REASON) == reason
+    assert (Attribute.STATUS in span.attributes) is bool(reason)
 
 
 async def test_an_operation_that_takes_too_long_is_answered_once_and_its_work_goes_on() -> None:

@@ -22,6 +22,8 @@ from holdfast_server.api.session import RESULTS_BYTES_MAX, Answers, Context, Put
 from holdfast_server.api.status import sendable
 from holdfast_server.api.translate.spending import item_error
 from holdfast_server.errors import HoldfastError
+from holdfast_server.telemetry.logs import current_place
+from holdfast_server.telemetry.names import Attribute
 from holdfast_server.telemetry.recorder import Recorder
 from holdfast_server.telemetry.tracing import Tracing, parse_traceparent
 
@@ -126,11 +128,15 @@ class Streams:
         ticking = self._deadlines.add(group, max(0.0, left_s))
         answer: messages.SessionResponse | HoldfastError
         with self.tracing.rpc(parse_traceparent(group.items[0].traceparent or None)) as span:
+            current_place.set(span.place)
+            span.set(Attribute.METHOD, group.method)
             try:
                 self.admit()
                 answer = await handle(Call(principal, span.place, charge), group.items)
             except Exception as error:
                 answer = sendable(group.method, error)
+                span.set(Attribute.STATUS, answer.status.value)
+                span.set(Attribute.REASON, answer.reason.name)
         ticking.discard(group)
         return answer
 
