@@ -37,6 +37,13 @@ from tests.support.server import (
 #: What the closing object of a demo must have.
 REPORT_FIELDS = {"ok", "requests", "operations", "granted", "denied", "lost", "duplicates", "chain"}
 
+#: Of another service, which nothing may be done to. It cannot be reached either.
+ELSEWHERE = {
+    "HOLDFAST_REDIS_URL": "redis://127.0.0.1:1/0",
+    "HOLDFAST_POSTGRES_URL": "postgresql://127.0.0.1:1/holdfast",
+    "HOLDFAST_STATE_DIR": "/nowhere",
+}
+
 
 def clean() -> dict[str, str]:
     """The environment without settings of ours."""
@@ -115,7 +122,8 @@ def test_demo_ends_with_a_report_and_leaves_nothing() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # Where Postgres runs as another user, that one must be able to pass through.
         Path(folder).chmod(0o711)
-        done = run(["demo", "--requests", "300", "--json"], {**clean(), "TMPDIR": folder})
+        variables = {**clean(), **ELSEWHERE, "TMPDIR": folder}
+        done = run(["demo", "--requests", "300", "--json"], variables)
         assert not list(Path(folder).iterdir())
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()

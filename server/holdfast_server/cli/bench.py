@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,6 @@ from holdfast_server.bench.stage import Options, Stage
 from holdfast_server.cli.local import LocalService, run_locally
 from holdfast_server.cli.options import json_option, settings_options
 from holdfast_server.cli.output import Column, print_facts, print_json, print_rows
-from holdfast_server.settings import RULES, variable_of
 
 #: Options that say how much is done.
 AMOUNTS = ("accounts", "operations", "rounds", "in_flight", "hot_percent")
@@ -87,7 +85,6 @@ def bench(name: str, batch: int | None, profile: bool, as_json: bool, **flags: A
     growth    a Reserve among many accounts; the floor is one among few
     hydrate   trees a second into a store that lost all; the floor reads their rows
     """
-    _forget_variables()
     size = batch or (100 if name in {"engine", "growth"} else 500)
     amounts = {each: flags.pop(each) for each in AMOUNTS}
     options = Options(batch=size, **amounts)
@@ -110,14 +107,6 @@ def bench(name: str, batch: int | None, profile: bool, as_json: bool, **flags: A
             found, shares = run_locally(flags, measure, workers_only=only)
             _show_shares([*functions(folder), *shares])
     _show(found, as_json)
-
-
-def _forget_variables() -> None:
-    """What the environment says is about another service, whose stores would be filled and emptied,
-    and whose folder and evidence would be mixed with this one's.
-    """
-    for name in RULES:
-        os.environ.pop(variable_of(name), None)
 
 
 def _stage(service: LocalService, on_round: Callable[[], None]) -> Stage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shlex
 import shutil
 import sys
@@ -26,7 +27,7 @@ from holdfast_server.background import cancel
 from holdfast_server.cli.options import json_option, read_settings, settings_options
 from holdfast_server.cli.output import print_json
 from holdfast_server.ledger.migrate import migrate
-from holdfast_server.settings import Settings
+from holdfast_server.settings import RULES, Settings, variable_of
 from holdfast_server.workload.report import Report
 from holdfast_server.workload.run import CONCURRENCY_DEFAULT, Options, run
 from holdfast_server.workload.trace import TraceError, TraceRow, generate_trace, read_trace
@@ -70,7 +71,10 @@ def up(data: Path | None, as_json: bool, **flags: Any) -> None:
 @settings_options
 @json_option
 def demo(requests: int, seed: int, as_json: bool, **flags: Any) -> None:
-    """Run traffic like a product's through a whole service, and verify what it left behind."""
+    """Run traffic like a product's through a whole service, and verify what it left behind.
+
+    Settings are those of the flags alone: variables may lead to stores that others use.
+    """
     rows = generate_trace(requests, seed)
     _report(_drive_locally(_Job(rows, Options(seed=seed), as_json), flags), as_json)
 
@@ -88,6 +92,7 @@ def replay(file: Path, target: str | None, token: str, as_json: bool, **flags: A
     """Replay a trace (TIMESTAMP,ContextTokens,GeneratedTokens) as requests, and verify.
 
     With --target, both stores of that service must be named too: the verification reads them.
+    Without it, settings are those of the flags alone, as in the demo.
     """
     try:
         rows = read_trace(file)
@@ -136,7 +141,12 @@ def run_locally(
     *,
     workers_only: bool = False,
 ) -> Result:
-    """Starts everything for this run alone, and leaves nothing behind."""
+    """Starts everything for this run alone, and leaves nothing behind. Settings are those of the
+    flags: what the environment says is about another service, whose stores would be used, and whose
+    folder and evidence would be mixed with those of this run.
+    """
+    for name in RULES:
+        os.environ.pop(variable_of(name), None)
     defaults: dict[str, object] = {"port": 0, "metrics_port": 0}
     if workers_only:
         # Without a flusher nothing ever reaches the ledger, and what waits must not stop holds.
