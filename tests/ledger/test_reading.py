@@ -318,6 +318,20 @@ async def test_grants_show_what_became_of_them(past: Past, migrated_postgres_url
     assert await past.ledger.list_grants("tenant", "ada", credit_type="video", limit=9) == []
 
 
+async def test_a_grant_that_is_not_effective_yet_has_all_of_its_amount(
+    ledger: Ledger, migrated_postgres_url: str
+) -> None:
+    story = Story()
+    pending = story.grant("ada", 5, effective_at_ms=START_MS + 86_400_000)
+    await record(
+        migrated_postgres_url, replace(pending, delta=Buckets(), after=Buckets(), grants=())
+    )
+
+    (grant,) = await ledger.list_grants("tenant", "ada", limit=10)
+
+    assert (grant.terms.amount, grant.remaining) == (5, 5)
+
+
 async def test_accounts_are_listed_by_id(ledger: Ledger, migrated_postgres_url: str) -> None:
     story = Story()
     await record(

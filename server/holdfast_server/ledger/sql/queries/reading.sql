@@ -127,7 +127,7 @@ WITH page AS (
 )
 SELECT
     page.*,
-    coalesce(figures.remaining, 0) AS remaining,
+    coalesce(figures.remaining, page.amount) AS remaining,
     coalesce(figures.held, 0) AS held,
     coalesce(figures.burned, 0) AS burned,
     coalesce(figures.expired, 0) AS expired,
