@@ -208,7 +208,7 @@ async def test_the_ledger_decides_whether_a_hold_was_lost(
         assert again.reason is Reason.HOLD_ALREADY_COMMITTED
         found = await both.ledger.find_hold("t", hold_of(lost_hold.hold))
         assert found is not None
-        assert (found.state, found.late, found.burned["ai"]) == (rp.HoldState.COMMITTED, True, 50)
+        assert (found.state, found.burned["ai"]) == (rp.HoldState.COMMITTED, 50)
         assert (await both.buckets("a")).burned == 60
         verified = await both.ledger.verify()
         assert verified.ok

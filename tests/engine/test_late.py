@@ -175,10 +175,7 @@ async def test_a_commit_after_the_late_window_is_refused_visibly(
 
     assert answer.reason is Reason.HOLD_EXPIRED
     assert answer.metadata == {"usage_recorded": "false"}
-    async with await psycopg.AsyncConnection.connect(migrated_postgres_url) as connection:
-        found = await connection.execute("SELECT fault, raw FROM holdfast.quarantine")
-        ((fault, raw),) = await found.fetchall()
-    assert fault == "late_use"
+    (raw,) = await _late_uses(migrated_postgres_url)
     assert json.loads(raw)["lines"] == {"ai": 50}
 
 
@@ -224,3 +221,60 @@ async def test_a_batch_of_old_keys_is_answered_by_the_ledger(both: Both) -> None
     assert [comparable(answer) for answer in again[:3]] == [comparable(each) for each in answers]
     assert all(answer.applied.replayed for answer in again[:3])
     assert (await both.buckets("a")).burned == 10
+
+
+async def test_a_hold_that_was_committed_late_is_committed_for_ever(both: Both) -> None:
+    """The ledger names the Commit, not the expiry before it, of which nothing can be refunded."""
+    await both.account("a")
+    await both.grant("a", 100)
+    held = await both.reserve("a", 60, ttl_ms=1_000)
+    both.real.clock.now_ms += 2_000
+    await both.commit(held.hold, 20, final=False)
+    committed = await both.commit(held.hold, 30)
+
+    known = await _refusals(both, held.hold)
+    await forget(both)
+    forgotten = await _refusals(both, held.hold)
+
+    assert forgotten == known
+    assert known[0][1] == {
+        "committed": "ai=50",
+        "transaction_id": committed.applied.transaction_id,
+    }
+
+
+async def _refusals(both: Both, hold: str) -> list[tuple[Reason, object]]:
+    """Why a hold cannot be settled again, nor extended."""
+    answers = [
+        await both.commit(hold, 1),
+        await both.do(op.Release("t", hold, both.key())),
+        await both.do(op.Extend("t", hold, 5_000, both.key())),
+    ]
+    return [(answer.reason, answer.metadata) for answer in answers]
+
+
+async def test_use_after_the_late_window_is_noted_though_a_part_was_committed_late(
+    both: Both, migrated_postgres_url: str
+) -> None:
+    """A30: what the last Commit says is not in the books, whatever came in time."""
+    await both.account("a")
+    await both.grant("a", 100)
+    held = await both.reserve("a", 60, ttl_ms=1_000)
+    both.real.clock.now_ms += 2_000
+    await both.commit(held.hold, 20, final=False)
+    both.real.clock.now_ms += LATE_COMMIT_WINDOW_MS
+    await both.do(op.ExpireDue("t", "a"))
+
+    answer = await both.commit(held.hold, 30)
+
+    assert (answer.reason, answer.metadata) == (Reason.HOLD_EXPIRED, {"usage_recorded": "false"})
+    (raw,) = await _late_uses(migrated_postgres_url)
+    assert json.loads(raw)["lines"] == {"ai": 30}
+
+
+async def _late_uses(url: str) -> list[bytes]:
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        found = await connection.execute(
+            "SELECT raw FROM holdfast.quarantine WHERE fault = 'late_use'"
+        )
+        return [raw for (raw,) in await found.fetchall()]

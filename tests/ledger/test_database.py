@@ -32,7 +32,7 @@ from tests.support.ledger import query
 
 def late_hold() -> RecordedHold:
     """A hold, whichever."""
-    return RecordedHold("0a" * 16, "a", HoldState.EXPIRED, "", False, {}, 0, 1, 1)
+    return RecordedHold("0a" * 16, "a", HoldState.EXPIRED, "", {}, 0, 1, 1)
 
 
 def snapshot() -> Snapshot:

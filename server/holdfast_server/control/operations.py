@@ -370,12 +370,11 @@ def _credit_types(operation: Operation) -> Sequence[str]:
 def _ended(operation: Operation, found: RecordedHold) -> HoldfastError:
     """What became of a hold, for an operation that came too late."""
     committing = isinstance(operation, op.Commit)
-    committed = found.state is rp.HoldState.COMMITTED or found.late
-    if committing and committed:
+    if committing and found.state is rp.HoldState.COMMITTED:
         burned = ",".join(f"{name}={amount}" for name, amount in sorted(found.burned.items()))
         metadata = {"committed": burned, "transaction_id": found.ended_by}
         return failures.failed(Reason.HOLD_ALREADY_COMMITTED, metadata)
-    if found.state is rp.HoldState.EXPIRED and not found.late:
+    if found.state is rp.HoldState.EXPIRED:
         if not committing:
             return failures.failed(Reason.HOLD_EXPIRED, {})
         _LOG.error(

@@ -150,19 +150,27 @@ async def _debts(cursor: Cursor, tenant: str, commit: Entry) -> dict[tuple[str, 
 
 
 def _hold(hold: str, sums: Sequence[Row]) -> RecordedHold:
-    end = next((row for row in sums if row["ends_hold"]), None)
+    state, end = _end(sums)
     last = max(sums, key=lambda row: row["seq"])
     return RecordedHold(
         hold=hold,
         account=sums[0]["actor"],
-        state=HoldState(end["ends_hold"]) if end else HoldState.OPEN,
+        state=state,
         ended_by=transaction_id(end["partition"], end["epoch"], end["first_seq"]) if end else "",
-        late=any(row["kind"] in LATE_KINDS for row in sums),
         burned=_burned_per_credit_type(sums),
         partition=last["partition"],
         epoch=last["epoch"],
         seq=last["seq"],
     )
+
+
+def _end(sums: Sequence[Row]) -> tuple[HoldState, Row | None]:
+    """How a hold ended, and by what: a final Commit that came late settles what had expired."""
+    late = [row for row in sums if row["kind"] in LATE_KINDS and row["is_final"]]
+    if late:
+        return HoldState.COMMITTED, max(late, key=lambda row: row["seq"])
+    end = next((row for row in sums if row["ends_hold"]), None)
+    return HoldState(end["ends_hold"]) if end else HoldState.OPEN, end
 
 
 def _burned_per_credit_type(sums: Iterable[Row]) -> Counter[str]:

@@ -106,17 +106,16 @@ class RecordedOperation:
 class RecordedHold:
     """What became of a hold.
 
-    `state` is OPEN until an entry ended it; `ended_by` is that entry's transaction, or empty.
-    `burned` is per credit type over all its entries, overage and late commits included. `late` says
-    that use was booked after it had expired. `partition`, `epoch` and `seq` are the place of its
-    last entry.
+    `state` is OPEN until an entry ended it; `ended_by` is that entry's transaction, or empty. An
+    expired hold is COMMITTED once a final Commit came late. `burned` is per credit type over all
+    its entries, overage and late commits included. `partition`, `epoch` and `seq` are the place of
+    its last entry.
     """
 
     hold: str
     account: str
     state: HoldState
     ended_by: str
-    late: bool
     burned: Mapping[str, int]
     partition: int
     epoch: int

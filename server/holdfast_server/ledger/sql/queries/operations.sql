@@ -6,10 +6,11 @@ WHERE tenant = %(tenant)s AND method = %(method)s AND idempotency_key = %(key)s;
 
 -- hold_sums --
 -- All that happened to a hold, by kind and credit type, from first to last. The entry that ends it is by itself.
+-- A Commit that is not final says so in its detail; nothing follows on one that is.
 SELECT
     kind, credit_type, ends_hold, min(actor) AS actor, max(partition) AS partition,
     max(epoch) AS epoch, max(first_seq) AS first_seq, max(seq) AS seq,
-    sum(delta_burned)::bigint AS burned
+    sum(delta_burned)::bigint AS burned, bool_or(detail ->> 'final' IS NULL) AS is_final
 FROM (
     SELECT * FROM holdfast.entry
     WHERE tenant = %(tenant)s AND hold = %(hold)s::uuid AND ends_hold = 0
