@@ -31,7 +31,14 @@ from holdfast_server.domain.operation import (
     Overage,
     Release,
 )
-from holdfast_server.domain.reply import BurnReply, CommitReply, Decision, HoldState, Outcome
+from holdfast_server.domain.reply import (
+    Applied,
+    BurnReply,
+    CommitReply,
+    Decision,
+    HoldState,
+    Outcome,
+)
 from holdfast_server.domain.submit import Answer
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.names import Alert, Replayed
@@ -212,6 +219,16 @@ async def test_what_the_engine_denies_was_done_all_the_same(stage_of: MakeStage)
         replace(rejecting, overage=Overage.CAP, key="capped-2"),
     ]
     assert stage.reports.results == [Replayed.BOOKED] * 2
+
+
+async def test_what_is_not_evaluated_any_more_was_done_all_the_same(stage_of: MakeStage) -> None:
+    """I24: the scope of a Burn that passed has been switched off before it could be booked."""
+    stage = stage_of()
+    stage.engine.answers["1"] = BurnReply(Decision(Outcome.BYPASSED, Mode.OFF), Applied())
+    await stage.spool.append(CALLER, burn("1"))
+    assert await stage.replayer.drain()
+    assert stage.engine.asked == [burn("1"), unenforced_burn(burn("1"))]
+    assert stage.reports.results == [Replayed.BOOKED]
 
 
 USED = replace(commit("1"), lines=(CommitLine("ai", 500),))

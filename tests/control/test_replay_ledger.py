@@ -13,7 +13,7 @@ from holdfast_server.control.kill import KillSwitch
 from holdfast_server.control.replay import Replayer
 from holdfast_server.control.spool import Spool
 from holdfast_server.control.spool_record import Spooled
-from holdfast_server.domain.operation import Burn, Commit, CommitLine, Line, Overage
+from holdfast_server.domain.operation import Burn, Commit, CommitLine, Fit, Line, Overage
 from tests.control.support import Reports
 from tests.support.both import Both, both_stores
 from tests.support.pair import CALLER, GENERATION_MS, SIGNER
@@ -68,6 +68,20 @@ async def test_what_was_denied_is_booked_once_though_the_denial_is_forgotten(
     await drained(both, tmp_path)
     booked = await both.buckets("org")
     assert booked.burned == 500
+    await forgotten(both)
+    await drained(both, tmp_path)
+    again = await both.buckets("org")
+    assert (again.burned, again.unenforced) == (booked.burned, booked.unenforced)
+
+
+async def test_what_a_burn_leaves_that_takes_what_there_is_was_done_all_the_same(
+    both: Both, tmp_path: Path
+) -> None:
+    """I24: its caller was told that all of it passed."""
+    await passed(tmp_path, Burn("t", "org", (Line("ai", 130),), "work", fit=Fit.UP_TO))
+    await drained(both, tmp_path)
+    booked = await both.buckets("org")
+    assert (booked.burned, booked.unenforced) == (130, 30)
     await forgotten(both)
     await drained(both, tmp_path)
     again = await both.buckets("org")

@@ -3,8 +3,9 @@
 Records of one hold or account keep their order; each carries its own idempotency key, so that one
 that is sent twice counts once. What fails for now stays and is tried again, and where that is
 trouble of one account or its partition, it holds up nobody else. What fails for good is kept as
-dead. What the engine denies was done all the same, so it is booked as unenforced; so are
-the amounts of a Commit whose hold ended otherwise before the spool was drained.
+dead. What the engine denies, or does not evaluate any more, was done all the same, so it is booked
+as unenforced; so are what a Burn leaves that takes what there is, and the amounts of a Commit whose
+hold ended otherwise before the spool was drained.
 
 A denial is forgotten after a while, and the ledger never hears of it. So a record is marked on disk
 before something else is booked for it: afterwards only that is sent, by whoever drains the segment.
@@ -25,7 +26,7 @@ from holdfast_server.control.spool import Spool
 from holdfast_server.control.spool_files import Kept, Mark, read_segment, write_mark
 from holdfast_server.control.spool_record import Record, Spooled, decode
 from holdfast_server.domain.bounds import IDEMPOTENCY_KEY_BYTES_MAX
-from holdfast_server.domain.operation import BookUnenforced, Burn, Commit, Overage
+from holdfast_server.domain.operation import BookUnenforced, Burn, Commit, Line, Overage
 from holdfast_server.domain.reply import BurnReply, CommitReply, Outcome
 from holdfast_server.domain.submit import Answer, Submitter
 from holdfast_server.domain.token import HoldToken, TokenSigner
@@ -63,6 +64,9 @@ _ENDINGS = {
     Reason.HOLD_NOT_FOUND: Mark.ENDED,
     Reason.LINE_UNKNOWN: Mark.ENDED,
 }
+
+#: Answers after which nothing was booked; the last one in a scope that is OFF since.
+_NOT_BOOKED = frozenset({Outcome.DENIED, Outcome.BYPASSED})
 
 #: Whose records keep their order: a tenant's hold or account.
 _Subject = tuple[str, str]
@@ -201,6 +205,9 @@ class Replayer:
 
     def _instead(self, item: _Item, answer: Answer) -> _Item | None:
         """The same record as it is booked after an answer; None when nothing else is to be sent."""
+        rest = left_by(item.sent, answer)
+        if rest is not None:
+            return replace(item, sent=rest)
         mark = mark_after(item.sent, answer)
         sent = marked(item.record.operation, mark, self._signer)
         if sent is None or mark <= item.kept.mark:
@@ -225,8 +232,7 @@ def batches(items: Sequence[_Item]) -> list[list[_Item]]:
 def mark_after(sent: Spooled, answer: Answer) -> Mark:
     """How a record is to be booked, after an answer to what was sent for it."""
     if isinstance(answer, BurnReply | CommitReply):
-        is_denied = answer.decision.outcome is Outcome.DENIED
-        return Mark.DENIED if is_denied else Mark.AS_IT_IS
+        return Mark.DENIED if answer.decision.outcome in _NOT_BOOKED else Mark.AS_IT_IS
     if isinstance(sent, Commit) and isinstance(answer, HoldfastError):
         return _ENDINGS.get(answer.reason, Mark.AS_IT_IS)
     return Mark.AS_IT_IS
@@ -243,6 +249,21 @@ def marked(operation: Spooled, mark: Mark, signer: TokenSigner) -> Spooled | Non
         token = signer.read(operation.tenant, operation.hold)
         return None if token is None else unenforced_commit(operation, token, mark)
     return operation
+
+
+def left_by(sent: Spooled, answer: Answer) -> BookUnenforced | None:
+    """What was done beyond what a Burn took that takes what there is; None when that is nothing.
+
+    It needs no mark: the Burn is answered in the same way for ever.
+    """
+    if not isinstance(sent, Burn) or not isinstance(answer, BurnReply):
+        return None
+    if answer.decision.outcome is not Outcome.GRANTED_PARTIAL:
+        return None
+    taken = {line.credit_type: line.burned for line in answer.lines}
+    left = {line.credit_type: line.amount - taken[line.credit_type] for line in sent.lines}
+    lines = tuple(Line(name, amount) for name, amount in left.items() if amount > 0)
+    return replace(unenforced_burn(sent), lines=lines, key=derived_key("rest", sent.key))
 
 
 def unenforced_burn(burn: Burn) -> BookUnenforced:

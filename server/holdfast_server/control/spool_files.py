@@ -42,7 +42,7 @@ class Mark(IntEnum):
     """
 
     AS_IT_IS = 0
-    #: The engine denied what had been done.
+    #: The engine denied what had been done, or did not evaluate it.
     DENIED = 3
     #: The hold of a Commit has ended otherwise.
     ENDED = 5
