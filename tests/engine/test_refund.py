@@ -283,3 +283,15 @@ async def test_debt_shrinks_before_the_grants_of_a_parent_get_anything(
 
     shares = [(share.account, share.returned) for share in answer.lines[0].grants]
     assert (answer.lines[0].debt, shares) == (40, [("org", 10)])
+
+
+async def test_use_that_was_only_booked_is_taken_back(both: Both) -> None:
+    """As a Commit names it that settles what had been let through."""
+    await both.account("a")
+    await both.grant("a", 100)
+    booked = await both.do(op.BookUnenforced("t", "a", (op.Line("ai", 30),), both.key()))
+
+    answer = await both.do(refund(both, booked.applied.transaction_id, 10))
+
+    assert answer.lines[0].unenforced == 10
+    assert await both.buckets("a") == Buckets(granted=100, unenforced=20, available=100, burned=20)

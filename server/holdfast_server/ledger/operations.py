@@ -30,6 +30,7 @@ BURNING_KINDS: Final = frozenset(
         EntryKind.OVERAGE,
         EntryKind.LATE_COMMIT,
         EntryKind.RECOVERED_COMMIT,
+        EntryKind.UNENFORCED,
     }
 )
 #: The kinds that burn for a hold that is no longer open.
