@@ -1,6 +1,7 @@
 """Refund: burned credits go back to the grants they came from, newest burn first, never more."""
 
 import asyncio
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -12,6 +13,7 @@ from holdfast_server.domain.operation import Mode
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.records import BurnedTransaction
+from tests.engine.test_late import uuid7
 from tests.support.both import Both
 from tests.support.pair import START_MS
 
@@ -295,3 +297,29 @@ async def test_use_that_was_only_booked_is_taken_back(both: Both) -> None:
 
     assert answer.lines[0].unenforced == 10
     assert await both.buckets("a") == Buckets(granted=100, unenforced=20, available=100, burned=20)
+
+
+@pytest.mark.parametrize("owner", ["a", "org"])
+async def test_what_is_revoked_while_a_refund_is_planned_does_not_come_back(
+    both: Both, owner: str
+) -> None:
+    """The store has forgotten the grant by then, and the ledger was read before. The key proves
+    itself, so nothing else has it read again.
+    """
+    await both.account("org")
+    await both.account("a", parent="org")
+    grant = await both.grant(owner, 40)
+    transaction = await burned(both, "a", 30)
+    burned_by = both.ledger.burned_by
+
+    async def revoked_meanwhile(tenant: str, transaction_id: str) -> BurnedTransaction | None:
+        found = await burned_by(tenant, transaction_id)
+        await both.do(op.Revoke("t", owner, grant, "revoke", durability=op.Durability.MEMORY))
+        return found
+
+    with patch.object(both.ledger, "burned_by", revoked_meanwhile):
+        key = uuid7(both.real.clock.now_ms)
+        answer = await both.do(replace(refund(both, transaction), key=key))
+
+    assert [share.revoked for share in answer.lines[0].grants] == [30]
+    assert await both.buckets(owner) == Buckets(granted=40, revoked=40)

@@ -65,7 +65,9 @@ def revoke(rebuilt: Rebuilt, transaction: Sequence[Entry]) -> None:
     """Revoke of a grant that is effective, or of one that is pending."""
     (entry,) = transaction
     (posting,) = entry.grants
-    credit = rebuilt.tree.accounts[entry.account].credit(entry.credit_type)
+    state = rebuilt.tree.accounts[entry.account]
+    state.last_refund_seq = entry.seq
+    credit = state.credit(entry.credit_type)
     found = credit.find(posting.grant_id)
     if found is None:
         _take_pending(credit, posting.grant_id)

@@ -122,6 +122,7 @@ class AccountState:
     credits: dict[str, Credit] = field(default_factory=dict)
     counters: list[Counter] = field(default_factory=list)
     open_holds: int = 0
+    #: The last entry that a refund has to know of: of a refund, or of a grant that was revoked.
     last_refund_seq: int = 0
     #: Levels below this account that it ever had; never lowered, so a move may be refused too
     #: early, never too late.

@@ -87,6 +87,7 @@ class World(Memory):
         state, journal = self.known(tree, operation.account), Journal()
         revoked = grants.revoke_grant(journal, state, operation.grant_id)
         applied = self.write(tree, journal)
+        state.last_refund_seq = applied.seq
         return rp.RevokeReply(
             revoked.revoked, revoked.still_held, _figures(state, revoked.credit_type), applied
         )

@@ -24,7 +24,8 @@
 --   3 LOOK_UP       nothing; the key is too old to be new by itself: ask the ledger, then send again
 --   4 REUSED        the fingerprint that the key was used with before; "" in another partition
 --   5 HOLD_MISSING  nothing; only the ledger can say what became of the hold
---   6 STALE         nothing; the ledger was read before the account's last refund: read it again
+--   6 STALE         nothing; the ledger was read before a refund of the account, or before a grant was revoked
+--                   of one to which something goes back: read it again
 --   7 COLD          nothing; the tree is not in the store and may be in the ledger: bring it, or learn
 --                   there that it does not exist, and send again
 --   8 FENCED        why this store may not decide for the partition (lib/fence.lua)

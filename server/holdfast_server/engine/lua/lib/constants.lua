@@ -21,7 +21,8 @@ local CLOCK_SKEW_MS = 300000
 local CLOCK_JUMP_MS = 60000
 
 -- An account: a row. Overdraft, limits and offsets are packed by themselves, "" for none; pairs of a
--- credit type and its row follow.
+-- credit type and its row follow. A_REFUND_SEQ is the last entry that a refund has to know of: of a
+-- refund, or of a grant that was revoked.
 local A_STATUS, A_PARENT, A_VERSION, A_CREATED, A_OPEN_HOLDS, A_REFUND_SEQ, A_HEIGHT = 1, 2, 3, 4, 5, 6, 7
 local A_OVERDRAFT, A_LIMITS, A_OFFSETS, A_FIRST_CREDIT = 8, 9, 10, 11
 local STATUS_FROZEN, STATUS_CLOSED = 2, 3

@@ -113,6 +113,7 @@ function granting.revoke(op, tree)
     return failure(R_GRANT_NOT_FOUND)
   end
   local first_seq, last_seq, entry = journals.write(journal, op[O_CONTEXT])
+  state[A_REFUND_SEQ] = last_seq
   return { first_seq, last_seq, taken, held, buckets(credit), found }, entry
 end
 
@@ -244,12 +245,22 @@ local function refund_part(journal, op, part, line, now)
   end
 end
 
+-- Whether the ledger was read before something that changes what may go back, or where to. A grant that was
+-- revoked may be forgotten here by now.
+local function is_stale(tree, op)
+  local newest = trees.account(tree, op[ACCOUNT])[A_REFUND_SEQ]
+  for _, part in ipairs(op[PARTS]) do
+    newest = max(newest, trees.account(tree, part[1])[A_REFUND_SEQ])
+  end
+  return newest > op[AS_OF_SEQ]
+end
+
 function granting.refund(op, tree)
   local now, account = tree.partition.now, op[ACCOUNT]
   local state = trees.account(tree, account)
   if not state then
     return failure(R_ACCOUNT_NOT_FOUND, "account", account)
-  elseif state[A_REFUND_SEQ] > op[AS_OF_SEQ] then
+  elseif is_stale(tree, op) then
     return { special = STALE }
   end
   local failed = check_grants(op, tree, now)
