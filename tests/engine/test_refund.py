@@ -116,6 +116,24 @@ async def test_goodwill_makes_a_new_grant_of_what_expired(both: Both) -> None:
     assert new.terms.expires_at_ms == both.real.clock.now_ms + 60_000
 
 
+async def test_goodwill_leaves_what_became_of_the_expired_grant(both: Both) -> None:
+    """What was paid for it is burned or expired, to the unit; what comes anew costs nothing."""
+    await both.account("a")
+    old = await both.grant("a", 40, expires_at_ms=START_MS + 5_000, cost_amount=990)
+    transaction = await burned(both, "a", 30)
+    both.real.clock.now_ms += 10_000
+
+    await both.do(refund(both, transaction, 25, goodwill_ttl_ms=60_000))
+
+    await both.flushed()
+    grants = {each.grant_id: each for each in await both.ledger.list_grants("t", "a", limit=10)}
+    assert (grants[old].burned, grants[old].expired) == (30, 10)
+    assert all(
+        each.terms.amount == each.remaining + each.held + each.burned + each.expired + each.revoked
+        for each in grants.values()
+    )
+
+
 async def test_debt_shrinks_before_grants_get_anything(both: Both) -> None:
     await both.account("a")
     await both.grant("a", 40)

@@ -265,9 +265,6 @@ def _refund_grant(
     grant = credit.find(part.source)
     target = _target(part, plan, grant, now_ms)
     if not target:
-        journal.attribute(
-            EntryKind.REFUND, state, part.credit_type, _ghost(part), "burned", -part.amount
-        )
         _refund_anew(journal, state, part, part.amount, now_ms + plan.goodwill_ttl_ms, now_ms)
         refunded.shares.append(GrantShare(part.new_grant_id, state.account, returned=part.amount))
         return
@@ -290,7 +287,10 @@ def _refund_anew(
     expires_ms: int,
     now_ms: int,
 ) -> None:
-    """Burned credits become a new grant's; parts with the same new id share one grant."""
+    """Burned credits become a new grant's; of the one that paid they stay burned.
+
+    Parts with the same new id share one grant.
+    """
     credit_type = part.credit_type
     credit = state.credit(credit_type)
     grant = credit.find(part.new_grant_id)

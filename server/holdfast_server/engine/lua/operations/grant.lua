@@ -117,7 +117,8 @@ function granting.revoke(op, tree)
   return { first_seq, last_seq, taken, held, buckets(credit), found }, entry
 end
 
--- Burned credits become a new grant's; parts with the same new id share one grant.
+-- Burned credits become a new grant's; of the one that paid they stay burned. Parts with the same new id
+-- share one grant.
 local function refund_anew(journal, posting, credit, part, amount, expires_ms, now)
   local grant = draws.find_grant(credit, part[10])
   if not grant then
@@ -172,13 +173,12 @@ local function refund_grant(journal, posting, credit, op, part, line, now)
   local account, amount = part[1], part[4]
   local grant = draws.find_grant(credit, part[3])
   local target = target_of(op, part, grant, now)
-  local ghost = grant or { part[3], 0, 0, part[5], part[6], part[7], part[8], part[9], 1 }
   if not target then
-    journals.attribute(posting, ghost, C_BURNED - PART_BEHIND, -amount)
     refund_anew(journal, posting, credit, part, amount, now + op[GOODWILL_TTL_MS], now)
     insert(line[6], { part[10], account, 0, amount, 0, 0 })
     return
   end
+  local ghost = grant or { part[3], 0, 0, part[5], part[6], part[7], part[8], part[9], 1 }
   if target == C_AVAILABLE then
     if not grant then
       draws.insert_grant(credit, ghost)
