@@ -314,3 +314,15 @@ async def test_times_do_not_fall_where_more_is_due_than_one_call_may_end(real: R
     times = [entry.event_ms for entry in await real.entries()]
     assert times == sorted(times)
     assert (await buckets(real)).expired == count
+
+
+async def test_a_hold_keeps_its_feature_by_whatever_name_it_is_settled(real: Real) -> None:
+    """The ledger says for what was burned, also where somebody has found the hold in a list."""
+    await start(real, 100)
+    await real.decide([reserve(f"r{n}", 10, feature="chat") for n in range(2)])
+    holds, _ = await real.engine.list_holds("t", "a", False, 2, None)
+
+    await real.decide([op.Commit("t", holds[0].hold, "c"), op.Release("t", holds[1].hold, "d")])
+
+    last = (await real.entries())[-2:]
+    assert [entry.context.feature for entry in last] == ["chat", "chat"]

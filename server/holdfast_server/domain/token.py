@@ -89,7 +89,7 @@ class HoldToken:
     """What a token says.
 
     `feature` and `packed` of `TokenKind.HELD` are those of the Reserve; a token that was made for a
-    list of holds has neither. The other kinds have `lines` instead of `packed`.
+    list of holds has no `packed`. The other kinds have `lines` instead.
     """
 
     kind: TokenKind

@@ -148,7 +148,7 @@ class AccountReader:
 
     def _open_hold(self, tenant: str, root: str, hold: bytes, fields: list[Any]) -> rp.OpenHold:
         account, feature, mode, placed_ms, expires_ms, lines = fields[:6]
-        token = HoldToken(TokenKind.HELD, root, account.decode(), hold)
+        token = HoldToken(TokenKind.HELD, root, account.decode(), hold, feature.decode())
         text = self._signer.issue(tenant, token)
         shown = tuple(_held_line(line) for line in lines)
         return rp.OpenHold(
