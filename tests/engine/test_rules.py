@@ -186,22 +186,27 @@ async def test_what_a_burst_bucket_forgot_is_not_given_back(real: Real) -> None:
     assert denied.decision.reason is Reason.LIMIT_EXCEEDED
 
 
-async def test_a_sliding_window_is_never_too_short(real: Real) -> None:
-    """Of a length that is no multiple of its slices."""
+@pytest.mark.parametrize("place_ms", [0, 50, 100])
+async def test_a_sliding_window_is_never_too_short_nor_a_tenth_too_long(
+    real: Real, place_ms: int
+) -> None:
+    """Of a length that is no multiple of its slices, wherever in one of them the use lies."""
+    window_ms, slice_ms = 1_009, 101
     once = op.Limit(
         "once",
         op.LimitUnit.REQUESTS,
         op.LimitWindow.SLIDING,
         1,
         op.LimitEnforcement.HARD,
-        1_009,
+        window_ms,
     )
     await start(real, 10, limits=(once,))
-    real.clock.now_ms += 99 - real.clock.now_ms % 100
+    real.clock.now_ms += slice_ms - real.clock.now_ms % slice_ms + place_ms
     await real.decide([reserve("first", 1)])
-    real.clock.now_ms += 1_008
+    real.clock.now_ms += window_ms - 1
     (denied,) = await real.decide([reserve("early", 1)])
     assert denied.decision.reason is Reason.LIMIT_EXCEEDED
+    assert denied.decision.retry_after_ms <= slice_ms + 3
     real.clock.now_ms += denied.decision.retry_after_ms
     (granted,) = await real.decide([reserve("then", 1)])
     assert granted.decision.outcome is rp.Outcome.GRANTED

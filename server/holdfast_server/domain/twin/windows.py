@@ -51,15 +51,10 @@ def first_day_of_month(month: int) -> int:
 
 
 def slice_ms(limit: Limit) -> int:
-    """The length of one slice of a sliding window."""
-    return limit.window_ms // SLIDING_SLICES
-
-
-def _slice_count(limit: Limit) -> int:
-    """How many slices cover a sliding window, the one that now lies in aside: never less than all
-    of it.
+    """The length of one slice of a sliding window: a tenth, rounded up. With the one that now lies
+    in aside, ten of them cover all of it.
     """
-    return -(-limit.window_ms // slice_ms(limit))
+    return -(-limit.window_ms // SLIDING_SLICES)
 
 
 def window_at(limit: Limit, offsets: tuple[tuple[int, int], ...], now_ms: int) -> int:
@@ -94,7 +89,7 @@ def settle_counter(counter: Counter, offsets: tuple[tuple[int, int], ...], now_m
         counter.level_ms = now_ms
         return
     window = window_at(limit, offsets, now_ms)
-    oldest = window - _slice_count(limit) if limit.window is LimitWindow.SLIDING else window
+    oldest = window - SLIDING_SLICES if limit.window is LimitWindow.SLIDING else window
     counter.used = {number: used for number, used in counter.used.items() if number >= oldest}
 
 
@@ -145,7 +140,7 @@ def resets_at_ms(counter: Counter, offsets: tuple[tuple[int, int], ...], now_ms:
         return now_ms + -(-counter.level // limit.maximum)
     if limit.window is LimitWindow.SLIDING:
         newest = max((number for number, used in counter.used.items() if used), default=None)
-        return now_ms if newest is None else (newest + _slice_count(limit) + 1) * slice_ms(limit)
+        return now_ms if newest is None else (newest + SLIDING_SLICES + 1) * slice_ms(limit)
     return calendar_end_ms(limit, offsets, now_ms)
 
 
@@ -169,5 +164,5 @@ def _sliding_retry_ms(counter: Counter, now_ms: int, amount: int) -> int:
     for number in sorted(counter.used):
         used -= counter.used[number]
         if used + amount <= counter.limit.maximum:
-            return (number + _slice_count(counter.limit) + 1) * slice_ms(counter.limit) - now_ms
+            return (number + SLIDING_SLICES + 1) * slice_ms(counter.limit) - now_ms
     return 0

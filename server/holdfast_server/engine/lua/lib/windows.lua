@@ -44,13 +44,9 @@ function windows.first_day_of_month(month)
   return era * 146097 + day_of_era - 719468
 end
 
+-- A tenth of a sliding window, rounded up: with the one that now lies in aside, ten slices cover all of it.
 function windows.slice_ms(limit)
-  return floor(limit[L_WINDOW_MS] / SLIDING_SLICES)
-end
-
--- How many slices cover a sliding window, the one that now lies in aside: never less than all of it.
-local function slice_count(limit)
-  return ceil_div(limit[L_WINDOW_MS], windows.slice_ms(limit))
+  return ceil_div(limit[L_WINDOW_MS], SLIDING_SLICES)
 end
 
 -- The number of the window or slice that an instant lies in; for a burst bucket the instant itself.
@@ -87,7 +83,7 @@ function windows.settle(limit, offsets, now)
     return
   end
   local window = windows.window_at(limit, offsets, now)
-  local oldest = limit[L_WINDOW] == WINDOW_SLIDING and window - slice_count(limit) or window
+  local oldest = limit[L_WINDOW] == WINDOW_SLIDING and window - SLIDING_SLICES or window
   local used, kept = limit[L_USED], {}
   for i = 1, #used, 2 do
     if used[i] >= oldest then
@@ -161,7 +157,7 @@ function windows.resets_at_ms(limit, offsets, now)
       newest = max(newest, limit[L_USED][i])
     end
   end
-  return newest < 0 and now or (newest + slice_count(limit) + 1) * windows.slice_ms(limit)
+  return newest < 0 and now or (newest + SLIDING_SLICES + 1) * windows.slice_ms(limit)
 end
 
 local function sliding_retry_ms(limit, now, amount)
@@ -176,7 +172,7 @@ local function sliding_retry_ms(limit, now, amount)
   for _, slice in ipairs(slices) do
     used = used - slice[2]
     if used + amount <= limit[L_MAXIMUM] then
-      return (slice[1] + slice_count(limit) + 1) * windows.slice_ms(limit) - now
+      return (slice[1] + SLIDING_SLICES + 1) * windows.slice_ms(limit) - now
     end
   end
   return 0
