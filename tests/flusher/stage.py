@@ -48,6 +48,10 @@ class Heard:
     flushed: list[tuple[int, int, int]] = field(default_factory=list)
     batches: list[FlushedBatch] = field(default_factory=list)
     halts: list[Halt] = field(default_factory=list)
+    standbys: int = 0
+
+    def stood_by(self) -> None:
+        self.standbys += 1
 
     @property
     def hooks(self) -> FlusherHooks:
@@ -55,6 +59,7 @@ class Heard:
             on_flushed=lambda *place: self.flushed.append(place),
             on_batch=self.batches.append,
             on_halted=self.halts.append,
+            on_standby=self.stood_by,
         )
 
 

@@ -15,6 +15,7 @@ from holdfast_server.flusher.flusher import (
     rest_seconds,
 )
 from holdfast_server.flusher.retention import Retention
+from holdfast_server.ledger.append import CursorsMoved
 from tests.flusher.stage import KEYS, Heard, Stage
 from tests.support.entries import Story, history_of, holds_and_commits
 from tests.support.ledger import begin_epoch
@@ -224,6 +225,26 @@ async def test_when_the_flusher_that_leads_ends_another_takes_over(stage: Stage)
         await stage.until_recorded(p0=2)
 
     assert [batch.entries for batch in heard.batches] == [1]
+
+
+async def test_whoever_does_not_lead_any_more_says_so(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Heard()
+    async with stage.flushing(heard) as flusher:
+        await stage.add(Story().grant("ada", 100))
+        await until(lambda: heard.flushed)
+        assert not heard.standbys
+
+        async def lost() -> bool:
+            raise CursorsMoved("another flusher leads")
+
+        async def lead() -> bool:
+            return False
+
+        monkeypatch.setattr(flusher._appender, "lead", lead)
+        monkeypatch.setattr(flusher, "_housekeep", lost)
+        await until(lambda: heard.standbys)
 
 
 async def test_without_the_lock_cursors_alone_keep_flushers_from_harm(stage: Stage) -> None:

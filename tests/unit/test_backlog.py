@@ -15,6 +15,10 @@ class Reports(Recorder):
     def __init__(self) -> None:
         self.waiting: list[tuple[int, float]] = []
         self.alerts: list[Alert] = []
+        self.standbys = 0
+
+    def stands_by(self) -> None:
+        self.standbys += 1
 
     def outbox(self, entries: int, lag_seconds: float) -> None:
         self.waiting.append((entries, lag_seconds))
@@ -71,3 +75,17 @@ def test_a_clock_that_jumped_is_said_once() -> None:
     for is_suspect in (False, True, True, False, True):
         backlog.timed(is_suspect=is_suspect)
     assert reports.alerts == [Alert.CLOCK_SUSPECT] * 2
+
+
+def test_who_stands_by_knows_nothing_and_begins_anew() -> None:
+    reports, clock = Reports(), Clock()
+    backlog = Backlog(reports, 10, clock)
+    backlog.reached(0, 1, 7)
+    backlog.flushed(FlushedBatch(entries=5, partitions=1, lag_ms=250, seconds=0.01))
+    backlog.stand_by()
+    assert (backlog.positions, reports.standbys) == ({}, 1)
+    clock.now += 2 * LAG_SECONDS_MAX
+    backlog.stand_by()
+    backlog.waiting(3)
+    assert reports.waiting == [(3, 0.0)]
+    assert reports.alerts == []

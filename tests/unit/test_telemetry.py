@@ -102,6 +102,21 @@ def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
     return found
 
 
+def test_who_stands_by_shows_nothing_of_what_waits(metrics: Metrics) -> None:
+    """An old figure beside the true one would be taken for it."""
+    report_everything(metrics)
+    metrics.stands_by()
+    shown = {name for name, _ in samples(metrics)}
+    hidden = {
+        "holdfast_outbox_entries",
+        "holdfast_outbox_lag_seconds",
+        "holdfast_fenced_partitions",
+    }
+    assert shown.isdisjoint(hidden)
+    metrics.outbox(1, 0.5)
+    assert samples(metrics)["holdfast_outbox_entries", ""] == 1
+
+
 def test_every_report_is_on_the_page(metrics: Metrics) -> None:
     report_everything(metrics)
     metrics.flushed(11, 0.5)

@@ -57,6 +57,13 @@ class Backlog:
         if halt.fault in _ALERTS:
             self._recorder.alert(_ALERTS[halt.fault])
 
+    def stand_by(self) -> None:
+        """Another flusher leads: how far the ledger is, only that one knows."""
+        self.positions.clear()
+        self._behind = False
+        self._moved_at, self._lag_seconds = self._clock(), 0.0
+        self._recorder.stands_by()
+
     def waiting(self, entries: int) -> None:
         """So many entries wait now.
 

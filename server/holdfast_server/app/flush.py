@@ -47,6 +47,7 @@ async def _flush(
             backlog.reached,
             backlog.flushed,
             backlog.halted,
+            backlog.stand_by,
             process.tracing.flush,
             Coordinator(_stores(process), process.metrics),
         ),

@@ -25,7 +25,12 @@ async def gather(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
             except HoldfastError as error:
                 return error
 
-    return list(await asyncio.gather(*map(one, calls)))
+    try:
+        return list(await asyncio.gather(*map(one, calls)))
+    finally:
+        # Whoever is cancelled has not begun some of them.
+        for call in calls:
+            call.close()
 
 
 def answered(found: Sequence[Any]) -> list[Any]:

@@ -52,6 +52,8 @@ class FlusherHooks:
     on_flushed: Callable[[int, int, int], None] = lambda partition, epoch, seq: None
     on_batch: Callable[[FlushedBatch], None] = lambda batch: None
     on_halted: Callable[[Halt], None] = lambda halt: None
+    #: Another flusher leads: nothing is known here any more.
+    on_standby: Callable[[], None] = lambda: None
     #: Goes around one ledger transaction, with the traces of the requests behind its entries.
     span: Callable[[Iterable[TraceContext]], AbstractContextManager[object]] = lambda traces: (
         nullcontext()

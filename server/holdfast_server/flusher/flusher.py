@@ -85,7 +85,7 @@ class Flusher:
         self._batch_entries_max = batch_entries_max
         self._progress = Progress()
         hooks = hooks or FlusherHooks()
-        self._recovery = hooks.recovery
+        self._recovery, self._on_standby = hooks.recovery, hooks.on_standby
         retention = retention or Retention(0, 0)
         self._recorder = Recorder(appender, outbox, self._progress, retention, hooks)
         self._stopping = asyncio.Event()
@@ -110,6 +110,7 @@ class Flusher:
         while not self._stopping.is_set():
             try:
                 if not await self._appender.lead():
+                    self._on_standby()
                     await self._pause(STANDBY_SECONDS)
                     continue
                 await self._begin()

@@ -114,6 +114,10 @@ class Metrics(Recorder):
         self._set(names.OUTBOX_ENTRIES, entries)
         self._set(names.OUTBOX_LAG, lag_seconds)
 
+    def stands_by(self) -> None:
+        for metric in (names.OUTBOX_ENTRIES, names.OUTBOX_LAG, names.FENCED_PARTITIONS):
+            self._values[metric.name] = {}
+
     def waited(self, wanted: Enum, *, is_reached: bool) -> None:
         self._add(names.DURABILITY_WAITS, 1, wanted.name, str(is_reached).lower())
 

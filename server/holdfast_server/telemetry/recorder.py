@@ -52,6 +52,9 @@ class Recorder:
     def outbox(self, entries: int, lag_seconds: float) -> None:
         """So many entries wait for the ledger; the oldest is so old."""
 
+    def stands_by(self) -> None:
+        """Another process flushes: only that one knows how much waits, and what for recovery."""
+
     def waited(self, wanted: Enum, *, is_reached: bool) -> None:
         """Somebody waited for a durability, and it was reached in time or not."""
 
