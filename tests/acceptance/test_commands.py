@@ -364,3 +364,29 @@ def test_reader_that_goes_away_is_no_error(arguments: list[str]) -> None:
             command(*arguments), stdout=output, stderr=subprocess.PIPE, check=False
         )
     assert (done.returncode, done.stderr) == (PIPE_CLOSED, b"")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["migrate"], ["serve"], ["flush"], ["ledger", "export", "csv"], ["recovery", "status"]],
+)
+@pytest.mark.parametrize("url", ["postgresql://u:hunter%zz2@h/x", "postgresql://h/x?hunter%zz2=1"])
+def test_ledger_url_that_cannot_be_read_is_named_without_its_password(
+    arguments: list[str], url: str, tmp_path: Path
+) -> None:
+    variables = {"HOLDFAST_REDIS_URL": "redis://127.0.0.1:1", "HOLDFAST_DEVELOPMENT": "1"}
+    variables |= {"HOLDFAST_POSTGRES_URL": url, "HOLDFAST_PORT": "0", "HOLDFAST_METRICS_PORT": "0"}
+    done = run(arguments, {**os.environ, **variables, "HOLDFAST_STATE_DIR": str(tmp_path)})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("holdfast: HOLDFAST_POSTGRES_URL is no URL")
+    assert "hunter" not in line
+
+
+def test_doctor_names_a_ledger_url_that_cannot_be_read() -> None:
+    variables = {"HOLDFAST_POSTGRES_URL": "postgresql://u:hunter%zz2@h/x", "HOME": "/"}
+    done = call(["doctor", "--json"], variables)
+    found = {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
+    assert found["ledger"]["health"] == "BAD"
+    assert "is no URL" in found["ledger"]["found"]
+    assert "hunter" not in done.stdout + done.stderr

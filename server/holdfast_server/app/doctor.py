@@ -237,6 +237,8 @@ async def _examine_ledger(settings: Settings) -> list[Check]:
         facts = await inspect_ledger(settings.postgres_url)
     except HoldfastError as error:
         return [Check("ledger", Health.BAD, "away", error.message)]
+    except SettingsError as error:
+        return [Check("ledger", Health.BAD, str(error), "correct it, else nothing starts")]
     except MigrationError as error:
         return [Check("schema", Health.BAD, str(error), "run the version that made it")]
     checks = check_ledger(facts, settings.worker_count, settings.postgres_connections_max)

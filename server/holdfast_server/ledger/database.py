@@ -15,6 +15,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.sql import QUERIES
+from holdfast_server.settings import SettingsError
 
 #: Seconds to wait for a connection to be made.
 CONNECT_SECONDS_MAX: Final = 3
@@ -47,13 +48,23 @@ Pool = AsyncConnectionPool[Connection]
 
 
 def connection_text(url: str, application: str) -> str:
-    """The connection string with our timeouts, which a value in the URL takes precedence over."""
+    """The connection string with our timeouts, which a value in the URL takes precedence over.
+
+    Raises `SettingsError` for a URL that the driver cannot read.
+    """
     defaults: dict[str, str | int] = {
         "connect_timeout": CONNECT_SECONDS_MAX,
         "tcp_user_timeout": TCP_TIMEOUT_MS,
         "application_name": f"holdfast {application}",
     }
-    given = psycopg.conninfo.conninfo_to_dict(url)
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # The driver's own words repeat what it could not read, which may be the password.
+        raise SettingsError(
+            "HOLDFAST_POSTGRES_URL is no URL of a database: write what is special in user and "
+            "password as %XX, and name only parameters that libpq has"
+        ) from None
     return make_conninfo(
         url, **{name: value for name, value in defaults.items() if name not in given}
     )
