@@ -381,12 +381,3 @@ def test_ledger_url_that_cannot_be_read_is_named_without_its_password(
     (line,) = done.stderr.splitlines()
     assert line.startswith("holdfast: HOLDFAST_POSTGRES_URL is no URL")
     assert "hunter" not in line
-
-
-def test_doctor_names_a_ledger_url_that_cannot_be_read() -> None:
-    variables = {"HOLDFAST_POSTGRES_URL": "postgresql://u:hunter%zz2@h/x", "HOME": "/"}
-    done = call(["doctor", "--json"], variables)
-    found = {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
-    assert found["ledger"]["health"] == "BAD"
-    assert "is no URL" in found["ledger"]["found"]
-    assert "hunter" not in done.stdout + done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,21 @@ def test_schema_that_lacks_migrations_is_found(
     checks = [line for line in call(["doctor"], variables).stdout.splitlines() if "schema" in line]
     assert len(checks) == 1
     assert "run `holdfast migrate`" in checks[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "url"),
+    [
+        ("ledger", "HOLDFAST_POSTGRES_URL", "postgresql://u:hunter%zz2@h/x"),
+        ("store", "HOLDFAST_REDIS_URL", "redis://:hunter2@h:hunter2"),
+        ("store", "HOLDFAST_REDIS_URL", "redis://:hunter2@h?hunter2=1"),
+    ],
+)
+def test_url_that_cannot_be_read_is_named_without_its_password(
+    name: str, variable: str, url: str
+) -> None:
+    done = call(["doctor", "--json"], {variable: url, "HOME": "/"})
+    found = {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
+    assert found[name]["health"] == "BAD"
+    assert f"{variable} is no URL" in found[name]["found"]
+    assert "hunter" not in done.stdout + done.stderr

@@ -17,6 +17,7 @@ from holdfast_server.app.evidence import open_evidence
 from holdfast_server.engine.evictions import ADVICE, POLICY
 from holdfast_server.engine.inspection import StoreFacts, inspect_stores
 from holdfast_server.engine.levels import Levels
+from holdfast_server.engine.stores import open_store
 from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.inspection import LedgerFacts, inspect_ledger
 from holdfast_server.ledger.migrate import MigrationError
@@ -218,7 +219,11 @@ async def _examine_store(settings: Settings) -> list[Check]:
     if not settings.redis_url:
         return [Check("store", Health.BAD, "no URL", "set HOLDFAST_REDIS_URL")]
     try:
+        # What cannot even be opened is wrong, and not away.
+        await open_store(settings.redis_url).close()
         found = await inspect_stores(settings.redis_url)
+    except SettingsError as error:
+        return [Check("store", Health.BAD, str(error), "correct it, else nothing starts")]
     except HoldfastError as error:
         return [Check("store", Health.BAD, "away", error.message)]
     # Of several masters each is told apart by its place.

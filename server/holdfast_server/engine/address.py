@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
 
+from holdfast_server.settings import SettingsError
+
 PORT_DEFAULT: Final = 6379
 
 
@@ -37,7 +39,7 @@ class Address:
 
 
 def parse(url: str) -> Address:
-    """Raises ValueError for a URL that names no node, or sentinels without a master."""
+    """Raises `SettingsError` for a URL that names no node, or sentinels without a master."""
     scheme, _, rest = url.partition("://")
     if "+" not in scheme:
         return Address(url)
@@ -45,7 +47,7 @@ def parse(url: str) -> Address:
     hosts, _, master = place.partition("/")
     username, _, password = credentials.partition(":")
     if scheme.endswith("sentinel") and not master:
-        raise ValueError("say behind the sentinels which master they are asked for: …/mymaster")
+        raise _wrong("say behind the sentinels which master they are asked for: …/mymaster")
     return Address(
         url,
         tuple(_node(each) for each in hosts.split(",")),
@@ -61,5 +63,9 @@ def _node(text: str) -> tuple[str, int]:
     if not host:
         host, port = port, str(PORT_DEFAULT)
     if not host or not port.isdigit():
-        raise ValueError("a node is a host and a port: host:6379")
+        raise _wrong("a node is a host and a port: host:6379")
     return host.strip("[]"), int(port)
+
+
+def _wrong(what: str) -> SettingsError:
+    return SettingsError(f"HOLDFAST_REDIS_URL cannot be read: {what}")

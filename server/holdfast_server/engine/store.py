@@ -287,7 +287,10 @@ def _scanned(answer: tuple[Any, Sequence[bytes]]) -> tuple[int, list[str]]:
 
 
 def _pool(address: Address) -> Pool:
-    return Pool.from_url(address.url, **_POOL, **_CONNECTION)
+    pool = Pool.from_url(address.url, **_POOL, **_CONNECTION)
+    # A parameter of the URL that nothing knows would else be found by the first call.
+    pool.connection_class(**pool.connection_kwargs)
+    return pool
 
 
 def pack_call(script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> bytes:
