@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from holdfast_server.app.address import hold_address
+from holdfast_server.app.exposition import Source, serve_http
 from holdfast_server.app.problem import Problem
 
 HOST = "127.0.0.1"
@@ -63,6 +64,17 @@ def test_connections_that_ended_do_not_keep_the_port() -> None:
     hold_address(HOST, held.port).__exit__(None, None, None)
 
 
-def test_address_that_is_not_ours_is_named() -> None:
-    with pytest.raises(Problem, match="is no address of this machine"):
-        hold_address("host.invalid", 0)
+@pytest.mark.parametrize("host", ["host.invalid", "192.0.2.1", "no..name"])
+@pytest.mark.parametrize("port", [0, 7400])
+def test_address_that_is_not_ours_is_named(host: str, port: int) -> None:
+    with pytest.raises(Problem, match=f"{host} is no address of this machine"):
+        hold_address(host, port)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no..name"])
+async def test_page_on_an_address_that_is_not_ours_is_a_problem(host: str) -> None:
+    async def page() -> bytes:
+        return b""
+
+    with pytest.raises(Problem, match="another --metrics-host"):
+        await serve_http(host, 0, Source(page, lambda: True))

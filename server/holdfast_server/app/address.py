@@ -8,6 +8,7 @@ while anybody else has the port.
 
 from __future__ import annotations
 
+import errno
 import socket
 from dataclasses import dataclass
 from types import TracebackType
@@ -60,14 +61,15 @@ def hold_address(host: str, port: int) -> HeldAddress:
     except OSError as error:
         if lock is not None:
             lock.close()
-        raise _taken(host, port) from error
+        raise _refusal(host, port, error) from error
 
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise Problem(f"{host} is no address of this machine: set HOLDFAST_HOST to one") from error
+    # A name that no resolver takes is a UnicodeError.
+    except (socket.gaierror, UnicodeError) as error:
+        raise _not_ours(host) from error
     family, _, _, _, place = found[0]
     return family, (str(place[0]), port)
 
@@ -78,7 +80,7 @@ def _lock(host: str, port: int) -> socket.socket:
         lock.bind(_LOCK_NAME.format(host=host, port=port))
     except OSError as error:
         lock.close()
-        raise _taken(host, port) from error
+        raise _refusal(host, port, error) from error
     return lock
 
 
@@ -102,7 +104,15 @@ def _keep(family: socket.AddressFamily, place: tuple[str, int], port: int) -> so
     return keeper
 
 
-def _taken(host: str, port: int) -> Problem:
+def _refusal(host: str, port: int, error: OSError) -> Problem:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return _not_ours(host)
+    if error.errno != errno.EADDRINUSE:
+        return Problem(f"{host}:{port} cannot be had: {error.strerror or error}")
     return Problem(
         f"{host}:{port} is in use by another process: stop that one or choose another --port"
     )
+
+
+def _not_ours(host: str) -> Problem:
+    return Problem(f"{host} is no address of this machine: set HOLDFAST_HOST to one")

@@ -77,9 +77,11 @@ async def serve_http(host: str, port: int, source: Source) -> asyncio.Server:
 
     try:
         return await asyncio.start_server(answer, host, port, limit=REQUEST_HEAD_BYTES_MAX)
-    except OSError as error:
+    # A name that no resolver takes is a UnicodeError.
+    except (OSError, UnicodeError) as error:
         raise Problem(
-            f"the metrics page cannot have {host}:{port}: choose another --metrics-port, or 0"
+            f"the metrics page cannot have {host}:{port}: choose another --metrics-port, or 0, "
+            "or another --metrics-host"
         ) from error
 
 
