@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from holdfast_server.app.problem import Problem
@@ -20,3 +20,12 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
         yield ledger
     finally:
         await ledger.close()
+
+
+def known_partitions(asked: Iterable[int], count: int) -> list[int]:
+    """The partitions that were asked for, each once. Raises `Problem` for one that is none."""
+    chosen = sorted(set(asked))
+    for partition in chosen:
+        if not 0 <= partition < count:
+            raise Problem(f"there is no partition {partition}: they are 0 to {count - 1}")
+    return chosen

@@ -21,7 +21,7 @@ from holdfast import Buckets, Client, CreditBalanceAt, Durability, Entry, Explan
 from holdfast_server.app.evidence import read_anchors
 from holdfast_server.app.export import CSV_COLUMNS, read_lines, to_json, to_row
 from holdfast_server.app.problem import Problem
-from holdfast_server.app.stores import open_ledger
+from holdfast_server.app.stores import known_partitions, open_ledger
 from holdfast_server.cli.checkpoints import public_key_option
 from holdfast_server.cli.connection import Connection, client_command, connection_options
 from holdfast_server.cli.options import json_option, read_settings
@@ -278,11 +278,12 @@ async def _verify_offline(
     postgres_url: str | None, partitions: tuple[int, ...], vouched: Mapping[int, Tips]
 ) -> Any:
     async with _opened(postgres_url) as ledger:
-        total = len(partitions) or len(await ledger.flushed())
+        count = len(await ledger.flushed())
+        chosen = known_partitions(partitions, count)
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("partitions", total=total)
+            task = progress.add_task("partitions", total=len(chosen) or count)
             return await ledger.verify(
-                partitions or None,
+                chosen or None,
                 anchors=vouched,
                 on_progress=lambda *_: progress.advance(task),
             )
@@ -293,7 +294,8 @@ async def _export(
 ) -> int:
     count = 0
     async with _opened(postgres_url) as ledger:
-        chosen = partitions or sorted(await ledger.flushed())
+        there = await ledger.flushed()
+        chosen = known_partitions(partitions or there, len(there))
         with Progress(console=Console(stderr=True), transient=True) as progress:
             for partition in progress.track(chosen, description="partitions"):
                 async for recorded in ledger.stream_entries(partition):

@@ -10,7 +10,7 @@ import click
 
 from holdfast_server import failpoint
 from holdfast_server.app.recovery import recovering
-from holdfast_server.app.stores import open_ledger
+from holdfast_server.app.stores import known_partitions, open_ledger
 from holdfast_server.cli.options import json_option, read_settings
 from holdfast_server.cli.output import Column, console, print_json, print_rows, show_time
 from holdfast_server.cli.reconcile import TENANT_DEFAULT
@@ -132,4 +132,5 @@ async def _bring_back(settings: Settings, tenant: str, account: str) -> str:
 
 async def _run(settings: Settings, rebuild: Sequence[int]) -> list[Recovered]:
     async with recovering(settings) as stores:
-        return await stores.coordinator.recover(frozenset(rebuild))
+        chosen = known_partitions(rebuild, stores.keys.partitions)
+        return await stores.coordinator.recover(frozenset(chosen))

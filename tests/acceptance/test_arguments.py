@@ -1,0 +1,38 @@
+"""Arguments that ask for what there is not are refused: doing nothing would look like success."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from holdfast import new_key
+from tests.support.server import RunningService, call, call_json, eventually
+
+
+@pytest.mark.parametrize("partition", ["256", "-1", "99999999999999999999"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ledger", "verify", "--offline", "--partition"],
+        ["ledger", "export", "jsonl", "--partition"],
+        ["recovery", "run", "--rebuild"],
+    ],
+)
+def test_partition_that_is_none_is_refused(
+    holdfast_server: RunningService, arguments: list[str], partition: str
+) -> None:
+    done = call([*arguments, "0", arguments[-1], partition], holdfast_server.environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(f"there is no partition {partition}: they are 0 to 255\n")
+
+
+def test_partition_that_is_named_twice_is_exported_once(holdfast_server: RunningService) -> None:
+    def exported(*arguments: str) -> list[str]:
+        export = ["ledger", "export", "jsonl", *arguments]
+        return call(export, holdfast_server.environment).stdout.splitlines()
+
+    call_json(["account", "create", new_key()], holdfast_server.environment)
+    (line, *_) = eventually(exported, "the ledger has the account")
+    partition = f"--partition={json.loads(line)['partition']}"
+    assert exported(partition, partition) == exported(partition)
