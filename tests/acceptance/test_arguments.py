@@ -36,3 +36,23 @@ def test_partition_that_is_named_twice_is_exported_once(holdfast_server: Running
     (line, *_) = eventually(exported, "the ledger has the account")
     partition = f"--partition={json.loads(line)['partition']}"
     assert exported(partition, partition) == exported(partition)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo", "--requests", "0"],
+        ["demo", "--requests", "-5"],
+        ["replay", __file__, "--concurrency", "0"],
+        ["replay", __file__, "--speed", "-1"],
+        ["ledger", "list", "somebody", "--limit", "-1"],
+        ["verify", "--file", __file__, "--partition", "0"],
+        ["verify", "--file", __file__, "--offline"],
+        ["verify", "--file", __file__, "--public-key", __file__],
+        ["mode", "list", "--private-key", __file__],
+    ],
+)
+def test_what_nothing_could_be_done_with_is_a_wrong_use(arguments: list[str]) -> None:
+    done = call(arguments, {"HOME": "/", "HOLDFAST_TARGET": "127.0.0.1:1"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: holdfast")

@@ -65,6 +65,8 @@ class Connection:
         )
 
     def _tls(self) -> Tls | None:
+        if bool(self.certificate) != bool(self.private_key):
+            raise click.UsageError("give --certificate and --private-key together")
         if not (self.tls_ca or self.certificate):
             return None
         return Tls(

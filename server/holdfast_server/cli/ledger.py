@@ -85,7 +85,13 @@ def ledger() -> None:
 @click.option("--credit-type", default="", help="Only this one.")
 @click.option("--from", "from_ms", type=INSTANT, default=0, help="At or after this instant.")
 @click.option("--to", "to_ms", type=INSTANT, default=0, help="Before this instant.")
-@click.option("--limit", default=100, show_default=True, help="The newest so many; 0 for all.")
+@click.option(
+    "--limit",
+    default=100,
+    type=click.IntRange(0),
+    show_default=True,
+    help="The newest so many; 0 for all.",
+)
 @client_command
 def list_entries(client: Client, as_json: bool, account: str, limit: int, **options: Any) -> None:
     """List an account's entries, newest first."""
@@ -170,6 +176,8 @@ def verify(
     With --checkpoints also that nothing is missing at the end, which a chain alone cannot show.
     A file says nothing about keys.
     """
+    if where["file"] and (where["offline"] or partitions):
+        raise click.UsageError("a --file is verified whole, and without Postgres")
     anchors = _anchors(where)
     vouched = anchors.tips if anchors else {}
     if where["file"]:
@@ -238,6 +246,8 @@ def _figures(buckets: Buckets) -> str:
 
 def _anchors(where: dict[str, Any]) -> Anchors | None:
     if not where["checkpoints"]:
+        if where["public_keys"]:
+            raise click.UsageError("a --public-key judges --checkpoints: give those as well")
         return None
     if not (where["file"] or where["offline"]):
         raise click.UsageError("--checkpoints are compared with --offline or with a --file")

@@ -66,7 +66,13 @@ def up(data: Path | None, as_json: bool, **flags: Any) -> None:
 
 
 @click.command()
-@click.option("--requests", default=DEMO_REQUESTS, show_default=True, help="How many to make.")
+@click.option(
+    "--requests",
+    default=DEMO_REQUESTS,
+    type=click.IntRange(1),
+    show_default=True,
+    help="How many to make.",
+)
 @click.option("--seed", default=1, show_default=True, help="The same seed, the same requests.")
 @settings_options
 @json_option
@@ -83,8 +89,15 @@ def demo(requests: int, seed: int, as_json: bool, **flags: Any) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--target", help="A running service; by default one is started for this.")
 @click.option("--token", envvar="HOLDFAST_TOKEN", default="", help="Better HOLDFAST_TOKEN.")
-@click.option("--speed", default=0.0, help="So many times faster than recorded; 0: when answered.")
-@click.option("--concurrency", default=CONCURRENCY_DEFAULT, show_default=True)
+@click.option(
+    "--speed",
+    default=0.0,
+    type=click.FloatRange(0),
+    help="So many times faster than recorded; 0: when answered.",
+)
+@click.option(
+    "--concurrency", default=CONCURRENCY_DEFAULT, type=click.IntRange(1), show_default=True
+)
 @click.option("--seed", default=1, show_default=True, help="Chooses accounts and outcomes.")
 @settings_options
 @json_option
