@@ -31,17 +31,17 @@ def create_account(
     key: str,
 ) -> Call[records.AccountResult]:
     """Creates an account, alone or below a parent."""
-    message = pb.Account(
-        account=account,
-        parent=parent,
-        display_name=display_name,
-        overdraft_limits=overdraft_limits,
-        limits=map(write_limit, limits),
-        zone=zone,
-        labels=labels,
-    )
 
     def build(defaults: Defaults) -> pb.CreateAccountRequest:
+        message = pb.Account(
+            account=account,
+            parent=parent,
+            display_name=display_name,
+            overdraft_limits=overdraft_limits,
+            limits=map(write_limit, limits),
+            zone=zone,
+            labels=labels,
+        )
         return pb.CreateAccountRequest(tenant=defaults.tenant, account=message, idempotency_key=key)
 
     def read(answer: pb.CreateAccountResponse) -> records.AccountResult:
@@ -68,16 +68,17 @@ def update_account(
         "display_name": display_name,
         "status": None if status is None else pb.AccountStatus.ValueType(status),
         "overdraft_limits": overdraft_limits,
-        "limits": None if limits is None else [write_limit(limit) for limit in limits],
+        "limits": limits,
         "zone": zone,
         "labels": labels,
     }
     changed = {name: value for name, value in fields.items() if value is not None}
 
     def build(defaults: Defaults) -> pb.UpdateAccountRequest:
+        written = {**changed, "limits": map(write_limit, limits or ())}
         request = pb.UpdateAccountRequest(
             tenant=defaults.tenant,
-            account=pb.Account(account=account, **changed),  # type: ignore[arg-type]
+            account=pb.Account(account=account, **written),  # type: ignore[arg-type]
             expected_version=expected_version,
             idempotency_key=key,
         )
@@ -118,9 +119,11 @@ def list_accounts(parent: str, page_token: str) -> Call[Page[records.Account]]:
 
 def create_credit_type(credit_type: str, display_name: str, scale: int) -> Call[records.CreditType]:
     """Defines a credit type; the same one again is answered as before."""
-    message = types_pb2.CreditType(credit_type=credit_type, display_name=display_name, scale=scale)
 
     def build(defaults: Defaults) -> pb.CreateCreditTypeRequest:
+        message = types_pb2.CreditType(
+            credit_type=credit_type, display_name=display_name, scale=scale
+        )
         return pb.CreateCreditTypeRequest(tenant=defaults.tenant, credit_type=message)
 
     def read(answer: pb.CreateCreditTypeResponse) -> records.CreditType:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from holdfast import AsyncClient, Durability, InvalidRequest, Overage, operations
+from holdfast import (
+    AsyncClient,
+    Client,
+    Durability,
+    InvalidRequest,
+    Limit,
+    LimitUnit,
+    LimitWindow,
+    Overage,
+    operations,
+)
 from holdfast._calls import Defaults
 from holdfast.v1 import types_pb2
 
+#: Its window is longer than any number of the wire.
+WIDE = Limit("wide", LimitUnit.REQUESTS, LimitWindow.SLIDING, 1, window_ms=2**70)
 DEFAULTS = Defaults(tenant="acme", credit_type="credits")
 
 
@@ -93,3 +106,19 @@ async def test_a_number_beyond_the_wire_is_an_invalid_request() -> None:
     async with AsyncClient("127.0.0.1:1") as client:
         with pytest.raises(InvalidRequest):
             await client.burn("a", 2**70)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.create_credit_type("ai", scale=2**40),
+        lambda client: client.create_account("a", limits=[WIDE]),
+        lambda client: client.update_account("a", limits=[WIDE]),
+        lambda client: client.create_account("a", overdraft_limits={"ai": 2**70}),
+    ],
+)
+def test_a_number_that_no_message_can_carry_is_an_invalid_request(
+    ask: Callable[[Client], object],
+) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(InvalidRequest):
+        ask(client)
