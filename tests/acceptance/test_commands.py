@@ -256,6 +256,7 @@ def test_export_as_csv_adds_up(holdfast_server: RunningService, account: str) ->
         ["hold", "extend", "some-hold", "--ttl", "soon"],
         ["ledger", "at", "somebody", "yesterday"],
         ["account", "create", "somebody", "--limit", "maximum=1"],
+        ["account", "create", "x", "--limit", "id=a,maximum=1,window=day,enforcement=medium"],
         ["mode", "set", "off", "--reason", "x", "--account", "a", "--feature", "b"],
         ["no-such-command"],
     ],

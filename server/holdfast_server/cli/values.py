@@ -17,6 +17,7 @@ Parsed = TypeVar("Parsed")
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"([0-9]{1,12})(ms|s|m|h|d)")
+_ENFORCEMENTS = {each.name.lower(): each for each in LimitEnforcement if each}
 _WINDOWS = {
     "day": LimitWindow.CALENDAR_DAY,
     "month": LimitWindow.CALENDAR_MONTH,
@@ -98,12 +99,13 @@ def parse_limit(text: str) -> Limit:
     """A limit such as "id=daily,maximum=1000,credit-type=credits,window=day" (see LIMIT_HELP)."""
     fields = dict(parse_pair(part) for part in text.split(","))
     credit_type = fields.pop("credit-type", "")
+    fields.setdefault("enforcement", "hard")
     limit = Limit(
         limit_id=_required(fields, "id"),
         unit=LimitUnit.AMOUNT if credit_type else LimitUnit.REQUESTS,
         window=_chosen(fields, "window", _WINDOWS),
         maximum=parse_amount(_required(fields, "maximum"), field="maximum"),
-        enforcement=LimitEnforcement[fields.pop("enforcement", "hard").upper()],
+        enforcement=_chosen(fields, "enforcement", _ENFORCEMENTS),
         credit_type=credit_type,
         feature=fields.pop("feature", ""),
         window_ms=parse_duration_ms(fields.pop("length", "0ms")),
