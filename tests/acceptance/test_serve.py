@@ -89,6 +89,20 @@ def test_refuses_to_start_and_says_what_to_do(
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("certificate", ["", "junk", None])
+def test_refuses_a_certificate_that_cannot_be_used(
+    holdfast_server: RunningService, tmp_path: Path, certificate: str | None
+) -> None:
+    path = tmp_path / "tls"
+    if certificate is not None:
+        path.write_text(certificate)
+    tls = {"HOLDFAST_TLS_CERTIFICATE": str(path), "HOLDFAST_TLS_KEY": str(path)}
+    done = run(["serve"], {**holdfast_server.environment, **tls})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("holdfast: HOLDFAST_TLS_CERTIFICATE and HOLDFAST_TLS_KEY cannot be used")
+
+
 def test_refuses_a_schema_that_is_not_current(
     holdfast_server: RunningService, postgres_url: str
 ) -> None:

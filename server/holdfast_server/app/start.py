@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 
 from holdfast_server.app.deployment import learn_facts
 from holdfast_server.app.problem import Problem
@@ -20,6 +21,26 @@ from holdfast_server.settings import Settings
 from holdfast_server.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
+
+
+def check_certificates(settings: Settings) -> None:
+    """Certificate and key are such, and belong together: to gRPC they would be a port that it
+    cannot have. Raises `Problem`.
+    """
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password, an encrypted key would be asked for at the terminal.
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")
+        if settings.tls_client_ca:
+            context.load_verify_locations(settings.tls_client_ca)
+    except OSError as error:
+        why = error.strerror if not isinstance(error, ssl.SSLError) else error.reason or "not PEM"
+        raise Problem(
+            "HOLDFAST_TLS_CERTIFICATE and HOLDFAST_TLS_KEY cannot be used, or "
+            f"HOLDFAST_TLS_CLIENT_CA: {why}"
+        ) from error
 
 
 async def check_stores(settings: Settings) -> None:
