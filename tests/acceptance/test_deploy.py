@@ -207,3 +207,13 @@ def _report_all(metrics: Metrics) -> None:
     metrics.spool(0, 0)
     metrics.replayed(Replayed.BOOKED)
     metrics.alert(kind)
+
+
+@pytest.mark.parametrize("seeds", ["1O", "-1", ""])
+def test_number_of_chaos_runs_that_is_none_is_refused(seeds: str) -> None:
+    """A loop that never begins would look like runs that all held."""
+    done = subprocess.run(
+        [DEPLOY / "dev", "faults", "--seeds", seeds], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"holdfast: --seeds is a number, not '{seeds}'\n"
