@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
+import click
 import pytest
 
 from holdfast import new_key
+from holdfast_server.cli.root import holdfast
 from tests.support.server import RunningService, call, call_json, eventually
 
 
@@ -56,3 +59,21 @@ def test_what_nothing_could_be_done_with_is_a_wrong_use(arguments: list[str]) ->
     done = call(arguments, {"HOME": "/", "HOLDFAST_TARGET": "127.0.0.1:1"})
     assert done.returncode == 2
     assert done.stderr.startswith("Usage: holdfast")
+
+
+def test_every_command_that_shows_something_takes_json() -> None:
+    def without(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                yield from without(found, (*path, name))
+        elif not any("--json" in each.opts for each in command.params):
+            yield path
+
+    assert set(without(holdfast, ())) == {
+        *(("worker",), ("flush",), ("sweep",)),
+        # It says by itself in which form it writes.
+        ("ledger", "export"),
+    }

@@ -1,8 +1,8 @@
 """The command line: arguments in, calls to the service or to `app`, tables and progress out.
 
-Every command takes `--json`: then standard output carries one JSON object per line and nothing
-else. An error is one line on standard error that says what to do; it ends with status 1, a wrong
-use of the command with status 2.
+Every command that shows something takes `--json`: then standard output carries one JSON object per
+line and nothing else. An error is one line on standard error that says what to do; it ends with
+status 1, a wrong use of the command with status 2.
 """
 
 from __future__ import annotations
