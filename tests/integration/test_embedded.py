@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,21 @@ def test_of_two_copies_of_the_programs_made_at_once_one_counts(tmp_path: Path) -
     for _ in range(2):
         copy_package(package, place / "copy")
     assert [each.name for each in place.iterdir()] == ["copy"]
+
+
+def test_a_temporary_folder_leaves_nothing_wherever_the_data_had_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As root the server is another user, who cannot pass through here.
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with embedded.temporary_folder("holdfast-test-") as folder:
+        with embedded.start_postgres(folder / "postgres") as server:
+            arguments = Path(f"/proc/{server.pid}/cmdline").read_bytes().split(b"\0")
+        cluster = Path(os.fsdecode(arguments[arguments.index(b"-D") + 1]))
+        assert cluster.exists()
+    assert not cluster.parent.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_secrets_are_private(data_dir: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from holdfast_server.chaos.report import Options, Report
 from holdfast_server.chaos.run import Listener, run
 from holdfast_server.cli.options import json_option
 from holdfast_server.cli.output import print_facts, print_json
-from holdfast_server.embedded import EmbeddedError
+from holdfast_server.embedded import EmbeddedError, temporary_folder
 
 #: What a run tells a listener, in order.
 PHASES = ("starting", "breaking", "checking")
@@ -67,10 +66,8 @@ def _folder(data: Path | None) -> Iterator[Path]:
         data.mkdir(parents=True, exist_ok=False)
         yield data.resolve()
         return
-    with tempfile.TemporaryDirectory(prefix="holdfast-chaos-") as name:
-        # Postgres does not run as root, and its user must be able to pass through.
-        Path(name).chmod(0o711)
-        yield Path(name)
+    with temporary_folder("holdfast-chaos-") as folder:
+        yield folder
 
 
 @contextlib.contextmanager

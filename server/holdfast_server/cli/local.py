@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +169,7 @@ def run_locally(
 
     with (
         sigterm_as_interrupt(),
-        _temporary_folder() as folder,
+        embedded.temporary_folder("holdfast-") as folder,
         _stores(folder, flags, **defaults) as settings,
     ):
         return asyncio.run(_serve(settings, unless_stopped, workers_only))
@@ -236,14 +235,6 @@ async def _unless_stopped(work: Awaitable[Result], stopping: asyncio.Event) -> R
         await cancel(task)
         raise click.Abort
     return task.result()
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="holdfast-") as name:
-        # Postgres does not run as root, and its user must be able to pass through.
-        Path(name).chmod(0o711)
-        yield Path(name)
 
 
 async def _prepare_account(target: str) -> None:

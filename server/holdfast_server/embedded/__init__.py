@@ -5,13 +5,15 @@ the extra `embedded`. Data stays in the data directory between runs. Every serve
 process that started it, even when that is killed.
 """
 
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from holdfast_server.embedded.postgres import start_postgres
+from holdfast_server.embedded.postgres import forget_postgres, start_postgres
 from holdfast_server.embedded.process import EmbeddedError, Server
 from holdfast_server.embedded.valkey import start_valkey
 
@@ -22,6 +24,7 @@ __all__ = [
     "start",
     "start_postgres",
     "start_valkey",
+    "temporary_folder",
 ]
 
 
@@ -61,3 +64,16 @@ def start(data_dir: Path, *, redis_url: str | None, postgres_url: str | None) ->
         if postgres_url is None:
             postgres_url = started.enter_context(start_postgres(data_dir / "postgres")).url
         return EmbeddedServers(redis_url, postgres_url, started.pop_all())
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder for stores whose data ends with the block; Postgres' is in `postgres` below it."""
+    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+        folder = Path(name)
+        # Postgres does not run as root, and its user must be able to pass through.
+        folder.chmod(0o711)
+        try:
+            yield folder
+        finally:
+            forget_postgres(folder / "postgres")

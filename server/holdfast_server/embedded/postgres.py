@@ -81,6 +81,11 @@ def start_postgres(data_dir: Path, *, port: int | None = None) -> Server:
     return server
 
 
+def forget_postgres(data_dir: Path) -> None:
+    """Remove what was kept elsewhere for `data_dir`; no server may run on it."""
+    shutil.rmtree(_elsewhere(data_dir.resolve()), ignore_errors=True)
+
+
 def find_postgres(cluster: Path, user: User) -> Installation:
     """Return the Postgres on PATH, if new enough and `user` can run it, else the packaged one.
 
@@ -131,12 +136,17 @@ def _own_folder(data_dir: Path, user: User) -> Path:
     data_dir.mkdir(parents=True, exist_ok=True)
     folder = data_dir.resolve()
     if not _can_reach(user, folder.parent):
-        digest = hashlib.sha256(bytes(folder)).hexdigest()[:16]
-        folder = _shared_root() / f"data-{digest}"
+        _shared_root()
+        folder = _elsewhere(folder)
         folder.mkdir(exist_ok=True)
     os.chown(folder, user.uid, user.gid)
     folder.chmod(0o700)
     return folder
+
+
+def _elsewhere(folder: Path) -> Path:
+    digest = hashlib.sha256(bytes(folder)).hexdigest()[:16]
+    return _SHARED_ROOT / f"data-{digest}"
 
 
 def _shared_root() -> Path:
