@@ -23,7 +23,7 @@ from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine import failures
 from holdfast_server.engine.accounts import AccountReader, HoldCursor, HoldPage
 from holdfast_server.engine.batcher import Batcher
-from holdfast_server.engine.cold import Absent, Name
+from holdfast_server.engine.cold import Name
 from holdfast_server.engine.facts import Facts
 from holdfast_server.engine.fingerprint import first_difference
 from holdfast_server.engine.item import Flag, Item, Raw
@@ -130,14 +130,11 @@ class Engine:
             outcomes = await self._parts.roots.bring(each.name for each in cold.values())
             again: dict[int, Request] = {}
             for index, each in cold.items():
-                outcome = outcomes[each.name]
-                if isinstance(outcome, HoldfastError):
-                    answers[index] = outcome
-                elif each.otherwise is not None:
-                    answers[index] = each.otherwise
+                found = each.after(outcomes[each.name], requests[index])
+                if isinstance(found, Request):
+                    again[index] = found
                 else:
-                    absent_to = outcome.read_to if isinstance(outcome, Absent) else -1
-                    again[index] = dataclasses.replace(requests[index], absent_to=absent_to)
+                    answers[index] = found
             sent = await self._submit(caller, list(again.values()), {})
             for index, answer in zip(again, sent, strict=True):
                 answers[index] = answer

@@ -68,6 +68,8 @@ class Arming:
 
     partition: int
     epoch: Epoch
+    #: Whether nobody has armed it before: then there is nothing that the store could lack.
+    is_first: bool
     last_ms: int | None = None
 
 
@@ -117,7 +119,12 @@ class Fences:
         looked_at = seen[armings[0].partition]
         names = [self._keys.state(each.partition, each.epoch.number) for each in armings]
         wanted = [
-            [each.epoch.number, each.epoch.start_seq, _numbers(each, looked_at.now_ms)]
+            [
+                each.epoch.number,
+                each.epoch.start_seq,
+                _numbers(each, looked_at.now_ms),
+                int(each.is_first),
+            ]
             for each in armings
         ]
         answer = await self._store.run(load("arm"), names, [looked_at.replid, pack_value(wanted)])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from holdfast_server.domain.operation import Operation
+from holdfast_server.domain.operation import CreateAccount, Operation
 from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.domain.value import value
-from holdfast_server.engine.cold import Name
+from holdfast_server.engine import failures
+from holdfast_server.engine.cold import Absent, Name, Outcome
 from holdfast_server.engine.item import Flag
-from holdfast_server.errors import HoldfastError
+from holdfast_server.errors import HoldfastError, Reason
 
 
 @value(frozen=True, slots=True)
@@ -31,6 +32,20 @@ class Cold:
 
     name: Name
     otherwise: HoldfastError | NeedsLedger | None = None
+
+    def after(self, outcome: Outcome, request: Request) -> HoldfastError | NeedsLedger | Request:
+        """The answer, now that the tree was asked for, or what is to be sent again."""
+        if isinstance(outcome, HoldfastError):
+            return outcome
+        if self.otherwise is not None:
+            return self.otherwise
+        if isinstance(outcome, Absent):
+            return replace(request, absent_to=outcome.read_to)
+        operation, (_, name) = request.operation, self.name
+        is_root = isinstance(operation, CreateAccount) and not operation.terms.parent
+        if is_root and outcome.root != name:
+            return failures.failed(Reason.ACCOUNT_ALREADY_EXISTS, {"account": name})
+        return replace(request, absent_to=-1)
 
 
 @value(frozen=True, slots=True)

@@ -96,6 +96,11 @@ class _Case:
     def partition(self) -> int:
         return self.standing.partition
 
+    @property
+    def is_first(self) -> bool:
+        """Whether it begins with nothing behind it."""
+        return self.standing.reason == DEPLOYMENT and self.verdict is Verdict.KEPT
+
     def next_epoch(self) -> Epoch:
         """Higher than what either store has heard of."""
         number = max(self.standing.epoch, self.seen.epoch) + 1
@@ -285,6 +290,7 @@ class Coordinator:
             Arming(
                 case.partition,
                 case.next_epoch(),
+                case.is_first,
                 times[case.partition] if case.verdict is Verdict.REBUILT else None,
             )
             for case in cases
