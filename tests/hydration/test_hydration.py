@@ -19,7 +19,9 @@ from holdfast_server.ledger.histories import TreesRead
 from holdfast_server.telemetry.recorder import Recorder
 from tests.support.both import Both
 from tests.support.eviction import evict, lose
+from tests.support.pair import NothingCold
 from tests.support.stored import stored
+from tests.support.waiting import until
 
 DAILY = op.Limit(
     "daily",
@@ -163,6 +165,32 @@ async def test_names_stay_taken(both: Both) -> None:
     again = await both.do(op.CreateAccount("t", "root", op.AccountTerms(), both.key()))
     child = await both.do(op.CreateAccount("t", "child", terms, both.key()))
     assert [below.reason, again.reason, child.reason] == [Reason.ACCOUNT_ALREADY_EXISTS] * 3
+
+
+async def test_a_name_is_given_once_whoever_asks_at_the_same_time(both: Both) -> None:
+    """Whoever has claimed it may yet create it; only long after that it is somebody else's."""
+    for root in ("one", "other"):
+        await both.account(root)
+    claiming = NothingCold(both.real.store, both.real.keys)
+    for name in ("wanted", "forgotten"):
+        await both.real.directory.claim("t", name, "one", claiming)
+    other = op.AccountTerms(parent="other")
+
+    taken = await both.do(op.CreateAccount("t", "wanted", other, both.key()))
+    await both.account("wanted", parent="one")
+    await both.real.store.client.pexpire(both.real.keys.claimed("t", "forgotten"), 1)
+    await until(lambda: created(both, "forgotten", other))
+
+    assert taken.reason is Reason.ACCOUNT_ALREADY_EXISTS
+    assert (await both.real.engine.get_account("t", "wanted")).root == "one"
+    assert (await both.real.engine.get_account("t", "forgotten")).root == "other"
+    await both.flushed()
+
+
+async def created(both: Both, name: str, terms: op.AccountTerms) -> bool:
+    """Whether an account could be created."""
+    answer = await both.do(op.CreateAccount("t", name, terms, both.key()))
+    return not isinstance(answer, HoldfastError)
 
 
 async def test_accounts_below_a_root_are_found_without_the_store(both: Both) -> None:

@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from holdfast_server.engine.cold import Absent, Brought, Hydration, Name
 from holdfast_server.engine.failures import ledger_behind
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.scripts import load
-from holdfast_server.engine.store import Store
+from holdfast_server.engine.store import Argument, Store
 from holdfast_server.engine.tree_store import TreeStore
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Accounts whose root one process remembers.
 REMEMBERED_MAX = 200_000
+#: For how long nobody else may take a name that was claimed for an account which does not exist:
+#: longer than any call takes that claims it first and creates the account then.
+CLAIM_MS: Final = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +108,9 @@ class Directory:
 
     async def _run_claim(self, claim: Claim, abandoned: str, absent_to: int) -> str:
         state, tree = self._root_keys(claim.tenant, claim.account)
-        keys = [self._keys.whereabouts(claim.tenant, claim.account), tree, state]
-        arguments: list[str | bytes | int] = [claim.account, claim.root, abandoned, absent_to]
+        name = (claim.tenant, claim.account)
+        keys = [self._keys.whereabouts(*name), tree, state, self._keys.claimed(*name)]
+        arguments: list[Argument] = [claim.account, claim.root, abandoned, absent_to, CLAIM_MS]
         holder = await self._store.run(load("claim_account"), keys, arguments)
         return str(holder.decode())
 

@@ -19,6 +19,7 @@ they get here, so `/` separates tenant from account without ambiguity.
 | `rebuilt` | hash | after a rebuild: how far what follows from it has been done, see below |
 | `barrier` | string | a mark: what is written to wait for all that was written before it |
 | `w:TENANT/ACCOUNT` | string | the root of an account that is not a root itself |
+| `c:TENANT/ACCOUNT` | string | a mark: `w` was claimed lately, for an account that may yet come |
 
 `state` has a field `m` (sequence number, clock, generations), a field `f` (the last sequence number
 that the ledger has committed), a field `e` (the fence: `<epoch> <master_replid> <ARMED|FENCED>`), a
@@ -26,7 +27,8 @@ field `c` (the cold floor: what nobody has touched since this sequence number is
 a field for each idempotency record and each ended hold.
 `rebuilt` has a field `u`: entries below this sequence number are still to be searched for what is
 due; and a field `c`: keys under the names of former homes are gone up to this home.
-`w` lives in the partition of the account's own name, since it is asked before the root is known.
+`w` lives in the partition of the account's own name, since it is asked before the root is known;
+`c` beside it, and by itself not for long.
 
 An idempotency key is scoped by tenant and method, wherever its account is decided. Which partition
 a key was used in stands in one of `CLAIM_SHARDS` shards, whose keys begin with `{cNN}:`.
@@ -156,8 +158,15 @@ class Keys:
 
     def whereabouts(self, tenant: str, account: str) -> str:
         """Where the root of an account is written down."""
+        return f"{self._prefix_of(tenant, account)}w:{tenant}/{account}"
+
+    def claimed(self, tenant: str, account: str) -> str:
+        """What is there while the claim of an account's name is new."""
+        return f"{self._prefix_of(tenant, account)}c:{tenant}/{account}"
+
+    def _prefix_of(self, tenant: str, account: str) -> str:
         partition = self.partition(tenant, account)
-        return f"{self.prefix(partition, self.epoch(partition))}w:{tenant}/{account}"
+        return self.prefix(partition, self.epoch(partition))
 
 
 @lru_cache(maxsize=PARTITIONS_MAX)
