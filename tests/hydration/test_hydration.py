@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
+
 from holdfast_server.control.hydration import HydrationLimits, Hydrator
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
@@ -187,10 +189,36 @@ async def test_a_name_is_given_once_whoever_asks_at_the_same_time(both: Both) ->
     await both.flushed()
 
 
+class Leaving:
+    """A `Hydration` whose trees are there and leave at once."""
+
+    def __init__(self, both: Both) -> None:
+        self._both = both
+
+    async def bring(self, names: Sequence[Name]) -> dict[Name, Brought]:
+        outcomes = await hydrator(self._both, Between(self._both)).bring(names)
+        for tenant, root in names:
+            assert await evict(self._both.real, tenant, root) is Evicted.EVICTED
+        return {name: each for name, each in outcomes.items() if isinstance(each, Brought)}
+
+
 async def created(both: Both, name: str, terms: op.AccountTerms) -> bool:
     """Whether an account could be created."""
     answer = await both.do(op.CreateAccount("t", name, terms, both.key()))
     return not isinstance(answer, HoldfastError)
+
+
+async def test_a_name_is_not_taken_from_a_tree_that_has_just_left(both: Both) -> None:
+    await start(both)
+    await both.account("other")
+    await both.real.store.client.unlink(both.real.keys.claimed("t", "child"))
+    await both.flushed()
+
+    with pytest.raises(HoldfastError) as caught:
+        await both.real.directory.claim("t", "child", "other", Leaving(both))
+
+    assert caught.value.reason is Reason.LEDGER_UNAVAILABLE
+    assert not await created(both, "child", op.AccountTerms(parent="other"))
 
 
 async def test_accounts_below_a_root_are_found_without_the_store(both: Both) -> None:

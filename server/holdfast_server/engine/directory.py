@@ -115,9 +115,13 @@ class Directory:
         return str(holder.decode())
 
     async def _exists(self, claim: Claim, root: str) -> bool:
-        await claim.bring(root)
+        outcome = await claim.bring(root)
         tree = self._root_keys(claim.tenant, root)[1]
-        return bool(await self._store.read("HEXISTS", tree, f"a{claim.account}"))
+        found, is_there = await self._store.read("HMGET", tree, f"a{claim.account}", f"a{root}")
+        if is_there is None and isinstance(outcome, Brought):
+            # It has left in between: what it does not show says nothing.
+            raise ledger_behind()
+        return found is not None
 
     def _root_keys(self, tenant: str, root: str) -> tuple[str, str]:
         """The state and the tree of a name, if it is that of a root."""
