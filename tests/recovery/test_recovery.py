@@ -6,6 +6,7 @@ import pytest
 
 from holdfast_server.domain import operation as op
 from holdfast_server.engine.keys import COLD_FLOOR_FIELD, FENCE_FIELD, FLUSHED_FIELD
+from holdfast_server.engine.tree_store import Evicted, TreeStore
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.recovery import Loss
 from holdfast_server.recovery import salvage
@@ -367,6 +368,26 @@ async def test_a_ledger_that_lost_what_it_had_keeps_the_partition_fenced(stage: 
     assert done[partition].verdict is Verdict.REBUILT
     worker.connect(stage.store())
     assert await worker.available("ada") == 100
+
+
+async def test_nothing_leaves_a_store_that_may_have_more_than_the_ledger(stage: Stage) -> None:
+    """By what the store was told, the ledger has the tree; nobody knows yet what it has lost."""
+    worker = stage.worker()
+    await worker.fund("ada")
+    await stage.flush()
+    await worker.keeper.refresh()
+    partition = worker.keys.partition("t", "ada")
+    with stage.client() as client:
+        client.hset(worker.keys.state(partition, worker.keys.epoch(partition)), FLUSHED_FIELD, "3")
+    stage.servers["a"].stop()
+    stage.start("a")
+    done = await stage.recover()
+
+    trees = TreeStore(stage.store(), worker.keys)
+    left = await trees.evict(await trees.see([("t", "ada")]))
+
+    assert done[partition].verdict is Verdict.HELD
+    assert left == {("t", "ada"): Evicted.FENCED}
 
 
 async def test_an_older_epoch_is_refused_and_the_newer_one_learned(stage: Stage) -> None:

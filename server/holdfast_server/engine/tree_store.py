@@ -49,6 +49,7 @@ class Evicted(Enum):
     HELD = 2
     UNFLUSHED = 3
     CHANGED = 4
+    FENCED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,17 +221,19 @@ class TreeStore:
         ]
 
     async def _evict(self, trees: Sequence[SeenTree]) -> Sequence[int]:
-        keys, places = list[str](), dict[int, int]()
+        keys, epochs, places = list[str](), list[int](), dict[int, int]()
         tree_keys, rows = list[str](), list[list[Any]]()
         for tree in trees:
             partition, epoch = self._place(tree.name)
             if partition not in places:
                 places[partition] = len(places) + 1
                 keys.append(self._keys.state(partition, epoch))
+                epochs.append(epoch)
             hot, number = self._keys.hot(partition, epoch, *tree.name)
             tree_keys += [*self._keys.tree_keys(partition, epoch, *tree.name), hot]
             rows.append([places[partition], str(number), tree.seq, tree.digest])
-        return await self._run("evict_tree", keys + tree_keys, [pack_value(rows)])
+        arguments = [pack_value(rows), pack_value(epochs)]
+        return await self._run("evict_tree", keys + tree_keys, arguments)
 
     async def _run(self, name: str, keys: list[str], arguments: list[bytes]) -> Sequence[int]:
         answer = await self._store.run(load(name), keys, arguments)
