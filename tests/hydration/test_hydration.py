@@ -12,6 +12,7 @@ import pytest
 from holdfast_server.control.hydration import HydrationLimits, Hydrator
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
+from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
 from holdfast_server.domain.operation import Mode
 from holdfast_server.engine.cold import Absent, Brought, Name
 from holdfast_server.engine.keys import COLD_FLOOR_FIELD
@@ -137,6 +138,26 @@ async def test_what_is_due_while_a_tree_is_away_still_ends(both: Both) -> None:
     (ended,) = await both.real.decide([op.ExpireDue("t", "root")])
     assert ended.grants == 2
     assert (await both.buckets("child")).expired == 23
+
+
+async def test_a_hold_that_nobody_can_commit_any_more_does_not_come_back(both: Both) -> None:
+    await start(both)
+    late = both.real.keys.partition_keys(both.real.keys.partition("t", "root"), 1)[4]
+    first = await both.reserve("child", 7, ttl_ms=1_000)
+    both.real.clock.now_ms += LATE_COMMIT_WINDOW_MS
+    second = await both.reserve("child", 7, ttl_ms=1_000)
+    both.real.clock.now_ms += 1_000
+    await both.real.decide([op.ExpireDue("t", "root")])
+    await both.flushed()
+    before = await both.real.store.client.hkeys(late)
+
+    assert await evict(both.real, "t", "root") is Evicted.EVICTED
+    too_late = await both.commit(first.hold)
+
+    assert too_late.reason is Reason.HOLD_EXPIRED
+    assert len(before) == 1
+    assert await both.real.store.client.hkeys(late) == before
+    assert (await both.commit(second.hold)).late
 
 
 async def test_a_tree_goes_only_while_nothing_of_it_is_open_or_on_its_way(both: Both) -> None:

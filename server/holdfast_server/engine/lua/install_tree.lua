@@ -29,19 +29,27 @@ local function write_list(command, key, values)
   end
 end
 
+-- The partition's numbers, where it has any.
+local function numbers_of(base)
+  local packed = call("HGET", KEYS[base + STATE], "m")
+  return packed and { unpack_message(packed) }
+end
+
 -- What of the partition's figures an open hold belongs to.
-local function count_holds(state_key, holds)
-  local packed = call("HGET", state_key, "m")
-  if packed and holds > 0 then
-    local numbers = { unpack_message(packed) }
+local function count_holds(base, holds)
+  local numbers = numbers_of(base)
+  if numbers and holds > 0 then
     numbers[M_OPEN_HOLDS] = numbers[M_OPEN_HOLDS] + holds
-    call("HSET", state_key, "m", row(numbers))
+    call("HSET", KEYS[base + STATE], "m", row(numbers))
   end
 end
 
+-- The ledger has all that ever expired: what cannot be committed any more has been forgotten here.
 local function write_late(base, late)
+  local numbers = numbers_of(base)
+  local now = numbers and numbers[M_LAST_MS] or 0
   for i = 1, #late, 3 do
-    if call("HSETNX", KEYS[base + LATE], late[i], late[i + 1]) == 1 then
+    if late[i + 2] > now and call("HSETNX", KEYS[base + LATE], late[i], late[i + 1]) == 1 then
       call("ZADD", KEYS[base + LATED], late[i + 2], late[i])
     end
   end
@@ -70,7 +78,7 @@ local function write(item, base, tree)
   call("SADD", KEYS[tree + HOT], item[NUMBER])
   write_late(base, item[LATE_HOLDS])
   if item[REMOVED] == 0 then
-    count_holds(KEYS[base + STATE], item[OPEN_HOLDS])
+    count_holds(base, item[OPEN_HOLDS])
   end
 end
 
