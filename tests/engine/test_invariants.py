@@ -19,6 +19,7 @@ import pytest
 from holdfast_server.api.auth.roles import ROLES
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
+from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
 from holdfast_server.domain.entry import EntryKind
 from holdfast_server.domain.operation import Mode
 from holdfast_server.engine.keys import FLUSHED_FIELD, NUMBERS_FIELD
@@ -318,6 +319,19 @@ async def test_i21_memory_for_keys_is_bounded(real: Real) -> None:
         real.clock.now_ms += 900_000
         sizes.append(sum([await real.store.client.hlen(name) for name in names]))
     assert max(sizes[2:]) <= 46
+
+
+async def test_i21_memory_for_expired_holds_is_bounded(real: Real) -> None:
+    """However many end at one time, in whatever calls: only those that can be committed stay."""
+    await start(real, credits=1_000)
+    _, _, _, _, late, lated = real.keys.partition_keys(real.keys.partition("t", "a"), 1)
+    for day in range(3):
+        await real.decide([reserve(f"{day}-{each}", 1) for each in range(150)])
+        real.clock.now_ms += LATE_COMMIT_WINDOW_MS + 60_000
+        await real.decide([op.GetBalance("t", "a")])
+
+    client = real.store.client
+    assert [await client.hlen(late), await client.zcard(lated)] == [150, 150]
 
 
 @pytest.mark.parametrize("same_call", [True, False])

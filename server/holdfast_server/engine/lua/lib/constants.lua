@@ -9,7 +9,8 @@ local TREE_LEVELS_MAX = 5
 local HOLD_AGE_MS_MAX = 604800000
 local LATE_COMMIT_WINDOW_MS = 86400000
 local SLIDING_SLICES = 10
--- Things that one call ends in one tree, and late holds that it forgets: bounds the time of one call.
+-- Things that one call ends in one tree, and late holds that it forgets of a partition beside as many as it
+-- adds there: bounds the time of one call.
 local DUE_MAX = 2000
 local FORGET_MAX = 100
 -- What a caller is told to wait while a tree has more to end than that, as text.

@@ -116,6 +116,16 @@ function partitions.set_late(partition, hold, value)
   insert(changes, { hold, value })
 end
 
+-- Forgets expired holds that can no longer be committed, some more than there are new ones: so they never
+-- become many. The ledger still knows them.
+local function forget_late(partition)
+  local most = #partition.late_changes + FORGET_MAX
+  local over = call("ZRANGEBYSCORE", key_of(partition, LATED), "-inf", partition.now, "LIMIT", 0, most)
+  for _, hold in ipairs(over) do
+    partitions.set_late(partition, hold, false)
+  end
+end
+
 -- Touches what will be written, and was not read, with a command of its type: a key of a wrong type
 -- ends the call here, before anything is written. All outboxes are looked at by one command, which
 -- finds nothing behind their ends.
@@ -128,7 +138,7 @@ function partitions.check(loaded)
     end
     if partition.late_changes then
       call("HLEN", key_of(partition, LATE))
-      call("ZCARD", key_of(partition, LATED))
+      forget_late(partition)
     end
   end
   local n = #outboxes
@@ -197,13 +207,5 @@ function partitions.write_list(command, key, list)
   for first = 1, n, LIST_MAX do
     local last = first + LIST_MAX - 1
     call(command, key, unpack(list, first, last < n and last or n))
-  end
-end
-
--- Forgets expired holds that can no longer be committed. The ledger still knows them.
-function partitions.forget_late(partition)
-  local over = call("ZRANGEBYSCORE", key_of(partition, LATED), "-inf", partition.now, "LIMIT", 0, FORGET_MAX)
-  for _, hold in ipairs(over) do
-    partitions.set_late(partition, hold, false)
   end
 end

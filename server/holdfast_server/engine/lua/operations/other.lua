@@ -101,11 +101,10 @@ function keeping.book_unenforced(op, tree)
   return { first_seq, last_seq }, entry
 end
 
--- Time has passed when the tree was loaded; this only says what it did, and looks after late holds.
+-- Time has passed when the tree was loaded; this only says what it did.
 -- Whoever asks found the tree in the partition's index: where nothing is due in it, it leaves the index,
 -- or it would be found again and again.
 function keeping.expire_due(op, tree)
   tree.listed = true
-  partitions.forget_late(tree.partition)
   return { 0, 0, tree.held_ended or 0, tree.grants_changed or 0, tree.due_ms }
 end
