@@ -281,7 +281,7 @@ class Coordinator:
         return [case for case in cases if case.partition in opened]
 
     async def _arm(self, cases: Sequence[_Case], seen: Mapping[int, Seen]) -> set[int]:
-        if any(case.verdict is not Verdict.KEPT for case in cases):
+        if any(self._may_lack_claims(case) for case in cases):
             await self._fences.forget_claims(max(each.now_ms for each in seen.values()))
         await claim_store(self._stores.store, self._stores.deployment)
         failpoint.hit("coordinator.after_claims")
@@ -298,6 +298,11 @@ class Coordinator:
         armed = await self._fences.arm(armings, seen)
         failpoint.hit("coordinator.after_arm")
         return armed
+
+    def _may_lack_claims(self, case: _Case) -> bool:
+        """On one server, claims are lost with entries alone: both are written in one step."""
+        is_apart = self._stores.store.is_cluster and not case.is_first
+        return is_apart or case.verdict is not Verdict.KEPT
 
     def _report(
         self, cases: Sequence[_Case], armed: Collection[int], seen: Mapping[int, Seen]
