@@ -16,8 +16,10 @@ from holdfast_server.control import rebuilt, warm_up
 from holdfast_server.control.hydration import Hydrator
 from holdfast_server.control.reconcile import Reconciler
 from holdfast_server.control.warm_up import ACTIVE_MS, WarmUp
+from holdfast_server.domain.epoch import Epoch
 from holdfast_server.engine.cold import Brought, Hydration, Name, Outcome
 from holdfast_server.engine.failures import internal
+from holdfast_server.engine.fences import Arming, Fences
 from holdfast_server.engine.tree_store import TreeStore
 from holdfast_server.engine.trees import TreeReader
 from holdfast_server.ledger.histories import HistoryTooLong, TreesRead
@@ -26,6 +28,8 @@ from holdfast_server.telemetry.names import Audited, Hydrated
 from holdfast_server.telemetry.recorder import Recorder
 from tests.support.both import PARTITIONS, Both
 from tests.support.due import names_in
+from tests.support.ledger import begin_epoch
+from tests.support.pair import START_MS
 from tests.support.rebuilding import rebuild, search
 
 NAMES = [f"a{number}" for number in range(40)]
@@ -308,3 +312,28 @@ def test_a_page_reads_no_whole_table(migrated_postgres_url: str) -> None:
         plan = json.dumps(connection.execute(explain, pages).fetchone())
     assert "(partition = wanted.partition) AND (seq >= wanted.first_seq)" in plan
     assert "(account = page.account)" in plan
+
+
+async def test_a_partition_that_is_not_armed_yet_is_begun_later(
+    both: Both, migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its epoch is known a moment before its store may be asked, which knows of no tree then."""
+    monkeypatch.setattr(rebuilt, "AGAIN_SECONDS", 0.0)
+    await fund(both, NAMES)
+    await both.flushed()
+    keys, fences = both.real.keys, Fences(both.real.store, both.real.keys)
+    for partition in range(PARTITIONS):
+        assert await begin_epoch(both.ledger, partition, 1)
+    keys.epochs.learn(await both.ledger.epochs())
+    warming = warm_up_of(both)
+
+    await warming.look()
+    armings = [
+        Arming(each.partition, Epoch(each.home, each.start_seq, each.home), False, START_MS)
+        for each in await both.ledger.rebuilt()
+    ]
+    seen = await fences.read({each.partition: each.epoch.number for each in armings})
+    assert await fences.arm(armings, seen) == set(range(PARTITIONS))
+    await warm(warming)
+
+    assert await stored(both) == set(NAMES)

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from holdfast_server import failpoint
 from holdfast_server.control.looking import keep_looking
 from holdfast_server.control.rebuilt import Rebuilds, RebuiltPartitions
-from holdfast_server.engine.cold import Hydration, Name
+from holdfast_server.engine.cold import Absent, Brought, Hydration, Name, Outcome
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.side_by_side import in_parts
 from holdfast_server.errors import HoldfastError
@@ -128,7 +128,7 @@ class WarmUp:
                 self._partitions.rest(each)
             return
         failpoint.hit("warm_up.after_read")
-        failed = await self._bring(
+        missing = await self._bring(
             [
                 name
                 for partition, names in found.items()
@@ -138,7 +138,12 @@ class WarmUp:
         )
         for each, page in pages.items():
             names = found.get(each.partition, ())
-            await self._go_on(each, page, failed.intersection(names), is_last=not names)
+            failed = missing.keys() & set(names)
+            if any(isinstance(missing[name], Absent) for name in failed):
+                # The ledger knows them: the store is not armed yet for the partition.
+                self._partitions.rest(each)
+            else:
+                await self._go_on(each, page, failed, is_last=not names)
 
     def _page(self, rebuilt: Rebuilt) -> EntriesPage:
         """What is to be read next."""
@@ -160,13 +165,15 @@ class WarmUp:
         elif is_last or page.first_seq <= 1:
             await self._finish(rebuilt, walk)
 
-    async def _bring(self, names: Sequence[Name]) -> set[Name]:
-        """Those that could not be brought."""
-        failed = set[Name]()
+    async def _bring(self, names: Sequence[Name]) -> dict[Name, Outcome]:
+        """What became of those that could not be brought."""
+        missing = dict[Name, Outcome]()
         for part in in_parts(names, TREES_MAX):
             outcomes = await self._hydration.bring(part)
-            failed |= {name for name in part if isinstance(outcomes[name], HoldfastError)}
-        return failed
+            missing |= {
+                name: each for name, each in outcomes.items() if not isinstance(each, Brought)
+            }
+        return missing
 
     async def _finish(self, rebuilt: Rebuilt, walk: _Walk) -> None:
         """A store may have been away for a moment: what failed is tried once more."""
