@@ -15,6 +15,7 @@ from holdfast_server.domain import reply as rp
 from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
 from holdfast_server.domain.operation import Mode
 from holdfast_server.engine.cold import Absent, Brought, Name
+from holdfast_server.engine.fences import Fences
 from holdfast_server.engine.keys import COLD_FLOOR_FIELD
 from holdfast_server.engine.tree_store import Evicted, Installed, TreeStore
 from holdfast_server.errors import HoldfastError, Reason
@@ -240,6 +241,19 @@ async def test_a_name_is_not_taken_from_a_tree_that_has_just_left(both: Both) ->
 
     assert caught.value.reason is Reason.LEDGER_UNAVAILABLE
     assert not await created(both, "child", op.AccountTerms(parent="other"))
+
+
+async def test_no_name_is_claimed_in_a_store_that_may_not_say_who_has_it(both: Both) -> None:
+    await start(both)
+    real, claiming = both.real, NothingCold(both.real.store, both.real.keys)
+    partition = real.keys.partition("t", "new")
+    await Fences(real.store, real.keys).close({partition: real.keys.epoch(partition)})
+
+    with pytest.raises(HoldfastError) as caught:
+        await real.directory.claim("t", "new", "root", claiming)
+
+    assert caught.value.reason is Reason.FENCED
+    assert await real.store.client.exists(real.keys.whereabouts("t", "new")) == 0
 
 
 async def test_accounts_below_a_root_are_found_without_the_store(both: Both) -> None:

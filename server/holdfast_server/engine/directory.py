@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast_server.engine.cold import Absent, Brought, Hydration, Name
-from holdfast_server.engine.failures import ledger_behind
+from holdfast_server.engine.failures import fenced, ledger_behind
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Argument, Store
@@ -107,19 +107,23 @@ class Directory:
         return holder
 
     async def _run_claim(self, claim: Claim, abandoned: str, absent_to: int) -> str:
-        state, tree = self._root_keys(claim.tenant, claim.account)
         name = (claim.tenant, claim.account)
+        epoch = self._keys.epoch(self._keys.partition(*name))
+        state, tree = self._root_keys(*name)
         keys = [self._keys.whereabouts(*name), tree, state, self._keys.claimed(*name)]
-        arguments: list[Argument] = [claim.account, claim.root, abandoned, absent_to, CLAIM_MS]
-        holder = await self._store.run(load("claim_account"), keys, arguments)
+        what: list[Argument] = [claim.account, claim.root, abandoned, absent_to, CLAIM_MS, epoch]
+        why, holder = await self._store.run(load("claim_account"), keys, what)
+        if why:
+            raise fenced()
         return str(holder.decode())
 
     async def _exists(self, claim: Claim, root: str) -> bool:
         outcome = await claim.bring(root)
         tree = self._root_keys(claim.tenant, root)[1]
         found, is_there = await self._store.read("HMGET", tree, f"a{claim.account}", f"a{root}")
-        if is_there is None and isinstance(outcome, Brought):
-            # It has left in between: what it does not show says nothing.
+        if is_there is None and (isinstance(outcome, Brought) or outcome.read_to < 0):
+            # It has left in between, or is in a store that is not armed yet: what neither shows
+            # says nothing.
             raise ledger_behind()
         return found is not None
 
