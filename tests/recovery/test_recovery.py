@@ -148,38 +148,6 @@ async def test_an_emptied_store_begins_anew_behind_the_ledger(stage: Stage) -> N
     await check_ledger(stage)
 
 
-@pytest.mark.parametrize("is_emptied", [True, False])
-async def test_an_account_below_another_is_found_though_its_whereabouts_are_lost(
-    stage: Stage, is_emptied: bool
-) -> None:
-    """They lie in the partition of its name, and no entry of that shows that they are gone."""
-    worker = stage.worker()
-    await worker.fund("ada")
-    home = worker.keys.partition("t", "ada")
-    names = (f"below-{number}" for number in range(100))
-    below = next(name for name in names if worker.keys.partition("t", name) != home)
-    await worker.do(op.CreateAccount("t", below, op.AccountTerms(parent="ada"), worker.key()))
-    await stage.flush()
-    with stage.client() as client:
-        if is_emptied:
-            client.flushall()
-        else:
-            # As a replica that lacks what was written last, and has all entries.
-            assert client.unlink(worker.keys.whereabouts("t", below)) == 1
-            stage.servers["a"].stop()
-            stage.start("a")
-
-    done = await stage.recover()
-    other = stage.worker("other")
-    await other.keeper.refresh()
-    balance = await other.do(op.GetBalance("t", below))
-    again = await other.do(op.CreateAccount("t", below, op.AccountTerms(), other.key()))
-
-    assert done[worker.keys.partition("t", below)].verdict is Verdict.KEPT
-    assert [each.spendable for each in balance.credits] == [100]
-    assert again.reason is Reason.ACCOUNT_ALREADY_EXISTS
-
-
 async def test_a_replica_that_has_everything_goes_on(stage: Stage) -> None:
     """F13."""
     worker = stage.worker()

@@ -4,8 +4,8 @@ The steps, each of which may be the last of this process; whoever comes next beg
 
 1. Fence: the ledger says so, then the hot store keeps everybody away.
 2. Votes: every living process says what it had acknowledged (control/epochs.py).
-3. Salvage: what the hot store has behind the ledger is recorded in the old epoch; what both have is
-   compared, entry by entry.
+3. Salvage: what the hot store has behind the ledger is recorded in the old epoch, and what other
+   partitions have as well (others.py); what both have is compared, entry by entry.
 4. Verdict: see `verdict.py`. What contradicts the ledger goes to quarantine.
 5. The next epoch begins in the ledger, by compare-and-set. From here on no flusher and no process
    of the epoch before can do anything. What was acknowledged behind its end is reported as lost.
@@ -36,6 +36,7 @@ from holdfast_server.ledger.recovery import Opening, Standing, recovering
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.recovery import eviction
 from holdfast_server.recovery.eviction import Danger, EvictionWatch
+from holdfast_server.recovery.others import record_others
 from holdfast_server.recovery.salvage import Salvage, Salvaged
 from holdfast_server.recovery.verdict import Evidence, Verdict, judge
 from holdfast_server.telemetry.names import Alert
@@ -239,8 +240,11 @@ class Coordinator:
         danger: Danger,
     ) -> list[_Case]:
         outbox = Outbox(self._stores.store.client, self._stores.keys)
-        partitions = [each.partition for each in standings if each.partition in seen]
-        salvaged = await Salvage(self._stores.ledger, outbox, appender).run(partitions)
+        salvage = Salvage(self._stores.ledger, outbox, appender)
+        await record_others(salvage, self._fences, {each.partition for each in standings})
+        salvaged = await salvage.run(
+            [each.partition for each in standings if each.partition in seen]
+        )
         failpoint.hit("coordinator.after_salvage")
         acknowledged = await self._stores.ledger.highest_acknowledged()
         cases = []

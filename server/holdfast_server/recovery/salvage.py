@@ -64,6 +64,21 @@ class Salvage:
             pass
         return found
 
+    async def catch_up(self, wanted: Mapping[int, int]) -> None:
+        """Records so much of partitions that are not fenced, as far as that is possible.
+
+        Raises the same.
+        """
+        cursors = await self.appender.cursors()
+        places = {each: (cursors[each].epoch, cursors[each].seq) for each in wanted}
+        left = {each: Salvaged(cursors[each], places[each]) for each in wanted}
+        while left and await self._step(left, sorted(left)):
+            left = {
+                each: salvaged
+                for each, salvaged in left.items()
+                if salvaged.is_open and salvaged.cursor.seq < wanted[each]
+            }
+
     async def _step(self, found: Mapping[int, Salvaged], partitions: Sequence[int]) -> bool:
         """Looks at some entries; answers whether there were any."""
         entries = await self.outbox.read_after(

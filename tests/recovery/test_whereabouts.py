@@ -1,0 +1,94 @@
+"""Accounts are found though the partition of their name has lost where their roots are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from holdfast_server.domain import operation as op
+from holdfast_server.errors import Reason
+from holdfast_server.ledger.append import CursorsMoved
+from holdfast_server.recovery.salvage import Salvage
+from holdfast_server.recovery.verdict import Verdict
+from tests.recovery.stage import Stage, Worker
+
+
+def name_elsewhere(worker: Worker, account: str) -> tuple[str, int]:
+    """A name that lies in another partition than the account, and in which."""
+    home = worker.keys.partition("t", account)
+    names = (f"below-{number}" for number in range(100))
+    places = ((name, worker.keys.partition("t", name)) for name in names)
+    return next((name, partition) for name, partition in places if partition != home)
+
+
+@pytest.mark.parametrize("is_emptied", [True, False])
+async def test_an_account_below_another_is_found_though_its_whereabouts_are_lost(
+    stage: Stage, is_emptied: bool
+) -> None:
+    """They lie in the partition of its name, and no entry of that shows that they are gone."""
+    worker = stage.worker()
+    await worker.fund("ada")
+    below, partition = name_elsewhere(worker, "ada")
+    await worker.do(op.CreateAccount("t", below, op.AccountTerms(parent="ada"), worker.key()))
+    await stage.flush()
+    with stage.client() as client:
+        if is_emptied:
+            client.flushall()
+        else:
+            # As a replica that lacks what was written last, and has all entries.
+            assert client.unlink(worker.keys.whereabouts("t", below)) == 1
+            stage.servers["a"].stop()
+            stage.start("a")
+
+    done = await stage.recover()
+    other = stage.worker("other")
+    await other.keeper.refresh()
+    balance = await other.do(op.GetBalance("t", below))
+    again = await other.do(op.CreateAccount("t", below, op.AccountTerms(), other.key()))
+
+    assert done[partition].verdict is Verdict.KEPT
+    assert [each.spendable for each in balance.credits] == [100]
+    assert again.reason is Reason.ACCOUNT_ALREADY_EXISTS
+
+
+async def test_one_partition_begins_anew_when_the_ledger_knows_the_accounts_of_the_others(
+    stage: Stage,
+) -> None:
+    """Where those of its names are, it does not know any more; and no flusher is at work."""
+    worker, other = stage.worker(), stage.worker("other")
+    await worker.fund("ada")
+    below, partition = name_elsewhere(worker, "ada")
+    await worker.do(op.CreateAccount("t", below, op.AccountTerms(parent="ada"), worker.key()))
+
+    done = await stage.recover(rebuild=[partition])
+    await other.keeper.refresh()
+    balance = await other.do(op.GetBalance("t", below))
+    again = await other.do(op.CreateAccount("t", below, op.AccountTerms(), other.key()))
+
+    assert done[partition].verdict is Verdict.REBUILT
+    assert [each.spendable for each in balance.credits] == [100]
+    assert again.reason is Reason.ACCOUNT_ALREADY_EXISTS
+    await stage.flush()
+    assert (await stage.ledger.verify()).violations == ()
+
+
+async def test_a_flusher_may_be_at_work_meanwhile(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has recorded needs nobody else."""
+    worker = stage.worker()
+    await worker.fund("ada")
+    seen = await worker.engine.current_seq(worker.keys.partition("t", "ada"))
+    ledger, catch_up = stage.ledger, Salvage.catch_up
+
+    async def overtaken(salvage: Salvage, wanted: Mapping[int, int]) -> None:
+        await catch_up(salvage, wanted)
+        raise CursorsMoved("a flusher is at work")
+
+    monkeypatch.setattr(Salvage, "catch_up", overtaken)
+    _, partition = name_elsewhere(worker, "ada")
+    done = await stage.recover(rebuild=[partition])
+
+    assert done[partition].armed
+    assert (await ledger.flushed())[worker.keys.partition("t", "ada")][1] == seen
