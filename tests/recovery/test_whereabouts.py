@@ -92,3 +92,22 @@ async def test_a_flusher_may_be_at_work_meanwhile(
 
     assert done[partition].armed
     assert (await ledger.flushed())[worker.keys.partition("t", "ada")][1] == seen
+
+
+async def test_that_an_account_was_absent_is_not_remembered_beyond_the_epoch(stage: Stage) -> None:
+    """What it was created with since is in the partition no more."""
+    worker, other = stage.worker(), stage.worker("other")
+    await worker.fund("ada")
+    below, partition = name_elsewhere(worker, "ada")
+    await stage.recover(rebuild=[partition])
+    await other.keeper.refresh()
+    unknown = await other.do(op.GetBalance("t", below))
+    await worker.keeper.refresh()
+    await worker.do(op.CreateAccount("t", below, op.AccountTerms(parent="ada"), worker.key()))
+    await stage.flush()
+
+    await stage.recover(rebuild=[partition])
+    await other.keeper.refresh()
+
+    assert unknown.reason is Reason.ACCOUNT_NOT_FOUND
+    assert [each.spendable for each in (await other.do(op.GetBalance("t", below))).credits] == [100]

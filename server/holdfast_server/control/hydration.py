@@ -103,7 +103,8 @@ class Hydrator:
         self._budget = _Budget(self._limits.names_per_second)
         self._asked: dict[Name, asyncio.Future[Outcome]] = {}
         self._waiting: deque[Name] = deque()
-        self._absent: OrderedDict[Name, tuple[Absent, float]] = OrderedDict()
+        #: By name, and by the epoch of the partition that a tree of that name would be in.
+        self._absent: OrderedDict[tuple[Name, int], tuple[Absent, float]] = OrderedDict()
         self._drains = Drains(self._limits.reads_at_once, self._drain)
 
     def beside(self, why: Hydrated) -> Hydrator:
@@ -277,8 +278,9 @@ class Hydrator:
         return outcomes
 
     def _remember_absent(self, name: Name, absent: Absent) -> Absent:
-        self._absent[name] = absent, time.monotonic() + ABSENT_S
-        self._absent.move_to_end(name)
+        place = self._place(name)
+        self._absent[place] = absent, time.monotonic() + ABSENT_S
+        self._absent.move_to_end(place)
         if len(self._absent) > ABSENT_MAX:
             self._absent.popitem(last=False)
         return absent
@@ -286,10 +288,14 @@ class Hydrator:
     def _known_absent(self, name: Name) -> Absent | None:
         """That there is no such account, where it was found out lately.
 
-        It may exist since: then it is in the store, where it is looked for first.
+        It may exist since: then it is in the store, where it is looked for first, unless the store
+        has begun anew.
         """
-        absent, until = self._absent.get(name, (None, 0.0))
+        absent, until = self._absent.get(self._place(name), (None, 0.0))
         return absent if until > time.monotonic() else None
+
+    def _place(self, name: Name) -> tuple[Name, int]:
+        return name, self._keys.epoch(self._keys.partition(*name))
 
 
 def _removed(name: Name) -> HoldfastError:
