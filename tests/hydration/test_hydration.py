@@ -3,87 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
 
-import pytest
-
-from holdfast_server.control.hydration import HydrationLimits, Hydrator
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
 from holdfast_server.domain.operation import Mode
-from holdfast_server.engine.cold import Absent, Brought, Name
-from holdfast_server.engine.fences import Fences
+from holdfast_server.engine.cold import Absent, Brought
 from holdfast_server.engine.keys import COLD_FLOOR_FIELD
 from holdfast_server.engine.tree_store import Evicted, Installed, TreeStore
 from holdfast_server.errors import HoldfastError, Reason
-from holdfast_server.ledger.histories import TreesRead
-from holdfast_server.telemetry.recorder import Recorder
+from tests.hydration.stage import DAILY, Between, hydrator, start
 from tests.support.both import Both
 from tests.support.eviction import evict, lose
-from tests.support.pair import NothingCold
 from tests.support.stored import stored
-from tests.support.waiting import until
-
-DAILY = op.Limit(
-    "daily",
-    op.LimitUnit.AMOUNT,
-    op.LimitWindow.CALENDAR_DAY,
-    500,
-    op.LimitEnforcement.HARD,
-    credit_type="ai",
-)
-
-
-class Between:
-    """The real ledger, with something that happens after each of its readings."""
-
-    def __init__(self, both: Both, then: Callable[[], Any] | None = None) -> None:
-        self._both, self._then = both, then
-        self.reads: list[Sequence[Name]] = []
-
-    async def read_trees(self, names: Sequence[Name]) -> TreesRead:
-        self.reads.append(names)
-        read = await self._both.ledger.read_trees(names)
-        if self._then is not None:
-            then, self._then = self._then, None
-            await then()
-        return read
-
-
-def hydrator(both: Both, ledger: Between, **limits: int) -> Hydrator:
-    """A second process's, so to speak."""
-    trees = TreeStore(both.real.store, both.real.keys)
-    return Hydrator(ledger, trees, Recorder(), HydrationLimits(**limits))
-
-
-async def start(both: Both) -> None:
-    """An account with everything that an account can have, and one below it.
-
-    Now, since the engine computes the offsets of zones by the real clock.
-    """
-    both.real.clock.now_ms = time.time_ns() // 1_000_000
-    await both.account(
-        "root",
-        limits=(DAILY,),
-        zone="Europe/Berlin",
-        overdraft_limits={"ai": 50},
-        display_name="Root",
-        labels={"plan": "gold"},
-    )
-    await both.account("child", parent="root")
-    now_ms = both.real.clock.now_ms
-    await both.grant("root", 100)
-    await both.grant("child", 30, expires_at_ms=now_ms + 86_400_000)
-    await both.grant("child", 10, effective_at_ms=now_ms + 3_600_000)
-    burned = await both.do(op.Burn("t", "child", (op.Line("ai", 12),), both.key()))
-    assert burned.applied.seq
-    await both.do(
-        op.Refund("t", burned.applied.transaction_id, both.key(), (op.RefundLine("ai", 5),), "test")
-    )
-    await both.flushed()
 
 
 async def test_an_evicted_tree_comes_back_as_it_was(both: Both) -> None:
@@ -177,83 +109,6 @@ async def test_a_tree_goes_only_while_nothing_of_it_is_open_or_on_its_way(both: 
     found = await trees.see([("t", "root")])
     await both.real.store.client.hset(name, "f", "1")
     assert await trees.evict(found) == {("t", "root"): Evicted.UNFLUSHED}
-
-
-async def test_names_stay_taken(both: Both) -> None:
-    await start(both)
-    await both.account("other")
-    await both.flushed()
-    await evict(both.real, "t", "root")
-    terms = op.AccountTerms(parent="other")
-    below = await both.do(op.CreateAccount("t", "root", terms, both.key()))
-    again = await both.do(op.CreateAccount("t", "root", op.AccountTerms(), both.key()))
-    child = await both.do(op.CreateAccount("t", "child", terms, both.key()))
-    assert [below.reason, again.reason, child.reason] == [Reason.ACCOUNT_ALREADY_EXISTS] * 3
-
-
-async def test_a_name_is_given_once_whoever_asks_at_the_same_time(both: Both) -> None:
-    """Whoever has claimed it may yet create it; only long after that it is somebody else's."""
-    for root in ("one", "other"):
-        await both.account(root)
-    claiming = NothingCold(both.real.store, both.real.keys)
-    for name in ("wanted", "forgotten"):
-        await both.real.directory.claim("t", name, "one", claiming)
-    other = op.AccountTerms(parent="other")
-
-    taken = await both.do(op.CreateAccount("t", "wanted", other, both.key()))
-    await both.account("wanted", parent="one")
-    await both.real.store.client.pexpire(both.real.keys.claimed("t", "forgotten"), 1)
-    await until(lambda: created(both, "forgotten", other))
-
-    assert taken.reason is Reason.ACCOUNT_ALREADY_EXISTS
-    assert (await both.real.engine.get_account("t", "wanted")).root == "one"
-    assert (await both.real.engine.get_account("t", "forgotten")).root == "other"
-    await both.flushed()
-
-
-class Leaving:
-    """A `Hydration` whose trees are there and leave at once."""
-
-    def __init__(self, both: Both) -> None:
-        self._both = both
-
-    async def bring(self, names: Sequence[Name]) -> dict[Name, Brought]:
-        outcomes = await hydrator(self._both, Between(self._both)).bring(names)
-        for tenant, root in names:
-            assert await evict(self._both.real, tenant, root) is Evicted.EVICTED
-        return {name: each for name, each in outcomes.items() if isinstance(each, Brought)}
-
-
-async def created(both: Both, name: str, terms: op.AccountTerms) -> bool:
-    """Whether an account could be created."""
-    answer = await both.do(op.CreateAccount("t", name, terms, both.key()))
-    return not isinstance(answer, HoldfastError)
-
-
-async def test_a_name_is_not_taken_from_a_tree_that_has_just_left(both: Both) -> None:
-    await start(both)
-    await both.account("other")
-    await both.real.store.client.unlink(both.real.keys.claimed("t", "child"))
-    await both.flushed()
-
-    with pytest.raises(HoldfastError) as caught:
-        await both.real.directory.claim("t", "child", "other", Leaving(both))
-
-    assert caught.value.reason is Reason.LEDGER_UNAVAILABLE
-    assert not await created(both, "child", op.AccountTerms(parent="other"))
-
-
-async def test_no_name_is_claimed_in_a_store_that_may_not_say_who_has_it(both: Both) -> None:
-    await start(both)
-    real, claiming = both.real, NothingCold(both.real.store, both.real.keys)
-    partition = real.keys.partition("t", "new")
-    await Fences(real.store, real.keys).close({partition: real.keys.epoch(partition)})
-
-    with pytest.raises(HoldfastError) as caught:
-        await real.directory.claim("t", "new", "root", claiming)
-
-    assert caught.value.reason is Reason.FENCED
-    assert await real.store.client.exists(real.keys.whereabouts("t", "new")) == 0
 
 
 async def test_accounts_below_a_root_are_found_without_the_store(both: Both) -> None:

@@ -1,0 +1,95 @@
+"""Log lines: bounded, without secrets, and nobody's text can forge one."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast_server.telemetry import logs
+from holdfast_server.telemetry.logs import current_place
+from holdfast_server.telemetry.tracing import (
+    TraceContext,
+)
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SPAN = "00f067aa0ba902b7"
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What goes to the log; the configuration of the test run is put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+log = logging.getLogger("holdfast.test")
+
+
+def json_lines(stream: io.StringIO) -> list[dict[str, str]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_json_line_has_time_severity_message_facts_and_trace(written: io.StringIO) -> None:
+    logs.configure("info", "json", written)
+    token = current_place.set(TraceContext(TRACE, SPAN))
+    log.debug("not shown")
+    log.warning("it is %d", 5, extra={"facts": {"partition": 7}})
+    current_place.reset(token)
+    (line,) = json_lines(written)
+    assert line["message"] == "it is 5"
+    assert (line["level"], line["partition"], line["trace_id"]) == ("warning", "7", TRACE)
+    assert line["time"].endswith("+00:00")
+
+
+FORGED = 'x\n{"level":"info","message":"forged"}\r\x1b[2J\u2028"'
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_no_text_can_forge_a_line(written: io.StringIO, style: str) -> None:
+    logs.configure("info", style, written)
+    log.info("reason: %s", FORGED, extra={"facts": {"reason": FORGED, FORGED: "x"}})
+    text = written.getvalue()
+    assert text.count("\n") == 1
+    assert len(text.splitlines()) == 1
+    assert "\x1b" not in text
+    if style == "json":
+        (line,) = json_lines(written)
+        assert (line["level"], line["reason"]) == ("info", FORGED)
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+@given(text=st.text(max_size=3_000), facts=st.dictionaries(st.text(), st.text(), max_size=20))
+def test_a_line_is_one_line_of_at_most_a_kibibyte(
+    style: str, text: str, facts: dict[str, str]
+) -> None:
+    formatter = logs.JsonFormatter() if style == "json" else logs.TextFormatter()
+    record = logging.LogRecord("n", logging.INFO, "p", 1, "%s", (text,), None)
+    record.facts = facts
+    line = formatter.format(record)
+    assert len(line.encode()) < logs.LINE_BYTES_MAX
+    assert "\n" not in line
+    assert "\r" not in line
+    if style == "json":
+        assert json.loads(line)["level"] == "info"
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_secrets_are_taken_out(written: io.StringIO, style: str) -> None:
+    logs.configure("info", style, written)
+    facts = {"header": "authorization: Bearer hunter2", "other": "token=hunter2"}
+    try:
+        raise ConnectionError("postgresql://user:hunter2@host/db?password=hunter2")
+    except ConnectionError:
+        log.exception("redis://:hunter2@host is away", extra={"facts": facts})
+    assert "hunter2" not in written.getvalue()
+    assert "ConnectionError" in written.getvalue()
