@@ -21,6 +21,7 @@ __all__ = [
     "EmbeddedError",
     "EmbeddedServers",
     "Server",
+    "forget_postgres",
     "start",
     "start_postgres",
     "start_valkey",
