@@ -155,13 +155,25 @@ def test_replay_names_the_line_that_it_cannot_read(tmp_path: Path) -> None:
     )
 
 
+@contextmanager
+def heeded(number: signal.Signals) -> Iterator[None]:
+    """Processes that are started in this block heed a signal, also where this one was told not to,
+    as in the background of a script.
+    """
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("arguments", [["demo"], ["chaos", "--seconds", "5"]])
 def test_what_is_stopped_while_it_starts_leaves_nothing(
     arguments: list[str], number: signal.Signals
 ) -> None:
-    with tempfile.TemporaryDirectory() as name:
+    with heeded(signal.SIGINT), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o711)
         variables = {**clean(), "TMPDIR": name}
