@@ -1,5 +1,4 @@
-"""The front of the hot path: finds the tree, resolves the mode, hands over to the batcher, reads
-answers.
+"""The front of the hot path: finds the tree, resolves the mode, asks the batcher, reads answers.
 
 Single is a batch of one. What the hot store alone cannot answer comes back as a `NeedsLedger`, for
 whoever can ask the ledger (control/operations.py).
@@ -8,7 +7,7 @@ whoever can ask the ledger (control/operations.py).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from holdfast_server.domain import operation as op
@@ -80,8 +79,9 @@ class Engine:
         self, caller: Caller, requests: Sequence[Request]
     ) -> list[Answer | NeedsLedger]:
         """Answers every request, in order; see `Submitter.submit`."""
+        names = self._unknown(requests)
         try:
-            roots = await self._roots(requests)
+            roots = await self._parts.roots.find(names) if names else {}
         except HoldfastError as error:
             return [error for _ in requests]
         answers = await self._submit(caller, requests, roots)
@@ -91,15 +91,16 @@ class Engine:
         self, caller: Caller, requests: Sequence[Request]
     ) -> list[Answer | NeedsLedger | None]:
         """See `Attempter.attempt`: what needs nobody else, nor a tree to be brought."""
-        asked = [each if self._is_at_hand(each.operation) else None for each in requests]
-        found = await among(asked, lambda some: self._submit(caller, some, {}))
-        return [None if isinstance(answer, Cold) else answer for answer in found]
-
-    def _is_at_hand(self, operation: Operation) -> bool:
-        name = _asked_account(operation)
-        known = self._parts.roots.directory.known
-        is_known = not name or known(operation.tenant, name) is not None
-        return is_known and isinstance(operation, _HOT)
+        names = self._unknown(requests)
+        try:
+            found = await self._parts.roots.directory.find(names) if names else {}
+        except HoldfastError as error:
+            return [error for _ in requests]
+        roots = {name: root for name, root in found.items() if root}
+        cold = found.keys() - roots.keys()
+        asked = [None if _is_cold(each.operation, cold) else each for each in requests]
+        answers = await among(asked, lambda some: self._submit(caller, some, roots))
+        return [None if isinstance(answer, Cold) else answer for answer in answers]
 
     async def _submit(
         self, caller: Caller, requests: Sequence[Request], roots: KnownRoots
@@ -140,16 +141,15 @@ class Engine:
                 answers[index] = answer
         return [failures.ledger_behind() if isinstance(each, Cold) else each for each in answers]
 
-    async def _roots(self, requests: Sequence[Request]) -> KnownRoots:
-        """The roots of accounts that this process does not remember."""
+    def _unknown(self, requests: Sequence[Request]) -> list[Name]:
+        """The accounts whose roots this process does not remember."""
         known = self._parts.roots.directory.known
-        names = [
+        return [
             (operation.tenant, name)
             for request in requests
             if (name := _asked_account(operation := request.operation))
             and known(operation.tenant, name) is None
         ]
-        return await self._parts.roots.find(names) if names else {}
 
     def _root_of(self, operation: Operation, roots: KnownRoots) -> str:
         if isinstance(operation, op.CreateAccount) and not operation.terms.parent:
@@ -383,6 +383,12 @@ def _asked_account(operation: Operation) -> str:
     if isinstance(operation, op.CreateAccount):
         return operation.terms.parent
     return getattr(operation, "account", "")
+
+
+def _is_cold(operation: Operation, cold: Collection[Name]) -> bool:
+    """Whether somebody else has to be asked before an operation is sent."""
+    name = operation.tenant, _asked_account(operation)
+    return name in cold or not isinstance(operation, _HOT)
 
 
 def _met_another(operation: Operation, answer: object) -> bool:
