@@ -45,5 +45,7 @@ async def among(
 ) -> list[Found | None]:
     """What `answer` finds for those that are not None, each in its place."""
     some = [each for each in asked if each is not None]
+    if len(some) == len(asked):
+        return list(await answer(some))
     found = iter(await answer(some) if some else ())
     return [None if each is None else next(found) for each in asked]
