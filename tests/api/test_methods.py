@@ -18,8 +18,8 @@ from holdfast.v1 import (
 from holdfast_server.api.auth.principal import Role
 from holdfast_server.api.auth.roles import ROLES
 from holdfast_server.api.control import ControlService
+from holdfast_server.api.kinds import KINDS
 from holdfast_server.api.methods import Handler, Service, bind
-from holdfast_server.api.validate.batches import READERS
 from holdfast_server.control.config import ConfigCache
 from holdfast_server.control.policies import Policies
 from holdfast_server.ledger.store import Ledger
@@ -67,7 +67,7 @@ async def test_every_rpc_has_a_handler_for_its_request(every_service: list[Servi
 
 def test_whoever_may_send_a_batch_may_call_each_method_it_can_carry() -> None:
     carried = balance_service_pb2.BatchItem.DESCRIPTOR.oneofs_by_name["operation"].fields
-    assert READERS.keys() == {field.name for field in carried}
+    assert KINDS.keys() == {field.name for field in carried}
     for field in carried:
         assert ROLES["BalanceService/Batch"] <= ROLES[f"BalanceService/{field.name.title()}"]
 

@@ -41,6 +41,15 @@ async def forget(both: Both) -> None:
         await both.flushed()
 
 
+async def expired_hold(both: Both) -> Any:
+    """A hold of 60 credits of an account with 100, whose time is over."""
+    await both.account("a")
+    await both.grant("a", 100)
+    held = await both.reserve("a", 60, ttl_ms=1_000)
+    both.real.clock.now_ms += 2_000
+    return held
+
+
 async def test_the_ledger_answers_an_old_key_as_the_store_did(both: Both) -> None:
     """I7 after the window: a Burn, a Grant, a Commit and an account are applied once, for ever."""
     await both.account("a")
@@ -160,10 +169,7 @@ async def test_a_commit_after_the_late_window_is_refused_visibly(
     both: Both, migrated_postgres_url: str
 ) -> None:
     """A30: nothing is booked, the caller is told so, and a note is kept for those who bill."""
-    await both.account("a")
-    await both.grant("a", 100)
-    held = await both.reserve("a", 60, ttl_ms=1_000)
-    both.real.clock.now_ms += 2_000
+    held = await expired_hold(both)
     await both.do(op.ExpireDue("t", "a"))
     await forget(both)
     both.real.clock.now_ms += LATE_COMMIT_WINDOW_MS
@@ -225,10 +231,7 @@ async def test_a_batch_of_old_keys_is_answered_by_the_ledger(both: Both) -> None
 
 async def test_a_hold_that_was_committed_late_is_committed_for_ever(both: Both) -> None:
     """The ledger names the Commit, not the expiry before it, of which nothing can be refunded."""
-    await both.account("a")
-    await both.grant("a", 100)
-    held = await both.reserve("a", 60, ttl_ms=1_000)
-    both.real.clock.now_ms += 2_000
+    held = await expired_hold(both)
     await both.commit(held.hold, 20, final=False)
     committed = await both.commit(held.hold, 30)
 
@@ -257,10 +260,7 @@ async def test_use_after_the_late_window_is_noted_though_a_part_was_committed_la
     both: Both, migrated_postgres_url: str
 ) -> None:
     """A30: what the last Commit says is not in the books, whatever came in time."""
-    await both.account("a")
-    await both.grant("a", 100)
-    held = await both.reserve("a", 60, ttl_ms=1_000)
-    both.real.clock.now_ms += 2_000
+    held = await expired_hold(both)
     await both.commit(held.hold, 20, final=False)
     both.real.clock.now_ms += LATE_COMMIT_WINDOW_MS
     await both.do(op.ExpireDue("t", "a"))

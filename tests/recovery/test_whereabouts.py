@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -22,15 +23,33 @@ def name_elsewhere(worker: Worker, account: str) -> tuple[str, int]:
     return next((name, partition) for name, partition in places if partition != home)
 
 
+async def create(worker: Worker, account: str, parent: str = "") -> Any:
+    terms = op.AccountTerms(parent=parent)
+    return await worker.do(op.CreateAccount("t", account, terms, worker.key()))
+
+
+async def fund_below(worker: Worker) -> tuple[str, int]:
+    """An account that can spend 100 credits of one above it; its name lies in another partition."""
+    await worker.fund("ada")
+    below, partition = name_elsewhere(worker, "ada")
+    await create(worker, below, "ada")
+    return below, partition
+
+
+async def check_found(worker: Worker, below: str) -> None:
+    """It is there, and cannot be created once more."""
+    balance = await worker.do(op.GetBalance("t", below))
+    assert [each.spendable for each in balance.credits] == [100]
+    assert (await create(worker, below)).reason is Reason.ACCOUNT_ALREADY_EXISTS
+
+
 @pytest.mark.parametrize("is_emptied", [True, False])
 async def test_an_account_below_another_is_found_though_its_whereabouts_are_lost(
     stage: Stage, is_emptied: bool
 ) -> None:
     """They lie in the partition of its name, and no entry of that shows that they are gone."""
     worker = stage.worker()
-    await worker.fund("ada")
-    below, partition = name_elsewhere(worker, "ada")
-    await worker.do(op.CreateAccount("t", below, op.AccountTerms(parent="ada"), worker.key()))
+    below, partition = await fund_below(worker)
     await stage.flush()
     with stage.client() as client:
         if is_emptied:
@@ -44,12 +63,9 @@ async def test_an_account_below_another_is_found_though_its_whereabouts_are_lost
     done = await stage.recover()
     other = stage.worker("other")
     await other.keeper.refresh()
-    balance = await other.do(op.GetBalance("t", below))
-    again = await other.do(op.CreateAccount("t", below, op.AccountTerms(), other.key()))
 
     assert done[partition].verdict is Verdict.KEPT
-    assert [each.spendable for each in balance.credits] == [100]
-    assert again.reason is Reason.ACCOUNT_ALREADY_EXISTS
+    await check_found(other, below)
 
 
 async def test_one_partition_begins_anew_when_the_ledger_knows_the_accounts_of_the_others(
@@ -57,18 +73,13 @@ async def test_one_partition_begins_anew_when_the_ledger_knows_the_accounts_of_t
 ) -> None:
     """Where those of its names are, it does not know any more; and no flusher is at work."""
     worker, other = stage.worker(), stage.worker("other")
-    await worker.fund("ada")
-    below, partition = name_elsewhere(worker, "ada")
-    await worker.do(op.CreateAccount("t", below, op.AccountTerms(parent="ada"), worker.key()))
+    below, partition = await fund_below(worker)
 
     done = await stage.recover(rebuild=[partition])
     await other.keeper.refresh()
-    balance = await other.do(op.GetBalance("t", below))
-    again = await other.do(op.CreateAccount("t", below, op.AccountTerms(), other.key()))
 
     assert done[partition].verdict is Verdict.REBUILT
-    assert [each.spendable for each in balance.credits] == [100]
-    assert again.reason is Reason.ACCOUNT_ALREADY_EXISTS
+    await check_found(other, below)
     await stage.flush()
     assert (await stage.ledger.verify()).violations == ()
 
@@ -103,7 +114,7 @@ async def test_that_an_account_was_absent_is_not_remembered_beyond_the_epoch(sta
     await other.keeper.refresh()
     unknown = await other.do(op.GetBalance("t", below))
     await worker.keeper.refresh()
-    await worker.do(op.CreateAccount("t", below, op.AccountTerms(parent="ada"), worker.key()))
+    await create(worker, below, "ada")
     await stage.flush()
 
     await stage.recover(rebuild=[partition])

@@ -13,7 +13,7 @@ from holdfast.v1 import balance_service_pb2 as messages
 from holdfast.v1 import types_pb2 as types
 from holdfast_server.api.call import Call
 from holdfast_server.api.form import Form
-from holdfast_server.api.kinds import KINDS, Kind
+from holdfast_server.api.kinds import KINDS, Kind, asked_by
 from holdfast_server.api.methods import Attempt, Handler
 from holdfast_server.api.page_token import PageTokens, Place
 from holdfast_server.api.submission import Submission
@@ -21,7 +21,7 @@ from holdfast_server.api.translate import spending as say
 from holdfast_server.api.validate import batches
 from holdfast_server.api.validate import spending as read
 from holdfast_server.domain import reply
-from holdfast_server.domain.operation import Durability, Operation
+from holdfast_server.domain.operation import Durability
 from holdfast_server.domain.submit import Answer
 from holdfast_server.engine.accounts import HoldCursor
 from holdfast_server.errors import HoldfastError, Reason
@@ -70,7 +70,7 @@ class BalanceService:
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
-            **{name: partial(self._answer, kind) for name, kind in KINDS.items()},
+            **{name.title(): partial(self._answer, kind) for name, kind in KINDS.items()},
             "ListHolds": self.list_holds,
             "AwaitDurable": self.await_durable,
             "Batch": self.batch,
@@ -78,21 +78,21 @@ class BalanceService:
         }
 
     def attempts(self) -> Mapping[str, Attempt]:
-        return {**dict.fromkeys(KINDS, self.attempt), "Session": self.attempt_session}
+        hot = dict.fromkeys(map(str.title, KINDS), self.attempt)
+        return {**hot, "Session": self.attempt_session}
 
     async def _answer(self, kind: Kind, call: Call, request: Message) -> Message:
-        operation = kind.operation(call, request)
+        operation = kind.operation(request, call.tenant)
         return kind.said(await self._submission.one(call, operation, kind.reply))
 
     async def attempt(
         self, call: Call, asked: Sequence[tuple[str, Message]]
     ) -> list[Message | HoldfastError | None]:
         """The answers to independent calls of the methods named; see `Attempter.attempt`."""
-        kinds = [KINDS[name] for name, _ in asked]
-        requests = [request for _, request in asked]
-        operations = [_read(kind, call, each) for kind, each in zip(kinds, requests, strict=True)]
+        pairs = [(KINDS[name.lower()], request) for name, request in asked]
+        operations = [kind.asked(request, call.tenant) for kind, request in pairs]
         answers = await self._submission.attempt(call, operations)
-        return [kind.attempted(answer) for kind, answer in zip(kinds, answers, strict=True)]
+        return [kind.attempted(each) for (kind, _), each in zip(pairs, answers, strict=True)]
 
     async def list_holds(
         self, call: Call, request: messages.ListHoldsRequest
@@ -128,7 +128,7 @@ class BalanceService:
         batches.check_distinct(request.items)
         tenant = batches.one_tenant(tenants)
         call.charge(tenant, len(request.items))
-        read_items = [batches.item_operation(tenant, item) for item in request.items]
+        read_items = [asked_by(item, lambda _: tenant) for item in request.items]
         response, room = messages.BatchResponse(), BATCH_ANSWER_BYTES_MAX
         for answer in await self._submission.many(call, read_items):
             result = response.results.add()
@@ -142,24 +142,18 @@ class BalanceService:
         self, call: Call, items: Sequence[messages.BatchItem]
     ) -> messages.SessionResponse:
         """The answers to some independent operations of a stream, in order, each with its id."""
-        answers = await self._submission.many(call, [_asked(call, item) for item in items])
+        asked = [asked_by(item, call.tenant) for item in items]
+        answers = await self._submission.many(call, asked)
         return _results(items, answers)
 
     async def attempt_session(
         self, call: Call, items: Sequence[messages.BatchItem]
     ) -> messages.SessionResponse:
         """The same of those that are answered at once; see `Attempter.attempt`."""
-        asked = [_asked(call, item) for item in items]
+        asked = [asked_by(item, call.tenant) for item in items]
         answers = await self._submission.attempt(call, asked)
         self._submission.count_refused(asked, answers)
         return _results(items, answers)
-
-
-def _read(kind: Kind, call: Call, request: Message) -> Operation | HoldfastError:
-    try:
-        return kind.operation(call, request)
-    except HoldfastError as error:
-        return error
 
 
 def is_slow(item: messages.BatchItem) -> bool:
@@ -168,18 +162,6 @@ def is_slow(item: messages.BatchItem) -> bool:
     if kind in (None, "extend", "balance"):
         return False
     return kind == "refund" or getattr(item, kind).durability > types.DURABILITY_MEMORY
-
-
-def _asked(call: Call, item: messages.BatchItem) -> Operation | HoldfastError:
-    """An item's operation, for the tenant that it names, or why it cannot be one."""
-    kind = item.WhichOneof("operation")
-    if kind is None:
-        return batches.no_operation()
-    request = getattr(item, kind)
-    try:
-        return batches.READERS[kind](call.tenant(request.tenant), request)
-    except HoldfastError as error:
-        return error
 
 
 def _results(

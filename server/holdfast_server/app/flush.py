@@ -44,12 +44,12 @@ async def _flush(
         outbox,
         Appender(process.settings.postgres_url),
         hooks=FlusherHooks(
-            backlog.reached,
-            backlog.flushed,
-            backlog.halted,
-            backlog.stand_by,
-            process.tracing.flush,
-            Coordinator(_stores(process), process.metrics),
+            on_flushed=backlog.reached,
+            on_batch=backlog.flushed,
+            on_halted=backlog.halted,
+            on_standby=backlog.stand_by,
+            span=process.tracing.flush,
+            recovery=Coordinator(_stores(process), process.metrics),
         ),
         batch_entries_max=process.settings.flush_batch_entries_max,
         retention=Retention(

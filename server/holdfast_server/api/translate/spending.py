@@ -108,6 +108,12 @@ def hold(value: reply.OpenHold) -> types.Hold:
     return said
 
 
+def put_reply(into: Any, value: reply.Reply) -> None:
+    """An answer, into the message of its kind."""
+    _, put = _RESULTS[type(value)]
+    put(into, value)
+
+
 def put_result(into: balance.BatchResult, value: reply.Reply | HoldfastError) -> None:
     """One item's answer, of the item's own kind."""
     if isinstance(value, HoldfastError):

@@ -1,26 +1,12 @@
-"""Batches: what makes the whole of one wrong, and one item's operation."""
+"""Batches: what makes the whole of one wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
 
 from holdfast.v1 import balance_service_pb2 as balance
-from holdfast_server.api.validate import spending
 from holdfast_server.domain import bounds
-from holdfast_server.domain.operation import Operation
 from holdfast_server.errors import HoldfastError, Reason
-
-#: How each kind of item is read, by its name in `BatchItem.operation`.
-READERS: Final[Mapping[str, Callable[[str, Any], Operation]]] = {
-    "reserve": spending.reserve,
-    "commit": spending.commit,
-    "release": spending.release,
-    "extend": spending.extend,
-    "burn": spending.burn,
-    "refund": spending.refund,
-    "balance": spending.get_balance,
-}
 
 
 def check_size(items: Sequence[balance.BatchItem]) -> None:
@@ -74,20 +60,3 @@ def one_tenant(tenants: Mapping[int, str]) -> str:
                 index=index,
             )
     return first
-
-
-def item_operation(tenant: str, item: balance.BatchItem) -> Operation | HoldfastError:
-    """The operation of one item, or what is wrong with it."""
-    kind = item.WhichOneof("operation")
-    if kind is None:
-        return no_operation()
-    try:
-        return READERS[kind](tenant, getattr(item, kind))
-    except HoldfastError as error:
-        return error
-
-
-def no_operation() -> HoldfastError:
-    """What is wrong with an item that has no operation."""
-    message = "operation must be set in every item."
-    return HoldfastError(Reason.FIELD_INVALID, message, field="operation")
