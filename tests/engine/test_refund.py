@@ -212,6 +212,57 @@ async def test_a_revoked_grant_gets_nothing_that_could_be_spent(both: Both) -> N
     assert await both.buckets("a") == Buckets(granted=100, burned=40, revoked=60)
 
 
+async def test_a_grant_that_is_spent_can_be_revoked(both: Both) -> None:
+    """A chargeback of credits that were used: a refund of their use must not bring them back."""
+    await both.account("a")
+    grant = await both.grant("a", 100)
+    transaction = await burned(both, "a", 100)
+    key = both.key()
+    revoke = op.Revoke("t", "a", grant, key, "chargeback", op.Durability.MEMORY)
+
+    revoked = await both.do(revoke)
+    again = await both.do(revoke)
+    answer = await both.do(refund(both, transaction, 60))
+
+    assert (revoked.revoked, revoked.still_held) == (0, 0)
+    assert revoked.buckets == Buckets(granted=100, burned=100)
+    assert again == replace(revoked, applied=replace(revoked.applied, replayed=True))
+    assert answer.lines[0].grants[0].revoked == 60
+    assert await both.buckets("a") == Buckets(granted=100, burned=40, revoked=60)
+
+
+async def test_only_a_grant_of_the_account_can_be_revoked(both: Both) -> None:
+    await both.account("a")
+    await both.account("b")
+    spent = await both.grant("a", 10)
+    await burned(both, "a", 10)
+
+    for account, grant in (("b", spent), ("a", "0" * 32)):
+        answer = await both.do(op.Revoke("t", account, grant, both.key()))
+        assert (answer.reason, answer.metadata) == (Reason.GRANT_NOT_FOUND, {"grant_id": grant})
+
+
+async def test_a_refund_that_is_planned_while_a_spent_grant_is_revoked_is_planned_again(
+    both: Both,
+) -> None:
+    await both.account("a")
+    grant = await both.grant("a", 40)
+    transaction = await burned(both, "a", 40)
+    await both.flushed()
+    asked = both.ledger.burned_by
+
+    async def revoked_meanwhile(tenant: str, transaction_id: str) -> BurnedTransaction | None:
+        found = await asked(tenant, transaction_id)
+        await both.do(op.Revoke("t", "a", grant, "revoke", durability=op.Durability.MEMORY))
+        return found
+
+    with patch.object(both.ledger, "burned_by", revoked_meanwhile):
+        answer = await both.do(refund(both, transaction, 30))
+
+    assert [share.revoked for share in answer.lines[0].grants] == [30]
+    assert await both.buckets("a") == Buckets(granted=40, burned=10, revoked=30)
+
+
 async def test_each_source_of_a_shadow_hold_gets_its_own_back(both: Both) -> None:
     """Overdraft was drawn before the unenforced rest, so that rest is given back first."""
     await both.account("a", overdraft_limits={"ai": 40})

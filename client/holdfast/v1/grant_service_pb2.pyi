@@ -239,7 +239,7 @@ class RevokeResponse(_message.Message):
     BUCKETS_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
     revoked: _builtins.int
-    """What was taken back now."""
+    """What was taken back now; 0 where nothing was left."""
     still_held: _builtins.int
     """What is held and will be taken back if it is not burned."""
     @_builtins.property

@@ -64,7 +64,8 @@ class GrantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Revoke(self, request, context):
-        """Takes back what a grant has left; held parts follow when they come back.
+        """Takes back what a grant has left; held parts follow when they come back. A grant that has nothing left can
+        be revoked, too: what a Refund gives back of it later is taken back at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

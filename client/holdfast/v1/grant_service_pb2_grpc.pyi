@@ -36,7 +36,9 @@ class GrantServiceStub:
     Grant: _grpc.UnaryUnaryMultiCallable[_grant_service_pb2.GrantRequest, _grant_service_pb2.GrantResponse]
     """Gives credits. Answered when the ledger has them, unless asked otherwise."""
     Revoke: _grpc.UnaryUnaryMultiCallable[_grant_service_pb2.RevokeRequest, _grant_service_pb2.RevokeResponse]
-    """Takes back what a grant has left; held parts follow when they come back."""
+    """Takes back what a grant has left; held parts follow when they come back. A grant that has nothing left can
+    be revoked, too: what a Refund gives back of it later is taken back at once.
+    """
     ListGrants: _grpc.UnaryUnaryMultiCallable[_grant_service_pb2.ListGrantsRequest, _grant_service_pb2.ListGrantsResponse]
     """The grants of an account, spent ones included, newest first."""
 
@@ -48,7 +50,9 @@ class GrantServiceAsyncStub(GrantServiceStub):
     Grant: _aio.UnaryUnaryMultiCallable[_grant_service_pb2.GrantRequest, _grant_service_pb2.GrantResponse]  # type: ignore[assignment]
     """Gives credits. Answered when the ledger has them, unless asked otherwise."""
     Revoke: _aio.UnaryUnaryMultiCallable[_grant_service_pb2.RevokeRequest, _grant_service_pb2.RevokeResponse]  # type: ignore[assignment]
-    """Takes back what a grant has left; held parts follow when they come back."""
+    """Takes back what a grant has left; held parts follow when they come back. A grant that has nothing left can
+    be revoked, too: what a Refund gives back of it later is taken back at once.
+    """
     ListGrants: _aio.UnaryUnaryMultiCallable[_grant_service_pb2.ListGrantsRequest, _grant_service_pb2.ListGrantsResponse]  # type: ignore[assignment]
     """The grants of an account, spent ones included, newest first."""
 
@@ -69,7 +73,9 @@ class GrantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _grant_service_pb2.RevokeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_grant_service_pb2.RevokeResponse, _abc.Awaitable[_grant_service_pb2.RevokeResponse]]:
-        """Takes back what a grant has left; held parts follow when they come back."""
+        """Takes back what a grant has left; held parts follow when they come back. A grant that has nothing left can
+        be revoked, too: what a Refund gives back of it later is taken back at once.
+        """
 
     @_abc_1.abstractmethod
     def ListGrants(

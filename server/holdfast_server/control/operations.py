@@ -1,7 +1,7 @@
 """Decides operations with both stores: the engine first, the ledger where the engine alone cannot.
 
-The ledger is asked for idempotency keys that are too old to prove themselves, for holds that the
-hot store no longer knows, and for what a Refund may give back.
+The ledger is asked for idempotency keys that are too old to prove themselves, for holds and grants
+that the hot store no longer knows, and for what a Refund may give back.
 """
 
 from __future__ import annotations
@@ -258,6 +258,9 @@ class Operations:
         if needs.flag is Flag.HOLD_MISSING:
             assert needs.token is not None
             return await self._missing_hold(caller, operation, needs.token)
+        if needs.flag is Flag.GRANT_GONE:
+            assert isinstance(operation, op.Revoke)
+            return await self._spent_grant(caller, operation)
         if needs.flag is Flag.LOOK_UP and (recorded := await self._recorded(operation)):
             return recorded
         request = await self._request(operation)
@@ -309,6 +312,19 @@ class Operations:
         if recorded := await self._recorded(operation):
             return recorded
         request = Request(operation, checked=True, is_lost=True)
+        return (await self._decide(caller, [request]))[0]
+
+    async def _spent_grant(self, caller: Caller, operation: op.Revoke) -> Answer | NeedsLedger:
+        """A grant that is spent is revoked, too: what a refund gives back of it is taken."""
+        tenant, account, grant_id = operation.tenant, operation.account, operation.grant_id
+        credit_type = await self.ledger.find_grant(tenant, account, grant_id)
+        if credit_type is None:
+            root = await self.engine.root_of(tenant, account)
+            await self._catch_up(self.engine.partition_of(tenant, root))
+            credit_type = await self.ledger.find_grant(tenant, account, grant_id)
+        if credit_type is None:
+            return failures.failed(Reason.GRANT_NOT_FOUND, {"grant_id": grant_id})
+        request = Request(operation, checked=True, spent_grant=credit_type)
         return (await self._decide(caller, [request]))[0]
 
     async def _catch_up(self, partition: int) -> None:

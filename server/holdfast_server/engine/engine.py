@@ -185,7 +185,11 @@ class Engine:
     async def _item(self, caller: Caller, request: Request, roots: KnownRoots) -> Item | Answer:
         operation = request.operation
         facts = Facts(
-            caller, refund=request.refund, checked=request.checked, absent_to=request.absent_to
+            caller,
+            refund=request.refund,
+            spent_grant=request.spent_grant,
+            checked=request.checked,
+            absent_to=request.absent_to,
         )
         if isinstance(operation, op.Refund):
             assert request.refund is not None
@@ -290,8 +294,6 @@ class Engine:
         reason, metadata = unpack_failure(raw.answer)
         if reason is Reason.ACCOUNT_NOT_FOUND:
             self._parts.roots.directory.forget(item.operation.tenant, metadata["account"])
-        if isinstance(item.operation, op.Revoke) and reason is Reason.GRANT_NOT_FOUND:
-            metadata["grant_id"] = item.operation.grant_id
         if "first_seq" in metadata:
             first_seq = int(metadata.pop("first_seq"))
             epoch = self._parts.keys.epochs.of(item.partition, first_seq, raw.epoch)

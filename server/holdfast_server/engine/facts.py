@@ -17,6 +17,8 @@ class Facts:
     mode: op.Mode = op.Mode.ENFORCE
     token: HoldToken | None = None
     refund: RefundPlan | None = None
+    #: The credit type of a grant that is revoked and that only the ledger still knows.
+    spent_grant: str = ""
     #: Complete terms of an account that is updated, and the version they replace.
     terms: op.AccountTerms | None = None
     version: int = 0

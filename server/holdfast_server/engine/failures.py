@@ -24,9 +24,7 @@ _SENTENCES: Mapping[Reason, str] = {
         "somebody brings it back (holdfast recovery account)"
     ),
     Reason.ACCOUNT_NOT_FOUND: "the account {account} does not exist; create it first",
-    Reason.GRANT_NOT_FOUND: (
-        "the account has no grant {grant_id} with anything left; list its grants"
-    ),
+    Reason.GRANT_NOT_FOUND: "the account has no grant {grant_id}; list its grants",
     Reason.ACCOUNT_ALREADY_EXISTS: (
         "the name {account} is taken; read that account or choose another name"
     ),

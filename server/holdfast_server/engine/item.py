@@ -37,6 +37,7 @@ class Flag(IntEnum):
     STALE = 6
     COLD = 7
     FENCED = 8
+    GRANT_GONE = 9
 
 
 class Raw(NamedTuple):

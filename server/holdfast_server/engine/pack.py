@@ -250,7 +250,7 @@ def _grant(operation: op.Grant, facts: Facts) -> list[Any]:
 
 
 def _revoke(operation: op.Revoke, facts: Facts) -> list[Any]:
-    return [operation.account, bytes.fromhex(operation.grant_id)]
+    return [operation.account, bytes.fromhex(operation.grant_id), facts.spent_grant]
 
 
 def _book_unenforced(operation: op.BookUnenforced, facts: Facts) -> list[Any]:

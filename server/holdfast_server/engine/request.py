@@ -16,7 +16,9 @@ from holdfast_server.errors import HoldfastError, Reason
 
 @value(frozen=True, slots=True)
 class NeedsLedger:
-    """The hot store cannot answer alone: look up the key, the hold, or read the burns again."""
+    """The hot store cannot answer alone: look up the key, the hold or the grant, or read the burns
+    again.
+    """
 
     flag: Flag
     #: The hold's tree and id, for HOLD_MISSING.
@@ -55,6 +57,8 @@ class Request:
     operation: Operation
     checked: bool = False
     refund: RefundPlan | None = None
+    #: The credit type of a grant that is revoked and that only the ledger still knows.
+    spent_grant: str = ""
     #: Up to where the ledger was read that does not know the tree; -1 where it was not asked.
     absent_to: int = -1
     #: The hold of a Commit was lost with the hot store, as the ledger proves.

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from holdfast_server.domain.operation import GrantTerms
 from holdfast_server.ledger import rows
-from holdfast_server.ledger.database import Cursor, Database, fetch_all
+from holdfast_server.ledger.database import Cursor, Database, fetch_all, fetch_one
 from holdfast_server.ledger.records import GrantPlace, RecordedGrant
 from holdfast_server.ledger.sql import QUERIES
 
@@ -41,6 +41,14 @@ class Grants(Database):
                 limit=limit,
             )
         return [rows.recorded_grant(row) for row in found]
+
+    async def find_grant(self, tenant: str, account: str, grant_id: str) -> str | None:
+        """The credit type of a grant, spent or not; None where the account never had it."""
+        async with self.reading(tenant) as cursor:
+            found = await fetch_one(
+                cursor, QUERIES["grant_terms_by_id"], tenant=tenant, grant_ids=[grant_id]
+            )
+        return found["credit_type"] if found and found["account"] == account else None
 
 
 async def grant_terms_by_id(

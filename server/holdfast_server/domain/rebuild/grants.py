@@ -62,18 +62,18 @@ def expired(rebuilt: Rebuilt, transaction: Sequence[Entry]) -> None:
 
 
 def revoke(rebuilt: Rebuilt, transaction: Sequence[Entry]) -> None:
-    """Revoke of a grant that is effective, or of one that is pending."""
+    """Revoke of a grant that is effective, of one that is pending, or of one that is spent."""
     (entry,) = transaction
     (posting,) = entry.grants
     state = rebuilt.tree.accounts[entry.account]
     state.last_refund_seq = entry.seq
     credit = state.credit(entry.credit_type)
     found = credit.find(posting.grant_id)
-    if found is None:
-        _take_pending(credit, posting.grant_id)
-    else:
+    if found is not None:
         found.revoked = True
         credit.topped = max(0, credit.topped - entry.delta.revoked)
+    elif entry.delta.granted:
+        _take_pending(credit, posting.grant_id)
     post(rebuilt.tree, entry)
 
 

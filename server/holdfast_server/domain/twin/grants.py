@@ -121,19 +121,24 @@ class Revoked:
     still_held: int
 
 
-def revoke_grant(journal: Journal, state: AccountState, grant_id: str) -> Revoked:
-    """Takes what is not held; held parts follow when they come back."""
+def revoke_grant(
+    journal: Journal, state: AccountState, grant_id: str, given: str | None
+) -> Revoked:
+    """Takes what is not held; held parts follow when they come back.
+
+    `given` is the credit type of the grant, None where the account never had it.
+    """
     for credit_type, credit in sorted(state.credits.items()):
         if grant := credit.find(grant_id):
             return _revoke_effective(journal, state, credit_type, credit, grant)
         pending = next((grant for grant in credit.pending if grant.grant_id == grant_id), None)
         if pending is not None:
             return _revoke_pending(journal, state, credit_type, credit, pending)
-    raise HoldfastError(
-        Reason.GRANT_NOT_FOUND,
-        "this account has no such grant with anything left",
-        grant_id=grant_id,
-    )
+    if given is None:
+        raise HoldfastError(
+            Reason.GRANT_NOT_FOUND, "this account has no such grant", grant_id=grant_id
+        )
+    return _revoke_spent(journal, state, given, grant_id)
 
 
 def _revoke_effective(
@@ -154,6 +159,14 @@ def _revoke_pending(
     journal.book(EntryKind.REVOKE, state, credit_type, "granted", "revoked", taken)
     journal.attribute(EntryKind.REVOKE, state, credit_type, grant, "revoked", taken)
     return Revoked(credit_type, taken, 0)
+
+
+def _revoke_spent(
+    journal: Journal, state: AccountState, credit_type: str, grant_id: str
+) -> Revoked:
+    spent = Grant(grant_id, 0, 0, 0, 0, 0)
+    journal.attribute(EntryKind.REVOKE, state, credit_type, spent, "revoked", 0)
+    return Revoked(credit_type, 0, 0)
 
 
 def apply_refund(

@@ -70,6 +70,8 @@ class Memory:
     late: dict[tuple[str, str], LateHold] = field(default_factory=dict)
     ended: dict[tuple[str, str], Ended] = field(default_factory=dict)
     records: dict[tuple[str, type, str], Record] = field(default_factory=dict)
+    #: The credit type of every grant ever given, by tenant, account and id.
+    given: dict[tuple[str, str, str], str] = field(default_factory=dict)
     seqs: dict[int, int] = field(default_factory=dict)
     #: Every posting ever made, with its partition and sequence number, in order.
     entries: list[tuple[int, int, Posting]] = field(default_factory=list)

@@ -77,6 +77,8 @@ class World(Memory):
         self.known(tree, operation.account)
         journal, path = Journal(), tree.path(operation.account)
         repaid = grants.give_grant(journal, path, operation.terms, facts.new_id, facts.now_ms)
+        given = tree.tenant, operation.account, facts.new_id
+        self.given[given] = operation.terms.credit_type
         applied = self.write(tree, journal)
         return rp.GrantReply(
             facts.new_id, repaid, _figures(path[0], operation.terms.credit_type), applied
@@ -85,7 +87,8 @@ class World(Memory):
     def revoke(self, tree: Tree, operation: op.Revoke, facts: Facts) -> rp.Reply:
         """See `op.Revoke`."""
         state, journal = self.known(tree, operation.account), Journal()
-        revoked = grants.revoke_grant(journal, state, operation.grant_id)
+        given = self.given.get((tree.tenant, operation.account, operation.grant_id))
+        revoked = grants.revoke_grant(journal, state, operation.grant_id, given)
         applied = self.write(tree, journal)
         state.last_refund_seq = applied.seq
         return rp.RevokeReply(

@@ -29,6 +29,7 @@
 --   7 COLD          nothing; the tree is not in the store and may be in the ledger: bring it, or learn
 --                   there that it does not exist, and send again
 --   8 FENCED        why this store may not decide for the partition (lib/fence.lua)
+--   9 GRANT_GONE    nothing; only the ledger can say whether the account ever had the grant
 -- Reserve, Burn, Commit, Release and Extend decide: behind the sequence numbers they have outcome, mode,
 --   reason, retry_after_ms, shortfalls, limit use and warnings, and then what their file lists.
 -- A settled line is [credit type, burned, returned, overage, debt, unenforced, held after, available

@@ -2,7 +2,8 @@
 --
 -- Grant: account, grant id, credit type, amount, priority, effective_ms, expires_ms, paid, repay;
 --   answers [grant id, debt repaid, buckets].
--- Revoke: account, grant id; answers [revoked, still held, buckets, credit type].
+-- Revoke: account, grant id, credit type of a grant that only the ledger knows or ""; answers [revoked, still
+--   held, buckets].
 -- Refund: account, as_of_seq, transaction, goodwill_ttl_ms, parts [[account, credit type, source,
 --   amount, priority, expires_ms, paid, effective_ms, revoked, new grant id], ...];
 --   answers [[credit type, refunded, debt, unenforced, available after, shares], ...].
@@ -88,33 +89,44 @@ local function revoke_pending(journal, account, credit_type, credit, grant, inde
   return taken, 0
 end
 
+-- Nothing is left to take. The entry says that the grant was revoked: a refund asks the ledger for that.
+local function revoke_spent(journal, account, credit_type, grant_id)
+  local posting, credit = journals.posting(journal, KIND_REVOKE, account, credit_type)
+  journals.attribute(posting, { grant_id }, C_REVOKED - PART_BEHIND, 0)
+  return credit
+end
+
+-- What was taken, what is still held, and the credit; nothing where the account has no such grant any more.
+local function revoke_open(journal, account, state, grant_id)
+  for place = A_FIRST_CREDIT, #state, 2 do
+    local credit_type, credit = state[place], trees.credit_at(state, place + 1)
+    local grant = draws.find_grant(credit, grant_id)
+    local pending, index = due.find_pending(credit, grant_id)
+    if grant then
+      local taken, held = revoke_effective(journal, account, credit_type, credit, grant)
+      return taken, held, credit
+    elseif pending then
+      local taken, held = revoke_pending(journal, account, credit_type, credit, pending, index)
+      return taken, held, credit
+    end
+  end
+end
+
 function granting.revoke(op, tree)
   local account, journal = op[ACCOUNT], journals.new(tree)
   local state = trees.account(tree, account)
   if not state then
     return failure(R_ACCOUNT_NOT_FOUND, "account", account)
   end
-  local taken, held, credit, found
-  for place = A_FIRST_CREDIT, #state, 2 do
-    local credit_type, candidate = state[place], trees.credit_at(state, place + 1)
-    local grant = draws.find_grant(candidate, op[GRANT])
-    local pending, index = due.find_pending(candidate, op[GRANT])
-    if grant then
-      taken, held = revoke_effective(journal, account, credit_type, candidate, grant)
-    elseif pending then
-      taken, held = revoke_pending(journal, account, credit_type, candidate, pending, index)
-    end
-    if grant or pending then
-      credit, found = candidate, credit_type
-      break
-    end
-  end
-  if not found then
-    return failure(R_GRANT_NOT_FOUND)
+  local taken, held, credit = revoke_open(journal, account, state, op[GRANT])
+  if not credit and op[CREDIT_TYPE] == "" then
+    return { special = GRANT_GONE }
+  elseif not credit then
+    taken, held, credit = 0, 0, revoke_spent(journal, account, op[CREDIT_TYPE], op[GRANT])
   end
   local first_seq, last_seq, entry = journals.write(journal, op[O_CONTEXT])
   state[A_REFUND_SEQ] = last_seq
-  return { first_seq, last_seq, taken, held, buckets(credit), found }, entry
+  return { first_seq, last_seq, taken, held, buckets(credit) }, entry
 end
 
 -- Burned credits become a new grant's; of the one that paid they stay burned. Parts with the same new id
