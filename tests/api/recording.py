@@ -21,7 +21,7 @@ from holdfast_server.api.submission import Submission
 from holdfast_server.api.transport import Endpoint
 from holdfast_server.domain import reply
 from holdfast_server.domain.operation import Caller, Durability, Operation
-from holdfast_server.domain.submit import Answer
+from holdfast_server.domain.submit import Answer, Asked
 from holdfast_server.engine.accounts import HoldCursor
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.telemetry.recorder import Recorder
@@ -61,14 +61,17 @@ class Recording:
     #: What an attempt leaves to a call of its own.
     is_slow: Callable[[Operation], bool] = lambda _: False
     seen: list[tuple[Caller, Operation]] = field(default_factory=list)
+    #: How many operations were tried together, each time.
+    tried: list[int] = field(default_factory=list)
 
     async def submit(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer]:
         self.seen += [(caller, operation) for operation in operations]
         return [await self.behave(operation) for operation in operations]
 
-    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+    async def attempt(self, asked: Sequence[Asked]) -> list[Answer | None]:
         """What does not depend on one another is done at the same time."""
-        return await asyncio.gather(*(self._tried(caller, each) for each in operations))
+        self.tried.append(len(asked))
+        return await asyncio.gather(*(self._tried(*each) for each in asked))
 
     async def _tried(self, caller: Caller, operation: Operation) -> Answer | None:
         if self.is_slow(operation):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from holdfast_server.domain.operation import Operation
 from holdfast_server.domain.submit import Answer
 from holdfast_server.engine.idle import IdleLoop
 from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.telemetry.tracing import NO_TRACE, TraceContext
 from tests.api.recording import HeldUp, Recording, empty_balance, running
 from tests.support.idle import busy, run
 from tests.support.stubs import stubs
@@ -38,13 +39,16 @@ class Service:
 
     groups: list[list[str]] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
+    places: dict[str, list[TraceContext]] = field(default_factory=lambda: defaultdict(list))
     charged: Counter[str] = field(default_factory=Counter)
 
     async def attempt(
-        self, call: Call, asked: Sequence[tuple[str, Message]]
+        self, call: Call, asked: Sequence[tuple[str, Message, TraceContext]]
     ) -> list[Message | HoldfastError | None]:
-        accounts = [account_of(request) for _, request in asked]
+        accounts = [account_of(request) for _, request, _ in asked]
         self.groups.append(accounts)
+        for account, (_, _, place) in zip(accounts, asked, strict=True):
+            self.places[account].append(place)
         for account in accounts:
             call.tenant("")
             if account == "cancelled":
@@ -63,6 +67,7 @@ class Service:
     async def handle(self, call: Call, request: messages.BalanceRequest) -> Message:
         call.tenant("")
         self.alone.append(request.account)
+        self.places[request.account].append(call.place)
         return messages.BalanceResponse(account=request.account)
 
     def charge(self, tenant: str, operations: int) -> None:
@@ -85,9 +90,12 @@ class World:
             "Service", "Balance", frozenset(Role), parse, self.service.handle, False
         )
 
-    def join(self, account: str, principal: Principal = ANN) -> asyncio.Future[bytes]:
+    def join(
+        self, account: str, principal: Principal = ANN, place: TraceContext = NO_TRACE
+    ) -> asyncio.Future[bytes]:
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        traveller = Traveller(self.method, messages.BalanceRequest(account=account), answer)
+        request = messages.BalanceRequest(account=account)
+        traveller = Traveller(self.method, request, place, answer)
         self.company.join(principal, self.service.attempt, traveller)
         return answer
 
@@ -127,6 +135,14 @@ async def test_together_go_calls_of_one_principal() -> None:
     answers = [world.join("a", ANN), world.join("b", BOB), world.join("c", ANN)]
     await asyncio.gather(*answers)
     assert world.service.groups == [["a", "c"], ["b"]]
+
+
+async def test_each_call_keeps_its_place_in_its_trace() -> None:
+    world = World()
+    places = {name: TraceContext(f"trace of {name}", "span") for name in ("a", "slow")}
+    await asyncio.gather(*(world.join(name, place=place) for name, place in places.items()))
+    assert world.service.groups == [["a", "slow"]]
+    assert world.service.places == {"a": [places["a"]], "slow": [places["slow"]] * 2}
 
 
 async def test_a_failure_of_ours_is_told_to_all_of_them(caplog: pytest.LogCaptureFixture) -> None:

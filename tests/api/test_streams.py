@@ -21,7 +21,7 @@ from holdfast_server.domain import reply
 from holdfast_server.domain.operation import Operation
 from holdfast_server.domain.submit import Answer
 from holdfast_server.telemetry.logs import current_place
-from holdfast_server.telemetry.names import Attribute
+from holdfast_server.telemetry.names import Attribute, SpanName
 from holdfast_server.telemetry.tracing import Tracing
 from tests.api.recording import HeldUp, Recording, empty_balance, running
 from tests.api.service import Credential, write_credentials
@@ -40,11 +40,17 @@ def look(id: int, tenant: str = "") -> balance.SessionRequest:
     return balance.SessionRequest(items=[item])
 
 
+def traced(trace_id: str, id: int) -> str:
+    return f"00-{trace_id}-{id:016x}-01"
+
+
 def apart(operations: int) -> balance.SessionRequest:
-    """A message with operations of as many traces: each is answered by itself."""
+    """A message with operations of as many traces: where each has a span, it is answered by
+    itself.
+    """
     items = [item for id in range(1, operations + 1) for item in look(id).items]
     for item in items:
-        item.traceparent = f"00-{item.id:032x}-{item.id:016x}-01"
+        item.traceparent = traced(f"{item.id:032x}", item.id)
     return balance.SessionRequest(items=items)
 
 
@@ -110,7 +116,11 @@ async def test_operations_of_a_stream_take_all_places_there_are(operations: int)
         return await empty_balance(operation)
 
     bounds = Bounds(deadline_ms=60_000, concurrent_max=PLACES)
-    async with running(Recording(behave), bounds=bounds) as served, stubs(served.port) as client:
+    tracing = Tracing({}, 1.0, InMemorySpanExporter())
+    async with (
+        running(Recording(behave), bounds=bounds, tracing=tracing) as served,
+        stubs(served.port) as client,
+    ):
         stream = client.session()
         await stream.write(apart(operations))
         results = list[balance.BatchResult]()
@@ -149,6 +159,32 @@ async def test_a_message_is_traced_as_a_call_is(reason: str | None) -> None:
     assert span.attributes[Attribute.METHOD] == "Session"
     assert span.attributes.get(Attribute.REASON) == reason
     assert (Attribute.STATUS in span.attributes) is bool(reason)
+
+
+async def test_operations_that_have_no_span_travel_together_and_stay_each_in_its_trace() -> None:
+    """Every request of a service has a trace of its own, of which few are recorded."""
+    spans, recording = InMemorySpanExporter(), Recording(is_slow=is_slow)
+    tracing = Tracing({}, 0.5, spans)
+    traces = {
+        "a": "aa" * 8 + "ff" * 8,
+        "b": "bb" * 8 + "ff" * 8,
+        "slow": "cc" * 8 + "ff" * 8,
+        "recorded": "dd" * 8 + "00" * 8,
+    }
+    async with running(recording, tracing=tracing) as served, stubs(served.port) as client:
+        stream, asked = client.session(), several(*traces)
+        for item, trace_id in zip(asked.items, traces.values(), strict=True):
+            item.traceparent = traced(trace_id, item.id)
+        await stream.write(asked)
+        results: list[balance.BatchResult] = []
+        while len(results) < len(traces):
+            results += (await asyncio.wait_for(stream.read(), WAIT_SECONDS)).results
+        await stream.done_writing()
+    tracing.close()
+    found = {account_of(operation): caller.trace_id for caller, operation in recording.seen}
+    assert found == traces
+    assert recording.tried == [3]
+    assert [span.name for span in spans.get_finished_spans()] == [SpanName.RPC]
 
 
 async def test_an_operation_that_takes_too_long_is_answered_once_and_its_work_goes_on() -> None:
@@ -196,8 +232,12 @@ def several(*accounts: str) -> balance.SessionRequest:
     return balance.SessionRequest(items=items)
 
 
+def account_of(operation: Operation) -> str:
+    return str(getattr(operation, "account", ""))
+
+
 def is_slow(operation: Operation) -> bool:
-    return getattr(operation, "account", "") == "slow"
+    return account_of(operation) == "slow"
 
 
 async def test_operations_that_take_longer_keep_none_of_their_message_waiting() -> None:

@@ -59,7 +59,7 @@ from holdfast_server.domain.reply import (
     ReleaseReply,
     ReserveReply,
 )
-from holdfast_server.domain.submit import Answer
+from holdfast_server.domain.submit import Answer, Asked
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.names import Alert, Cause, Replayed
@@ -126,8 +126,8 @@ class Engine:
         self.callers += [caller] * len(operations)
         return [self._answer(operation) for operation in operations]
 
-    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
-        return [*await self.submit(caller, operations)]
+    async def attempt(self, asked: Sequence[Asked]) -> list[Answer | None]:
+        return [answer for each in asked for answer in await self.submit(each[0], [each[1]])]
 
     def _answer(self, operation: Operation) -> Answer:
         key = getattr(operation, "key", "")

@@ -13,7 +13,7 @@ from holdfast_server.control.operations import Operations
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.epoch import Epochs
 from holdfast_server.domain.operation import Durability, Operation
-from holdfast_server.domain.submit import Answer
+from holdfast_server.domain.submit import Answer, Asked
 from holdfast_server.engine.levels import StoreLevels
 from holdfast_server.engine.tree_store import Evicted
 from holdfast_server.telemetry.recorder import Recorder
@@ -59,7 +59,7 @@ def a_reserve(**changes: Any) -> op.Reserve:
 
 
 async def attempt(both: Both, *operations: Operation) -> list[Answer | None]:
-    return await both.operations.attempt(CALLER, operations)
+    return await both.operations.attempt([Asked(CALLER, each) for each in operations])
 
 
 async def seqs(both: Both) -> list[int]:
@@ -132,13 +132,14 @@ async def test_nothing_is_waited_for(shop: Both) -> None:
         op.Burn("t", "a", LINES, new_key(), durability=Durability.LEDGER),
         op.Commit("t", getattr(placed, "hold", ""), new_key()),
     ]
-    answers = await durable.attempt(CALLER, operations)
+    answers = await durable.attempt([Asked(CALLER, each) for each in operations])
     assert [answer is None for answer in answers] == [False, True, True]
 
 
 async def test_under_the_kill_switch_nothing_is_tried(stage_of: MakeStage) -> None:
     stage = stage_of()
     stage.turn_on()
-    assert await stage.gate.attempt(CALLER, [reserve(), burn()]) == [None, None]
+    asked = [Asked(CALLER, each) for each in (reserve(), burn())]
+    assert await stage.gate.attempt(asked) == [None, None]
     assert stage.engine.asked == []
     assert stage.spooled() == []

@@ -37,7 +37,7 @@ from holdfast_server.domain.operation import (
     Reserve,
 )
 from holdfast_server.domain.reply import BalanceReply, Buckets, Outcome, ReserveReply
-from holdfast_server.domain.submit import Answer
+from holdfast_server.domain.submit import Answer, Asked
 from holdfast_server.engine.request import NeedsLedger
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.names import Replayed
@@ -59,8 +59,8 @@ class Deciding:
         missing = HoldfastError(Reason.HOLD_NOT_FOUND, "The ledger does not know it.")
         return [missing if isinstance(each, NeedsLedger) else each for each in decided]
 
-    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
-        return [*await self.submit(caller, operations)]
+    async def attempt(self, asked: Sequence[Asked]) -> list[Answer | None]:
+        return [answer for each in asked for answer in await self.submit(each[0], [each[1]])]
 
 
 class World:

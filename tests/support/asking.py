@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast_server.domain.operation import Caller, Operation
-from holdfast_server.domain.submit import Answer, Attempter
+from holdfast_server.domain.submit import Answer, Asked, Attempter
 
 
 async def ask(
@@ -11,7 +11,7 @@ async def ask(
 ) -> Answer:
     """The answer, which MUST NOT depend on the way."""
     if attempted:
-        (answer,) = await decider.attempt(caller, [operation])
+        (answer,) = await decider.attempt([Asked(caller, operation)])
         if answer is not None:
             return answer
     (answer,) = await decider.submit(caller, [operation])

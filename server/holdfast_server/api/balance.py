@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Final, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -21,10 +22,11 @@ from holdfast_server.api.translate import spending as say
 from holdfast_server.api.validate import batches
 from holdfast_server.api.validate import spending as read
 from holdfast_server.domain import reply
-from holdfast_server.domain.operation import Durability
+from holdfast_server.domain.operation import Caller, Durability
 from holdfast_server.domain.submit import Answer
 from holdfast_server.engine.accounts import HoldCursor
 from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.telemetry.tracing import TraceContext, parse_traceparent
 
 #: Bytes of the answers to a batch: most callers read 4 MiB. What has no room is told to ask again.
 BATCH_ANSWER_BYTES_MAX: Final = 3_500_000
@@ -86,13 +88,17 @@ class BalanceService:
         return kind.said(await self._submission.one(call, operation, kind.reply))
 
     async def attempt(
-        self, call: Call, asked: Sequence[tuple[str, Message]]
+        self, call: Call, asked: Sequence[tuple[str, Message, TraceContext]]
     ) -> list[Message | HoldfastError | None]:
         """The answers to independent calls of the methods named; see `Attempter.attempt`."""
-        pairs = [(KINDS[name.lower()], request) for name, request in asked]
-        operations = [kind.asked(request, call.tenant) for kind, request in pairs]
-        answers = await self._submission.attempt(call, operations)
-        return [kind.attempted(each) for (kind, _), each in zip(pairs, answers, strict=True)]
+        kinds = [KINDS[name.lower()] for name, _, _ in asked]
+        operations = [
+            kind.asked(request, call.tenant)
+            for kind, (_, request, _) in zip(kinds, asked, strict=True)
+        ]
+        callers = [call.caller_at(place) for _, _, place in asked]
+        answers = await self._submission.attempt(callers, operations)
+        return [kind.attempted(each) for kind, each in zip(kinds, answers, strict=True)]
 
     async def list_holds(
         self, call: Call, request: messages.ListHoldsRequest
@@ -151,9 +157,17 @@ class BalanceService:
     ) -> messages.SessionResponse:
         """The same of those that are answered at once; see `Attempter.attempt`."""
         asked = [asked_by(item, call.tenant) for item in items]
-        answers = await self._submission.attempt(call, asked)
+        answers = await self._submission.attempt(_callers(call, items), asked)
         self._submission.count_refused(asked, answers)
         return _results(items, answers)
+
+
+def _callers(call: Call, items: Sequence[messages.BatchItem]) -> Iterable[Caller]:
+    """Who asks for each item. Where the call has no place in a trace, each may have its own."""
+    caller = call.caller
+    if caller.trace_id or not any(item.traceparent for item in items):
+        return repeat(caller, len(items))
+    return [call.caller_at(parse_traceparent(item.traceparent)) for item in items]
 
 
 def is_slow(item: messages.BatchItem) -> bool:

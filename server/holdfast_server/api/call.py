@@ -29,7 +29,11 @@ class Call:
     @property
     def caller(self) -> Caller:
         """Who asks, as ledger entries keep it."""
-        return Caller(self.principal.subject, self.place.trace_id, self.place.span_id)
+        return self.caller_at(self.place)
+
+    def caller_at(self, place: TraceContext) -> Caller:
+        """The same, for an operation that has a place in a trace of its own."""
+        return Caller(self.principal.subject, place.trace_id, place.span_id)
 
     def tenant(self, named: str) -> str:
         """The tenant that the request is for, once its allowance is charged with one operation.

@@ -9,7 +9,6 @@ or waited for, goes on by itself, so that the others do not wait for it.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,7 +22,7 @@ from holdfast_server.api.methods import Attempt, Method
 from holdfast_server.api.status import sendable
 from holdfast_server.engine.idle import UntilIdle
 from holdfast_server.errors import HoldfastError
-from holdfast_server.telemetry.tracing import NO_TRACE
+from holdfast_server.telemetry.tracing import NO_TRACE, TraceContext
 
 #: So many go even while the process is busy: among more, each costs hardly less.
 TOGETHER_MAX: Final = 16
@@ -33,10 +32,11 @@ _Key = tuple[str, Principal]
 
 @dataclass(frozen=True, slots=True)
 class Traveller:
-    """One call, and the answer that somebody waits for."""
+    """One call, where it is in its caller's trace, and the answer that somebody waits for."""
 
     method: Method
     request: Message
+    place: TraceContext
     answer: Waiting
 
 
@@ -93,7 +93,7 @@ class Company:
             del self._gathering[key]
 
     async def _answer(self, group: _Group) -> None:
-        asked = [(each.method.name, each.request) for each in group.travellers]
+        asked = [(each.method.name, each.request, each.place) for each in group.travellers]
         answers: Sequence[Message | HoldfastError | None]
         try:
             answers = await group.attempt(group.call, asked)
@@ -117,6 +117,7 @@ async def _alone(traveller: Traveller, call: Call) -> bytes:
     """Answers a call of which an attempt did nothing but charge for it."""
     method = traveller.method
     try:
-        return await method.reply(dataclasses.replace(call, charge=charged), traveller.request)
+        alone = Call(call.principal, traveller.place, charged)
+        return await method.reply(alone, traveller.request)
     except Exception as error:
         raise sendable(method.name, error) from None

@@ -186,7 +186,7 @@ class Dispatcher:
         context: _Context,
         headers: dict[str, str],
     ) -> bool:
-        """Lets a call travel with others, unless it is traced or its token is still to be verified.
+        """Lets a call travel with others, unless it has a span, or its token is to be verified.
 
         Raises nothing but HoldfastError.
         """
@@ -198,7 +198,8 @@ class Dispatcher:
                 principal = self._authenticator.recognize(*_credentials(headers, context))
             if principal is not None:
                 request = self._request(method, principal, payload)
-                self._company.join(principal, method.attempt, Traveller(method, request, answer))
+                traveller = Traveller(method, request, place, answer)
+                self._company.join(principal, method.attempt, traveller)
             return principal is not None
         except Exception as error:
             raise sendable(method.name, error) from None

@@ -17,8 +17,8 @@ from holdfast_server.api.call import Call
 #: the table holds methods of every type.
 Handler = Callable[[Call, Any], Awaitable[Any]]
 #: Answers at once what can be answered at once, and does nothing about the rest: of several calls,
-#: given by the names of their methods and their requests, with None in the place of the others; or
-#: of the items of one message of a stream, without the others.
+#: given by the names of their methods, their requests and their places in traces, with None in the
+#: place of the others; or of the items of one message of a stream, without the others.
 Attempt = Callable[[Call, Any], Awaitable[Any]]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast.v1 import balance_service_pb2 as messages
@@ -25,9 +26,16 @@ from holdfast_server.errors import HoldfastError
 from holdfast_server.telemetry.logs import current_place
 from holdfast_server.telemetry.names import Attribute
 from holdfast_server.telemetry.recorder import Recorder
-from holdfast_server.telemetry.tracing import Tracing, parse_traceparent
+from holdfast_server.telemetry.tracing import (
+    NO_TRACE,
+    Span,
+    TraceContext,
+    Tracing,
+    parse_traceparent,
+)
 
 Items = Sequence[messages.BatchItem]
+_Items = list[messages.BatchItem]
 
 
 @dataclass(eq=False, slots=True)
@@ -37,6 +45,10 @@ class _Group:
     method: str
     items: Items
     put: Put
+    #: Where they stand in a trace: `NO_TRACE` where each may stand elsewhere.
+    place: TraceContext
+    #: Whether they have no span here, whatever trace they are in.
+    is_silent: bool = False
     began: float = field(default_factory=time.perf_counter)
     is_answered: bool = False
 
@@ -96,22 +108,43 @@ class Streams:
 
     async def _work(self, method: Method, principal: Principal, items: Items, put: Put) -> None:
         """Answers one message: what is slow apart from the rest."""
-        first, *others = _groups(items)
+        first, *others = self._groups(method, items, put)
         for group in others:
-            self.start(self._answer(method, principal, group, put))
-        await self._answer(method, principal, first, put)
+            self.start(self._answer(method, principal, group))
+        await self._answer(method, principal, first)
 
-    async def _answer(self, method: Method, principal: Principal, items: Items, put: Put) -> None:
+    def _groups(self, method: Method, items: Items, put: Put) -> Iterator[_Group]:
+        """What is answered together: all that is not slow and has no span here, and each trace that
+        has one.
+        """
+        silent, traced = list[messages.BatchItem](), defaultdict[TraceContext, _Items](list)
+        slow = list[messages.BatchItem]()
+        for item in items:
+            place = parse_traceparent(item.traceparent)
+            if is_slow(item):
+                slow.append(item)
+            elif self.tracing.is_silent(place):
+                silent.append(item)
+            else:
+                traced[place].append(item)
+        if silent:
+            yield _Group(method.name, silent, put, _place(silent), is_silent=True)
+        for place, some in traced.items():
+            yield _Group(method.name, some, put, place)
+        for item in slow:
+            yield _Group(method.name, [item], put, _place([item]))
+
+    async def _answer(self, method: Method, principal: Principal, group: _Group) -> None:
         """Answers operations: those that can be answered at once do not wait for the others."""
-        group = _Group(method.name, items, put)
-        if len(items) == 1 or method.attempt is None:
+        if len(group.items) == 1 or method.attempt is None:
             await self._answer_all(method, principal, group, self.allowance.charge)
             return
+        asked = len(group.items)
         answer = await self._answer_of(method.attempt, principal, group, self.allowance.charge)
-        if not isinstance(answer, HoldfastError) and len(answer.results) < len(items):
-            later = _split(group, answer)
-            if not group.is_answered:
-                self.start(self._answer_all(method, principal, later, charged))
+        if not isinstance(answer, HoldfastError) and len(answer.results) < asked:
+            for later in _split(group, answer):
+                if not group.is_answered:
+                    self.start(self._answer_all(method, principal, later, charged))
         await self._give(group, answer)
 
     async def _answer_all(
@@ -127,7 +160,7 @@ class Streams:
         left_s = self.deadline_s - (time.perf_counter() - group.began)
         ticking = self._deadlines.add(group, max(0.0, left_s))
         answer: messages.SessionResponse | HoldfastError
-        with self.tracing.rpc(parse_traceparent(group.items[0].traceparent or None)) as span:
+        with self._span(group) as span:
             current_place.set(span.place)
             span.set(Attribute.METHOD, group.method)
             try:
@@ -139,6 +172,9 @@ class Streams:
                 span.set(Attribute.REASON, answer.reason.name)
         ticking.discard(group)
         return answer
+
+    def _span(self, group: _Group) -> AbstractContextManager[Span]:
+        return nullcontext(Span(group.place)) if group.is_silent else self.tracing.rpc(group.place)
 
     async def _give(self, group: _Group, answer: messages.SessionResponse | HoldfastError) -> None:
         """Answers operations, unless their time was over before."""
@@ -162,24 +198,20 @@ class Streams:
         self.start(self._give(group, deadline_exceeded()))
 
 
-def _split(group: _Group, answer: messages.SessionResponse) -> _Group:
-    """Leaves a group what was answered; the rest is another one."""
+def _place(items: Items) -> TraceContext:
+    """Where one operation stands; many have no place in common."""
+    return parse_traceparent(items[0].traceparent) if len(items) == 1 else NO_TRACE
+
+
+def _split(group: _Group, answer: messages.SessionResponse) -> Iterable[_Group]:
+    """Leaves a group what was answered; the rest goes on, each in its trace."""
     answered = {result.id for result in answer.results}
-    rest = [item for item in group.items if item.id not in answered]
+    rest = defaultdict[TraceContext, _Items](list)
+    for item in group.items:
+        if item.id not in answered:
+            rest[parse_traceparent(item.traceparent)].append(item)
     group.items = [item for item in group.items if item.id in answered]
-    return _Group(group.method, rest, group.put, group.began)
-
-
-def _groups(items: Items) -> Iterable[Items]:
-    """The items that are answered together: of one trace, and none that is slow."""
-    slow = [item for item in items if is_slow(item)]
-    if not slow and not any(item.traceparent for item in items):
-        return [items]
-    by_trace = defaultdict[str, list[messages.BatchItem]](list)
-    for item in items:
-        if not is_slow(item):
-            by_trace[item.traceparent].append(item)
-    return [*by_trace.values(), *([item] for item in slow)]
+    return [replace(group, items=some, place=place) for place, some in rest.items()]
 
 
 def _parts(results: Iterable[messages.BatchResult]) -> Iterator[messages.SessionResponse]:

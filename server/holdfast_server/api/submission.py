@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from holdfast_server.api.call import Call
-from holdfast_server.domain.operation import Mode, Operation
+from holdfast_server.domain.operation import Caller, Mode, Operation
 from holdfast_server.domain.reply import (
     BurnReply,
     CommitReply,
@@ -18,7 +17,7 @@ from holdfast_server.domain.reply import (
     Reply,
     ReserveReply,
 )
-from holdfast_server.domain.submit import Answer, Attempter, among
+from holdfast_server.domain.submit import Answer, Asked, Attempter, among
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.recorder import Recorder
 
@@ -50,11 +49,14 @@ class Submission:
         return answer
 
     async def attempt(
-        self, call: Call, items: Sequence[Operation | HoldfastError]
+        self, callers: Iterable[Caller], items: Sequence[Operation | HoldfastError]
     ) -> list[Answer | None]:
         """The answers of all items as far as they come at once; see `Attempter.attempt`."""
-        asked = [None if isinstance(item, HoldfastError) else item for item in items]
-        answers = await among(asked, partial(self._submitter.attempt, call.caller))
+        asked = [
+            None if isinstance(item, HoldfastError) else Asked(caller, item)
+            for caller, item in zip(callers, items, strict=True)
+        ]
+        answers = await among(asked, self._submitter.attempt)
         self._count_decided(items, answers)
         return [
             item if isinstance(item, HoldfastError) else answer

@@ -11,7 +11,6 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Protocol
 
 from holdfast_server import failpoint
@@ -20,7 +19,7 @@ from holdfast_server.domain.entry import parse_transaction_id
 from holdfast_server.domain.epoch import Epochs
 from holdfast_server.domain.operation import Caller, Durability, Operation
 from holdfast_server.domain.reply import Applied, at_durability
-from holdfast_server.domain.submit import Answer, Attempter, among
+from holdfast_server.domain.submit import Answer, Asked, Attempter, among
 from holdfast_server.engine.levels import StoreLevels
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.recorder import Recorder
@@ -124,13 +123,11 @@ class Durable:
             answers[index] = answer
         return answers  # type: ignore[return-value]  # no None is left
 
-    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+    async def attempt(self, asked: Sequence[Asked]) -> list[Answer | None]:
         """See `Attempter.attempt`: what waits for more than memory is submitted by itself."""
         wanted = self.promises.wanted
-        asked: list[Operation | None] = [
-            each if wanted(each) is Durability.MEMORY else None for each in operations
-        ]
-        return await among(asked, partial(self.inner.attempt, caller))
+        at_once = [each if wanted(each.operation) is Durability.MEMORY else None for each in asked]
+        return await among(at_once, self.inner.attempt)
 
     async def await_durable(self, transaction_id: str, seq: int, level: Durability) -> Durability:
         """What has been reached of a transaction and, in its partition, of all up to `seq` (0: the

@@ -28,7 +28,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from holdfast_server.control import bypass
 from holdfast_server.control.kill import KillSwitch
@@ -48,7 +47,7 @@ from holdfast_server.domain.operation import (
 )
 from holdfast_server.domain.policy import StoreUnavailableKind
 from holdfast_server.domain.reply import BookReply
-from holdfast_server.domain.submit import Answer, Attempter, among
+from holdfast_server.domain.submit import Answer, Asked, Attempter, among
 from holdfast_server.domain.token import TokenKind, looks_held
 from holdfast_server.errors import UNKNOWN_RESULT_REASONS, HoldfastError, Reason
 from holdfast_server.telemetry.names import Alert, Cause
@@ -113,21 +112,23 @@ class Gate:
                 answers[place] = await finished
         return answers
 
-    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+    async def attempt(self, asked: Sequence[Asked]) -> list[Answer | None]:
         """See `Attempter.attempt`: nothing at all while the kill switch is on, for what passes then
         may have to be written to a disk.
         """
         if self.kill.on:
-            return [None for _ in operations]
-        steps = [self._step(each) for each in operations]
-        asked: list[Operation | None]
-        asked = [None if isinstance(step, _Ready) else step for step in steps]
-        answers = await among(asked, partial(self.inner.attempt, caller))
+            return [None for _ in asked]
+        steps = [self._step(each.operation) for each in asked]
+        sent = [
+            None if isinstance(step, _Ready) else Asked(each.caller, step)
+            for each, step in zip(asked, steps, strict=True)
+        ]
+        answers = await among(sent, self.inner.attempt)
         for place, (step, answer) in enumerate(zip(steps, answers, strict=True)):
             if isinstance(step, _Ready):
                 answers[place] = step.answer
             elif isinstance(answer, _UNUSUAL):
-                answers[place] = await self._finished(caller, operations[place], step, answer)
+                answers[place] = await self._finished(*asked[place], step, answer)
         return answers
 
     async def _carried_out(self, caller: Caller, steps: Sequence[_Step]) -> list[Answer]:

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, TypeGuard
 
 from holdfast_server.control.refunds import plan_refund
@@ -21,7 +20,7 @@ from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import parse_transaction_id
 from holdfast_server.domain.operation import Caller, Operation
-from holdfast_server.domain.submit import Answer, among
+from holdfast_server.domain.submit import Answer, Asked, among
 from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.engine import failures
@@ -30,7 +29,7 @@ from holdfast_server.engine.facts import method_of
 from holdfast_server.engine.fingerprint import fingerprint, first_difference, key_time_ms
 from holdfast_server.engine.item import Flag
 from holdfast_server.engine.pack import PROTECTED
-from holdfast_server.engine.request import NeedsLedger, Request
+from holdfast_server.engine.request import Called, NeedsLedger, Request
 from holdfast_server.engine.unpack import Place
 from holdfast_server.engine.watermark import Watermarks
 from holdfast_server.errors import HoldfastError, Reason
@@ -92,16 +91,22 @@ class Operations:
                 answers[index] = await self._stale_balance(asked, answer)
         return answers  # type: ignore[return-value]  # no NeedsLedger is left
 
-    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+    async def attempt(self, asked: Sequence[Asked]) -> list[Answer | None]:
         """See `Attempter.attempt`."""
         now_ms = time.time_ns() // 1_000_000
-        asked = [None if _must_look_up(each, now_ms) else self._ready(each) for each in operations]
-        found = await among(asked, partial(self.engine.attempt, caller))
+        found = await among([self._at_once(each, now_ms) for each in asked], self.engine.attempt)
         answers = [None if isinstance(each, NeedsLedger) else each for each in found]
         for index, answer in enumerate(answers):
-            if _store_is_away(answer) and isinstance(balance := operations[index], op.GetBalance):
+            balance = asked[index].operation
+            if _store_is_away(answer) and isinstance(balance, op.GetBalance):
                 answers[index] = await self._stale_balance(balance, answer)
         return answers
+
+    def _at_once(self, asked: Asked, now_ms: int) -> Called | None:
+        """What is sent for an operation about which nobody has to be asked before or after."""
+        operation = asked.operation
+        request = None if _must_look_up(operation, now_ms) else self._ready(operation)
+        return None if request is None else (asked.caller, request)
 
     # -- the engine ----------------------------------------------------------------------------
 

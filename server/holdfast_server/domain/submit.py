@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from holdfast_server.domain.operation import Caller, Operation
 from holdfast_server.domain.reply import Reply
@@ -11,7 +11,7 @@ from holdfast_server.errors import HoldfastError
 
 Answer = Reply | HoldfastError
 
-Asked = TypeVar("Asked")
+Given = TypeVar("Given")
 Found = TypeVar("Found")
 
 
@@ -28,10 +28,17 @@ class Submitter(Protocol):
         ...
 
 
+class Asked(NamedTuple):
+    """An operation, and who asks for it in which trace."""
+
+    caller: Caller
+    operation: Operation
+
+
 class Attempter(Submitter, Protocol):
     """Can also decide what came at one time without being a list, and wait for none of it."""
 
-    async def attempt(self, caller: Caller, operations: Sequence[Operation]) -> list[Answer | None]:
+    async def attempt(self, asked: Sequence[Asked]) -> list[Answer | None]:
         """Answers those of some independent operations that the hot store decides at once.
 
         None: nothing was decided, since somebody else has to be asked or waited for. It is to be
@@ -41,7 +48,7 @@ class Attempter(Submitter, Protocol):
 
 
 async def among(
-    asked: Sequence[Asked | None], answer: Callable[[list[Asked]], Awaitable[Sequence[Found]]]
+    asked: Sequence[Given | None], answer: Callable[[list[Given]], Awaitable[Sequence[Found]]]
 ) -> list[Found | None]:
     """What `answer` finds for those that are not None, each in its place."""
     some = [each for each in asked if each is not None]

@@ -28,7 +28,7 @@ from holdfast_server.engine.fingerprint import first_difference
 from holdfast_server.engine.item import Flag, Item, Raw
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.off import off
-from holdfast_server.engine.request import Cold, NeedsLedger, Request
+from holdfast_server.engine.request import Called, Cold, NeedsLedger, Request
 from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.unpack import Place, unpack_failure, unpack_last_seq, unpack_reply
 from holdfast_server.errors import HoldfastError, Reason
@@ -84,32 +84,30 @@ class Engine:
             roots = await self._parts.roots.find(names) if names else {}
         except HoldfastError as error:
             return [error for _ in requests]
-        answers = await self._submit(caller, requests, roots)
+        answers = await self._submit([(caller, each) for each in requests], roots)
         return await self._again(caller, requests, await self._bring(caller, requests, answers))
 
-    async def attempt(
-        self, caller: Caller, requests: Sequence[Request]
-    ) -> list[Answer | NeedsLedger | None]:
+    async def attempt(self, called: Sequence[Called]) -> list[Answer | NeedsLedger | None]:
         """See `Attempter.attempt`: what needs nobody else, nor a tree to be brought."""
-        names = self._unknown(requests)
+        names = self._unknown([request for _, request in called])
         try:
             found = await self._parts.roots.directory.find(names) if names else {}
         except HoldfastError as error:
-            return [error for _ in requests]
+            return [error for _ in called]
         roots = {name: root for name, root in found.items() if root}
         cold = found.keys() - roots.keys()
-        asked = [None if _is_cold(each.operation, cold) else each for each in requests]
-        answers = await among(asked, lambda some: self._submit(caller, some, roots))
+        hot = [None if _is_cold(each[1].operation, cold) else each for each in called]
+        answers = await among(hot, lambda some: self._submit(some, roots))
         return [None if isinstance(answer, Cold) else answer for answer in answers]
 
     async def _submit(
-        self, caller: Caller, requests: Sequence[Request], roots: KnownRoots
+        self, called: Sequence[Called], roots: KnownRoots
     ) -> list[Answer | NeedsLedger | Cold]:
         prepared = [
             self._hot(caller, request, roots)
             if isinstance(request.operation, _HOT)
             else await self._prepare(caller, request, roots)
-            for request in requests
+            for caller, request in called
         ]
         items = [item for item in prepared if isinstance(item, Item)]
         raws = iter(await self._parts.batcher.submit(items) if items else ())
@@ -136,7 +134,7 @@ class Engine:
                     again[index] = found
                 else:
                     answers[index] = found
-            sent = await self._submit(caller, list(again.values()), {})
+            sent = await self._submit([(caller, each) for each in again.values()], {})
             for index, answer in zip(again, sent, strict=True):
                 answers[index] = answer
         return [failures.ledger_behind() if isinstance(each, Cold) else each for each in answers]
@@ -330,7 +328,7 @@ class Engine:
         for _ in range(1, UPDATE_ATTEMPTS_MAX):
             if not _met_another(request.operation, answer):
                 break
-            sent = await self._submit(caller, [request], {})
+            sent = await self._submit([(caller, request)], {})
             (answer,) = await self._bring(caller, [request], sent)
         return answer
 

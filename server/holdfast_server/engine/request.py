@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from holdfast_server.domain.operation import CreateAccount, Operation
+from holdfast_server.domain.operation import Caller, CreateAccount, Operation
 from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.domain.value import value
@@ -63,3 +63,7 @@ class Request:
     absent_to: int = -1
     #: The hold of a Commit was lost with the hot store, as the ledger proves.
     is_lost: bool = False
+
+
+#: A request, and who asks for it.
+Called = tuple[Caller, Request]

@@ -130,15 +130,15 @@ class Tracing:
         self._tracer = self._provider.get_tracer("holdfast")
 
     def is_silent(self, parent: TraceContext) -> bool:
-        """Whether a call is in no trace, neither its caller's nor one of ours."""
-        return self._bound == 0 and not parent.trace_id
+        """Whether a call has no span here: what `rpc` would give is none."""
+        return self._bound == 0 or (bool(parent.trace_id) and not self.sampled(parent.trace_id))
 
     def rpc(self, parent: TraceContext) -> AbstractContextManager[Span]:
         """The span of one call; `parent` comes from the caller and may be `NO_TRACE`.
 
         The span's place goes into the ledger whether it is recorded or not.
         """
-        if self._bound == 0 or (parent.trace_id and not self.sampled(parent.trace_id)):
+        if self.is_silent(parent):
             return nullcontext(Span(parent)) if parent.trace_id else _NOTHING
         above = _under(parent) if parent.trace_id else otel_context.Context()
         span = self._tracer.start_span(SpanName.RPC, above, trace.SpanKind.SERVER)
