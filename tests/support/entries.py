@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -260,11 +260,3 @@ def holds_and_commits(story: Story, accounts: Sequence[str], pairs: int) -> list
 def history_of(partition: int, pairs: int) -> list[Entry]:
     """Holds and commits of two accounts with names of their own: each lives in one partition."""
     return holds_and_commits(Story(partition), [f"ada-{partition}", f"bob-{partition}"], pairs)
-
-
-def sequences(entries: Sequence[Entry]) -> Mapping[int, list[int]]:
-    """The sequence numbers of each partition, as given."""
-    found: dict[int, list[int]] = {}
-    for entry in entries:
-        found.setdefault(entry.partition, []).append(entry.seq)
-    return found

@@ -62,9 +62,6 @@ class OneMode:
     def idempotency_window_ms(self, tenant: str) -> int:
         return GENERATION_MS
 
-    def longest_idempotency_window_ms(self) -> int:
-        return GENERATION_MS
-
     def knows_credit_type(self, tenant: str, credit_type: str) -> bool:
         return True
 

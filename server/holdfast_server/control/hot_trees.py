@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Protocol
@@ -34,8 +33,6 @@ PARTS_MAX: Final = 20
 #: Pause between two looks: where trees wait, and where none does.
 PAUSE_SECONDS: Final = 0.2
 IDLE_SECONDS: Final = 10.0
-
-_log = logging.getLogger(__name__)
 
 
 class Telling(Protocol):

@@ -86,6 +86,5 @@ PAGE_SIZE_MAX = 1_000
 EXPLAIN_ENTRIES_DEFAULT = 1_000
 EXPLAIN_ENTRIES_MAX = 10_000
 
-#: Partitions of a new deployment; recorded in both stores at first start and fixed from then on.
-PARTITIONS_DEFAULT = 256
+#: Partitions of a deployment; recorded in both stores at first start and fixed from then on.
 PARTITIONS_MAX = 4_096

@@ -199,7 +199,7 @@ class Coordinator:
         finally:
             await appender.close()
         opened = await self._open(cases, fencing)
-        return self._report(cases, await self._arm(opened, seen), seen)
+        return self._report(cases, await self._arm(opened, seen))
 
     async def _fence(
         self, standings: Sequence[Standing], seen: Mapping[int, Seen], danger: Danger
@@ -308,9 +308,7 @@ class Coordinator:
         is_apart = self._stores.store.is_cluster and not case.is_first
         return is_apart or case.verdict is not Verdict.KEPT
 
-    def _report(
-        self, cases: Sequence[_Case], armed: Collection[int], seen: Mapping[int, Seen]
-    ) -> list[Recovered]:
+    def _report(self, cases: Sequence[_Case], armed: Collection[int]) -> list[Recovered]:
         done = [_recovered(case, case.partition in armed) for case in cases]
         may_evict = any(case.evidence.may_evict for case in cases)
         if may_evict:

@@ -42,7 +42,7 @@ def commit(memory: Memory, tree: Tree, operation: op.Commit, facts: Facts) -> rp
     lines = [
         settle.settle_line(journal, tree, hold.account, plan, kind, facts.now_ms) for plan in plans
     ]
-    warnings = _count_settlement(memory, tree, hold, lines, nothing, facts.now_ms)
+    warnings = _count_settlement(tree, hold, lines, nothing, facts.now_ms)
     warnings += limits.passed_balances(path, before, names)
     hold.expires_ms = expires_ms
     if operation.final:
@@ -60,7 +60,6 @@ def commit(memory: Memory, tree: Tree, operation: op.Commit, facts: Facts) -> rp
 
 
 def _count_settlement(
-    memory: Memory,
     tree: Tree,
     hold: HoldRecord,
     lines: list[rp.SettledLine],
@@ -132,7 +131,7 @@ def _commit_late(
         settled.append(_late_receipt(receipt, over))
         line.requested = max(0, line.requested - amount)
         line.captured += amount
-    warnings = _count_late(memory, tree, late, settled, facts.now_ms)
+    warnings = _count_late(tree, late, settled, facts.now_ms)
     warnings += limits.passed_balances(path, before, names)
     if not journal.postings:
         journal.posting(kind, late.account, late.lines[0].credit_type)
@@ -147,7 +146,7 @@ def _commit_late(
 
 
 def _count_late(
-    memory: Memory, tree: Tree, late: LateHold, lines: list[rp.SettledLine], now_ms: int
+    tree: Tree, late: LateHold, lines: list[rp.SettledLine], now_ms: int
 ) -> list[rp.Warning]:
     path, warnings = tree.path(late.account), list[rp.Warning]()
     limits.settle_counters(path, now_ms)
@@ -176,7 +175,7 @@ def release(memory: Memory, tree: Tree, operation: op.Release, facts: Facts) -> 
         settle.settle_line(journal, tree, hold.account, plan, kind, facts.now_ms) for plan in plans
     ]
     untouched = not any(line.captured for line in hold.lines)
-    _count_settlement(memory, tree, hold, lines, untouched, facts.now_ms)
+    _count_settlement(tree, hold, lines, untouched, facts.now_ms)
     due.close_hold(journal, tree, hold, kind)
     applied = memory.write(tree, journal)
     _end(memory, tree, hold.hold, rp.HoldState.RELEASED, hold.lines, applied)
