@@ -14,12 +14,14 @@ import pytest
 from holdfast import AsyncClient, Denied, GrantSource, HoldfastError
 from holdfast_server.bench.benches import BENCHES, steps
 from holdfast_server.bench.cpu import Meter
+from holdfast_server.bench.memory import kind_of
 from holdfast_server.bench.report import Found
 from holdfast_server.bench.returning import Returning
 from holdfast_server.bench.rounds import Done, Round, alternate
 from holdfast_server.bench.stage import Options
 from holdfast_server.bench.traffic import CREDIT_TYPE, RESERVED, Traffic
 from holdfast_server.cli.local import LocalService, run_locally
+from holdfast_server.engine.keys import Keys
 from tests.support.server import PATIENCE_S, RunningService, run
 
 SMALL = ("--accounts", "20", "--operations", "400", "--rounds", "1", "--batch", "50")
@@ -79,6 +81,17 @@ def test_a_profile_names_processes_functions_and_commands() -> None:
     assert {"client", "worker", "valkey"} <= rows, ended.stderr
     assert "fcall" in ended.stderr
     assert "unlink" not in ended.stderr, "removing the stores is no part of the benchmark"
+
+
+def test_every_key_of_an_account_is_part_of_its_memory() -> None:
+    keys = Keys(4)
+    names = [
+        *keys.tree_keys(0, 1, "tenant", "account"),
+        keys.whereabouts("tenant", "account"),
+        keys.hot(0, 1, "tenant", "account")[0],
+        keys.due(0, 1),
+    ]
+    assert {kind_of(name.encode()) for name in names} == {"accounts"}
 
 
 def test_a_benchmark_says_how_far_it_is() -> None:

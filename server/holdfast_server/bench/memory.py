@@ -29,6 +29,7 @@ _KINDS: Final = {
     "d": "accounts",
     "w": "accounts",
     "due": "accounts",
+    "hot": "accounts",
     "state": "records",
     "former": "records",
     "claims": "records",
@@ -111,9 +112,10 @@ async def _add_sizes(store: redis.Redis, names: list[bytes], found: Counter[str]
     for name in names:
         pipeline.memory_usage(name, samples=0)
     for name, size in zip(names, await pipeline.execute(), strict=True):
-        found[_kind(name)] += size or 0
+        found[kind_of(name)] += size or 0
 
 
-def _kind(name: bytes) -> str:
+def kind_of(name: bytes) -> str:
+    """What a key holds, as far as the report tells it apart."""
     _, _, kind, *_ = (*name.split(b":", 3), b"", b"")
     return _KINDS.get(kind.decode(), "other")

@@ -55,7 +55,7 @@ from holdfast_server.domain.epoch import Epochs
 DEPLOYMENT_KEY = "holdfast:deployment"
 #: Shards of the table that says in which partition an idempotency key was used.
 CLAIM_SHARDS = 16
-#: Sets of each partition that say which trees are in the store. Small ones take 8 bytes a tree.
+#: Sets of each partition that say which trees are in the store. Of a million, each takes 14 bytes.
 HOT_SETS = 8
 #: Makes 53 bits of 64, which Lua counts with exactly.
 HOT_NUMBER_SHIFT = 11
