@@ -320,10 +320,11 @@ class Coordinator:
                 self._held[each.partition] = time.monotonic() + seconds
                 self._recorder.alert(Alert.FENCED)
             if each.verdict is not Verdict.KEPT:
+                what = "a partition was recovered" if each.armed else "a partition stays fenced"
                 facts = {"partition": each.partition, "verdict": each.verdict, "epoch": each.epoch}
-                _log.error("a partition was recovered", extra={"facts": facts})
-        kept = sum(each.verdict is Verdict.KEPT for each in done)
-        _log.info("nothing was lost", extra={"facts": {"partitions": kept}})
+                _log.error(what, extra={"facts": facts})
+        if kept := sum(each.verdict is Verdict.KEPT for each in done):
+            _log.info("nothing was lost", extra={"facts": {"partitions": kept}})
         return done
 
 
