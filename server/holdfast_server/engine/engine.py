@@ -302,10 +302,6 @@ class Engine:
         """The reply that the ledger recorded for an operation, marked as replayed."""
         return unpack_reply(operation, raw, place, self._parts.signer)
 
-    def token_of(self, operation: op.Commit | op.Release | op.Extend) -> HoldToken | None:
-        """What a settlement's token says."""
-        return self._parts.signer.read(operation.tenant, operation.hold)
-
     def _learn(self, item: Item) -> None:
         """Remembers the tree of an account that is now known to exist."""
         tenant, account = item.operation.tenant, getattr(item.operation, "account", "")
