@@ -39,7 +39,8 @@ from holdfast_server.flusher.flusher import Flusher
 from holdfast_server.ledger.append import Appender
 from holdfast_server.ledger.records import ProcessReport
 from holdfast_server.ledger.store import Ledger
-from holdfast_server.recovery.coordinator import Coordinator, Recovered, Stores
+from holdfast_server.recovery.case import Recovered
+from holdfast_server.recovery.coordinator import Coordinator, Stores
 from holdfast_server.telemetry.names import Alert
 from holdfast_server.telemetry.recorder import Recorder
 from tests.support.ledger import PARTITIONS

@@ -15,7 +15,7 @@ from holdfast_server.cli.options import json_option, read_settings
 from holdfast_server.cli.output import Column, console, print_json, print_rows, show_time
 from holdfast_server.cli.reconcile import TENANT_DEFAULT
 from holdfast_server.ledger.recovery import Loss, Standing
-from holdfast_server.recovery.coordinator import Recovered
+from holdfast_server.recovery.case import Recovered
 from holdfast_server.settings import Settings
 
 _STANDING_COLUMNS = (

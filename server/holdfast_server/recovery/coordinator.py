@@ -26,24 +26,23 @@ from holdfast_server.control.epochs import report_losses
 from holdfast_server.domain.epoch import Epoch
 from holdfast_server.engine.deployment import claim_store
 from holdfast_server.engine.evictions import ADVICE
-from holdfast_server.engine.fences import Arming, Fences, Seen
+from holdfast_server.engine.fences import Fences, Seen
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.engine.store import Store
 from holdfast_server.ledger.append import Appender, CursorsMoved, QuarantinedEntry
 from holdfast_server.ledger.prepare import Fault
-from holdfast_server.ledger.recovery import Opening, Standing, recovering
+from holdfast_server.ledger.recovery import Standing, recovering
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.recovery import eviction
+from holdfast_server.recovery.case import DEPLOYMENT, Case, Recovered, evidence_of
 from holdfast_server.recovery.eviction import Danger, EvictionWatch
 from holdfast_server.recovery.others import record_others
-from holdfast_server.recovery.salvage import Salvage, Salvaged
-from holdfast_server.recovery.verdict import Evidence, Verdict, judge
+from holdfast_server.recovery.salvage import Salvage
+from holdfast_server.recovery.verdict import Verdict, judge
 from holdfast_server.telemetry.names import Alert
 from holdfast_server.telemetry.recorder import Recorder
 
-#: How the first epoch of a partition begins, which nobody has armed.
-DEPLOYMENT: Final = "deployment"
 #: Seconds for which processes may say what they had acknowledged. Who comes later says it later.
 VOTE_SECONDS_MAX: Final = 2.0
 #: Seconds after which a partition that waits for a person is looked at again.
@@ -52,23 +51,6 @@ HELD_SECONDS: Final = 30.0
 VOTE_PAUSE_SECONDS: Final = 0.02
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What was done with one partition, and what was found."""
-
-    partition: int
-    verdict: Verdict
-    #: The epoch that it is in now, and whether it decides again.
-    epoch: int
-    armed: bool
-    why: str
-    ledger_seq: int
-    hot_seq: int
-    acknowledged_seq: int
-    quarantined: int
-    explanation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,32 +63,6 @@ class Stores:
     postgres_url: str
     #: Whose hot store it is (engine/deployment.py).
     deployment: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """One partition while it is being recovered."""
-
-    standing: Standing
-    seen: Seen
-    salvaged: Salvaged
-    evidence: Evidence
-    verdict: Verdict
-
-    @property
-    def partition(self) -> int:
-        return self.standing.partition
-
-    @property
-    def is_first(self) -> bool:
-        """Whether it begins with nothing behind it."""
-        return self.standing.reason == DEPLOYMENT and self.verdict is Verdict.KEPT
-
-    def next_epoch(self) -> Epoch:
-        """Higher than what either store has heard of."""
-        number = max(self.standing.epoch, self.seen.epoch) + 1
-        home = number if self.verdict is Verdict.REBUILT else self.standing.home
-        return Epoch(number, self.salvaged.cursor.seq, home)
 
 
 class Coordinator:
@@ -238,7 +194,7 @@ class Coordinator:
         seen: Mapping[int, Seen],
         rebuild: Collection[int],
         danger: Danger,
-    ) -> list[_Case]:
+    ) -> list[Case]:
         outbox = Outbox(self._stores.store.client, self._stores.keys)
         salvage = Salvage(self._stores.ledger, outbox, appender)
         await record_others(salvage, self._fences, {each.partition for each in standings})
@@ -251,14 +207,14 @@ class Coordinator:
         for standing in (each for each in standings if each.partition in salvaged):
             found, hot = salvaged[standing.partition], seen[standing.partition]
             seq = acknowledged.get(standing.partition, 0)
-            evidence = _evidence(standing, hot, found, seq, danger)
+            evidence = evidence_of(standing, hot, found, seq, danger)
             asked = standing.partition in rebuild and not danger.policy
             verdict = Verdict.REBUILT if asked else judge(evidence)
-            cases.append(_Case(standing, hot, found, evidence, verdict))
+            cases.append(Case(standing, hot, found, evidence, verdict))
         failpoint.hit("coordinator.after_verdict")
         return cases
 
-    async def _quarantine(self, appender: Appender, cases: Sequence[_Case]) -> None:
+    async def _quarantine(self, appender: Appender, cases: Sequence[Case]) -> None:
         """Keeps what contradicts the ledger, as it was found."""
         for case in cases:
             for entry in case.salvaged.divergent:
@@ -276,40 +232,28 @@ class Coordinator:
                 self._recorder.alert(Alert.QUARANTINE)
         failpoint.hit("coordinator.after_quarantine")
 
-    async def _open(self, cases: Sequence[_Case], fencing: int) -> list[_Case]:
+    async def _open(self, cases: Sequence[Case], fencing: int) -> list[Case]:
         """Begins the next epoch of every partition that may go on; answers those that did."""
-        openings = [_opening(case) for case in cases if case.verdict is not Verdict.HELD]
+        openings = [case.opening() for case in cases if case.verdict is not Verdict.HELD]
         opened, losses = await self._stores.ledger.open_epochs(openings, fencing)
         report_losses(losses, self._recorder)
         failpoint.hit("coordinator.after_open")
         return [case for case in cases if case.partition in opened]
 
-    async def _arm(self, cases: Sequence[_Case], seen: Mapping[int, Seen]) -> set[int]:
-        if any(self._may_lack_claims(case) for case in cases):
+    async def _arm(self, cases: Sequence[Case], seen: Mapping[int, Seen]) -> set[int]:
+        is_cluster = self._stores.store.is_cluster
+        if any(case.may_lack_claims(is_cluster=is_cluster) for case in cases):
             await self._fences.forget_claims(max(each.now_ms for each in seen.values()))
         await claim_store(self._stores.store, self._stores.deployment)
         failpoint.hit("coordinator.after_claims")
         times = await self._stores.ledger.last_event_times()
-        armings = [
-            Arming(
-                case.partition,
-                case.next_epoch(),
-                case.is_first,
-                times[case.partition] if case.verdict is Verdict.REBUILT else None,
-            )
-            for case in cases
-        ]
+        armings = [case.arming(times[case.partition]) for case in cases]
         armed = await self._fences.arm(armings, seen)
         failpoint.hit("coordinator.after_arm")
         return armed
 
-    def _may_lack_claims(self, case: _Case) -> bool:
-        """On one server, claims are lost with entries alone: both are written in one step."""
-        is_apart = self._stores.store.is_cluster and not case.is_first
-        return is_apart or case.verdict is not Verdict.KEPT
-
-    def _report(self, cases: Sequence[_Case], armed: Collection[int]) -> list[Recovered]:
-        done = [_recovered(case, case.partition in armed) for case in cases]
+    def _report(self, cases: Sequence[Case], armed: Collection[int]) -> list[Recovered]:
+        done = [case.recovered(armed=case.partition in armed) for case in cases]
         may_evict = any(case.evidence.may_evict for case in cases)
         if may_evict:
             _log.error("the hot store is not used: %s", ADVICE)
@@ -330,57 +274,3 @@ class Coordinator:
 
 def _why(seen: Seen, standing: Standing, danger: Danger) -> str:
     return eviction.WHY if danger else seen.why(standing.epoch)
-
-
-def _evidence(
-    standing: Standing, seen: Seen, salvaged: Salvaged, acknowledged_seq: int, danger: Danger
-) -> Evidence:
-    ledger_seq = salvaged.cursor.seq
-    return Evidence(
-        ledger_seq=ledger_seq,
-        hot_seq=seen.seq,
-        hot_exists=seen.exists,
-        acknowledged_seq=acknowledged_seq,
-        contradicts=bool(salvaged.divergent) and ledger_seq >= seen.flushed,
-        is_refused=bool(salvaged.refused),
-        ledger_regressed=ledger_seq < seen.flushed,
-        may_evict=bool(danger.policy),
-        has_evicted=danger.spoils(standing, seen),
-    )
-
-
-def _opening(case: _Case) -> Opening:
-    cursor, epoch = case.salvaged.cursor, case.next_epoch()
-    return Opening(
-        partition=case.partition,
-        epoch=cursor.epoch,
-        seq=cursor.seq,
-        hash=cursor.hash,
-        next_epoch=epoch.number,
-        home=epoch.home,
-        replid=case.seen.replid,
-        reason=case.verdict.value,
-    )
-
-
-def _recovered(case: _Case, armed: bool) -> Recovered:
-    return Recovered(
-        partition=case.partition,
-        verdict=case.verdict,
-        epoch=case.next_epoch().number if armed else case.standing.epoch,
-        armed=armed,
-        why=case.seen.why(case.standing.epoch) if not case.standing.why else case.standing.why,
-        ledger_seq=case.evidence.ledger_seq,
-        hot_seq=case.evidence.hot_seq,
-        acknowledged_seq=case.evidence.acknowledged_seq,
-        quarantined=len(case.salvaged.divergent),
-        explanation=_explanation(case),
-    )
-
-
-def _explanation(case: _Case) -> str:
-    """Why it stays fenced, where a person has to do something about it."""
-    if case.evidence.may_evict:
-        return ADVICE
-    regressed = "the ledger has lost entries that it had" if case.evidence.ledger_regressed else ""
-    return case.salvaged.refused or regressed
