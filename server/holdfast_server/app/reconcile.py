@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from holdfast_server.app.compose import build_reconciler
 from holdfast_server.app.problem import Problem
-from holdfast_server.app.stores import open_ledger
+from holdfast_server.app.stores import open_hot_store, open_ledger
 from holdfast_server.control.reconcile import Comparison, Reconciler, Tree
 from holdfast_server.engine.keys import Keys
-from holdfast_server.engine.stores import open_store
 from holdfast_server.ledger.records import Finding
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.settings import Settings
@@ -85,15 +84,10 @@ class Comparing:
 @asynccontextmanager
 async def comparing(settings: Settings) -> AsyncIterator[Comparing]:
     """Opens both stores. Raises `Problem` where one is not named."""
-    if not settings.redis_url:
-        raise Problem("HOLDFAST_REDIS_URL is not set: give the URL of the hot store")
-    async with AsyncExitStack() as stack:
-        ledger = await stack.enter_async_context(open_ledger(settings))
+    async with open_hot_store(settings) as store, open_ledger(settings) as ledger:
         partitions = len(await ledger.flushed())
         if not partitions:
             raise Problem("nothing has started on these stores yet: there is nothing to compare")
-        store = open_store(settings.redis_url)
-        stack.push_async_callback(store.close)
         keys = Keys(partitions)
         keys.epochs.learn(await ledger.epochs())
         reconciler, _ = build_reconciler(store, keys, ledger)

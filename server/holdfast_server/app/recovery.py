@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from holdfast_server.app.deployment import learn_facts
 from holdfast_server.app.problem import Problem
-from holdfast_server.app.stores import open_ledger
+from holdfast_server.app.stores import open_hot_store, open_ledger
 from holdfast_server.control.hydration import Hydrator
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.store import Store
-from holdfast_server.engine.stores import open_store
 from holdfast_server.engine.tree_store import Installed, TreeStore
 from holdfast_server.engine.trees import TreeReader
 from holdfast_server.engine.watermark import Watermarks
@@ -59,13 +58,8 @@ class Recovering:
 @asynccontextmanager
 async def recovering(settings: Settings) -> AsyncIterator[Recovering]:
     """Opens both stores. Raises `Problem` where one is not named."""
-    if not settings.redis_url:
-        raise Problem("HOLDFAST_REDIS_URL is not set: give the URL of the hot store")
-    async with AsyncExitStack() as stack:
-        ledger = await stack.enter_async_context(open_ledger(settings))
+    async with open_hot_store(settings) as store, open_ledger(settings) as ledger:
         facts = await learn_facts(settings, ledger)
-        store = open_store(settings.redis_url)
-        stack.push_async_callback(store.close)
         keys = Keys(facts.partitions)
         keys.epochs.learn(await ledger.epochs())
         stores = Stores(ledger, store, keys, settings.postgres_url, facts.name)

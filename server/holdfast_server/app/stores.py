@@ -1,4 +1,4 @@
-"""Small things about one store or the other that several processes need."""
+"""Opens one store or the other as the settings name it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from holdfast_server.app.problem import Problem
+from holdfast_server.engine.store import Store
+from holdfast_server.engine.stores import open_store
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.settings import Settings
 
@@ -20,6 +22,18 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
         yield ledger
     finally:
         await ledger.close()
+
+
+@asynccontextmanager
+async def open_hot_store(settings: Settings) -> AsyncIterator[Store]:
+    """The hot store; it connects when it is first used. Raises `Problem` without a URL."""
+    if not settings.redis_url:
+        raise Problem("HOLDFAST_REDIS_URL is not set: give the URL of the hot store")
+    store = open_store(settings.redis_url)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def known_partitions(asked: Iterable[int], count: int) -> list[int]:
