@@ -14,6 +14,7 @@ from holdfast_server.app.process import (
     Process,
     collect_seldom,
     run_process,
+    run_until,
 )
 from holdfast_server.background import background
 from holdfast_server.control.looking import keep_looking
@@ -64,13 +65,7 @@ async def _flush(
             # Behind the flusher: the last checkpoint has what the flusher wrote last.
             stack.push_async_callback(checkpointer.finish)
             await stack.enter_async_context(background(checkpointer.run()))
-        running = asyncio.create_task(flusher.run())
-        await ready()
-        stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        flusher.stop()
-        await running
+        await run_until(stopping, flusher, ready)
 
 
 def _stores(process: Process) -> Stores:

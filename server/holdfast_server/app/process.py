@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Protocol
 
 from holdfast_server.app.deployment import learn_facts
 from holdfast_server.app.exposition import Source, serve_http
@@ -105,6 +106,31 @@ async def run_process(
 
         with profiled(role):
             await body(process, ready, stopping)
+
+
+class Stoppable(Protocol):
+    """Works until it is told to stop, and then finishes what it has begun."""
+
+    async def run(self) -> None:
+        """Works."""
+        ...
+
+    def stop(self) -> None:
+        """Asks `run` to return."""
+        ...
+
+
+async def run_until(
+    stopping: asyncio.Event, work: Stoppable, ready: Callable[[], Awaitable[None]]
+) -> None:
+    """Lets `work` run until `stopping`, says once that it does, and raises what ends it before."""
+    running = asyncio.create_task(work.run())
+    await ready()
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    work.stop()
+    await running
 
 
 def collect_seldom() -> None:

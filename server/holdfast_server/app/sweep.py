@@ -18,7 +18,7 @@ from holdfast_server.app.compose import (
     build_snapshot_audit,
     build_warm_up,
 )
-from holdfast_server.app.process import Parent, Process, run_process
+from holdfast_server.app.process import Parent, Process, run_process, run_until
 from holdfast_server.background import background
 from holdfast_server.control.sweeper import Sweeper
 from holdfast_server.engine.due import DueIndex
@@ -47,11 +47,5 @@ async def _sweep(
             await stack.enter_async_context(background(build_snapshot_audit(process).run()))
         if process.settings.evict_idle_ms:
             await stack.enter_async_context(background(build_evictor(process).run()))
-        running = asyncio.create_task(sweeper.run())
-        await ready()
-        stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        sweeper.stop()
-        await running
+        await run_until(stopping, sweeper, ready)
     await decider.batcher.close()
