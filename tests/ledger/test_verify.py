@@ -11,12 +11,12 @@ import pytest
 from psycopg import sql
 
 from holdfast_server.app.export import read_lines, to_json
-from holdfast_server.domain.checkpoint import Tip
+from holdfast_server.domain.checkpoint import Tip, Vouched
 from holdfast_server.domain.entry import GENESIS_HASH, Entry, chain_hash
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.ledger.records import RecordedEntry, VerifyReport
 from holdfast_server.ledger.store import Ledger
-from holdfast_server.ledger.verify import VIOLATIONS_MAX, Anchors, verify_entries
+from holdfast_server.ledger.verify import VIOLATIONS_MAX, verify_entries
 from tests.support.entries import Story, history_of, holds_and_commits
 from tests.support.ledger import record, tamper
 
@@ -29,7 +29,7 @@ async def url(ledger: Ledger, migrated_postgres_url: str) -> str:
     return migrated_postgres_url
 
 
-def anchors(tips: Mapping[int, Tip]) -> dict[int, Anchors]:
+def anchors(tips: Mapping[int, Tip]) -> dict[int, Vouched]:
     """What a checkpoint with these tips vouches for."""
     return {partition: {tip.seq: (tip.hash, 1)} for partition, tip in tips.items() if tip.seq}
 

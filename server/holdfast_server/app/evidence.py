@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from holdfast_server.app.problem import Problem
@@ -56,14 +57,7 @@ def read_anchors(paths: Sequence[Path], key_paths: Sequence[Path]) -> Anchors:
         raise Problem(str(error)) from error
     checkpoints, damaged = read_checkpoints(paths)
     anchors = judge(checkpoints, keys.flaw)
-    return Anchors(
-        anchors.tips,
-        anchors.checkpoints,
-        anchors.first,
-        anchors.last,
-        anchors.last_made_ms,
-        (*damaged, *anchors.flaws),
-    )
+    return replace(anchors, flaws=(*damaged, *anchors.flaws))
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -34,11 +34,10 @@ from holdfast_server.cli.output import (
     show_time,
 )
 from holdfast_server.cli.values import INSTANT
-from holdfast_server.domain.checkpoint import Anchors
+from holdfast_server.domain.checkpoint import Anchors, Vouched
 from holdfast_server.domain.entry import parse_transaction_id
 from holdfast_server.ledger.records import RecordedEntry
 from holdfast_server.ledger.store import Ledger
-from holdfast_server.ledger.verify import Anchors as Tips
 from holdfast_server.ledger.verify import UnreadableEntry, verify_entries
 
 
@@ -269,7 +268,7 @@ def _print_violations(report: Any, anchors: Anchors | None) -> None:
         console().print(f"{violation.check}: {place}: {violation.message}")
 
 
-def _verify_file(path: Path, vouched: Mapping[int, Tips]) -> Any:
+def _verify_file(path: Path, vouched: Mapping[int, Vouched]) -> Any:
     with path.open() as lines:
         try:
             return verify_entries(read_lines(lines), vouched)
@@ -285,7 +284,7 @@ async def _opened(postgres_url: str | None) -> AsyncIterator[Ledger]:
 
 
 async def _verify_offline(
-    postgres_url: str | None, partitions: tuple[int, ...], vouched: Mapping[int, Tips]
+    postgres_url: str | None, partitions: tuple[int, ...], vouched: Mapping[int, Vouched]
 ) -> Any:
     async with _opened(postgres_url) as ledger:
         count = len(await ledger.flushed())

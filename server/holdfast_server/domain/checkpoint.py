@@ -85,15 +85,16 @@ class Flaw:
     message: str
 
 
+#: What checkpoints vouch for in one partition: the hash at some sequence numbers, and by which
+#: checkpoint.
+Vouched = Mapping[int, tuple[bytes, int]]
+
+
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """What checkpoints vouch for, and what is wrong with them.
+    """What checkpoints vouch for in each partition, and what is wrong with them."""
 
-    `tips` has, for each partition, its chain hash at some sequence numbers, and the number of the
-    checkpoint that says so.
-    """
-
-    tips: Mapping[int, Mapping[int, tuple[bytes, int]]]
+    tips: Mapping[int, Vouched]
     checkpoints: int
     #: Number and time of the first and the last one; 0 where there is none.
     first: int = 0

@@ -13,7 +13,7 @@ from typing import Final
 
 from psycopg import DataError
 
-from holdfast_server.domain.checkpoint import Tip
+from holdfast_server.domain.checkpoint import Tip, Vouched
 from holdfast_server.domain.entry import GENESIS_HASH, Entry, EntryKind, chain_hash
 from holdfast_server.domain.rebuild import Follows
 from holdfast_server.domain.reply import Buckets
@@ -43,10 +43,6 @@ UNREADABLE: Final = (
 #: Hears the partition and the number of entries checked so far in all.
 OnProgress = Callable[[int, int], None]
 
-#: What checkpoints vouch for in one partition: the hash at some sequence numbers, and by which
-#: checkpoint.
-Anchors = Mapping[int, tuple[bytes, int]]
-
 _DEBT_KINDS: Final = frozenset(
     {
         EntryKind.HOLD,
@@ -68,7 +64,7 @@ class PartitionCheck:
     """Checks the entries of one partition, given one by one in order."""
 
     partition: int
-    anchors: Anchors = field(default_factory=dict)
+    anchors: Vouched = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
     entries: int = 0
     _epoch: int = 1
@@ -209,7 +205,7 @@ class Verification(Snapshots):
         self,
         partitions: Sequence[int] | None = None,
         *,
-        anchors: Mapping[int, Anchors] | None = None,
+        anchors: Mapping[int, Vouched] | None = None,
         on_progress: OnProgress | None = None,
     ) -> VerifyReport:
         """Checks hash chain, sequence, versions, conservation, time, holds, keys and cursors, and
@@ -251,7 +247,7 @@ class Verification(Snapshots):
                 message = f"entry {seq} of partition {partition} cannot be read"
                 raise UnreadableEntry(f"{message} ({type(error).__name__})") from error
 
-    async def _verify_partition(self, partition: int, anchors: Anchors) -> PartitionCheck:
+    async def _verify_partition(self, partition: int, anchors: Vouched) -> PartitionCheck:
         check = PartitionCheck(partition, anchors)
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             tip = await _tip(cursor, partition)
@@ -270,7 +266,7 @@ class Verification(Snapshots):
 
 
 def verify_entries(
-    entries: Iterable[RecordedEntry], anchors: Mapping[int, Anchors] | None = None
+    entries: Iterable[RecordedEntry], anchors: Mapping[int, Vouched] | None = None
 ) -> VerifyReport:
     """The same for entries from anywhere, such as an export: each partition's in order.
 
