@@ -22,6 +22,7 @@ from holdfast.v1 import types_pb2
 
 def create_account(
     account: str,
+    *,
     parent: str,
     display_name: str,
     overdraft_limits: Mapping[str, int] | None,
@@ -52,6 +53,7 @@ def create_account(
 
 def update_account(
     account: str,
+    *,
     parent: str | None,
     display_name: str | None,
     status: AccountStatus | None,
@@ -147,6 +149,7 @@ def list_credit_types() -> Call[tuple[records.CreditType, ...]]:
 def grant(
     account: str,
     amount: int,
+    *,
     source: GrantSource,
     credit_type: str | None,
     priority: int,

@@ -30,13 +30,13 @@ class Administration(Connection):
         return self._send(
             _calls_accounts.create_account(
                 account,
-                parent,
-                display_name,
-                overdraft_limits,
-                limits,
-                zone,
-                labels,
-                key or new_key(),
+                parent=parent,
+                display_name=display_name,
+                overdraft_limits=overdraft_limits,
+                limits=limits,
+                zone=zone,
+                labels=labels,
+                key=key or new_key(),
             )
         )
 
@@ -58,15 +58,15 @@ class Administration(Connection):
         return self._send(
             _calls_accounts.update_account(
                 account,
-                parent,
-                display_name,
-                status,
-                overdraft_limits,
-                limits,
-                zone,
-                labels,
-                expected_version,
-                key or new_key(),
+                parent=parent,
+                display_name=display_name,
+                status=status,
+                overdraft_limits=overdraft_limits,
+                limits=limits,
+                zone=zone,
+                labels=labels,
+                expected_version=expected_version,
+                key=key or new_key(),
             )
         )
 
@@ -115,18 +115,18 @@ class Administration(Connection):
             _calls_accounts.grant(
                 account,
                 amount,
-                source,
-                credit_type,
-                priority,
-                effective_at_ms,
-                expires_at_ms,
-                cost_amount,
-                cost_currency,
-                reason_code,
-                repay_debt,
-                labels,
-                key or new_key(),
-                durability,
+                source=source,
+                credit_type=credit_type,
+                priority=priority,
+                effective_at_ms=effective_at_ms,
+                expires_at_ms=expires_at_ms,
+                cost_amount=cost_amount,
+                cost_currency=cost_currency,
+                reason_code=reason_code,
+                repay_debt=repay_debt,
+                labels=labels,
+                key=key or new_key(),
+                durability=durability,
             )
         )
 
