@@ -109,6 +109,27 @@ class HoldBase:
             self.hold_id, amount, credit_type=credit_type, overage=overage, labels=labels
         )
 
+    def _capture(
+        self,
+        amount: Amounts,
+        *,
+        credit_type: str | None,
+        overage: Overage,
+        labels: Mapping[str, str] | None,
+        key: str | None,
+    ) -> Operation[results.CommitResult]:
+        """Burns a part and keeps the rest held; there is no rest where nobody could be reached."""
+        return operations.commit(
+            self.hold_id,
+            amount,
+            credit_type=credit_type,
+            final=False,
+            ttl_ms=self._ttl_ms if self.hold_id else 0,
+            overage=overage,
+            labels=labels,
+            key=key,
+        )
+
     def _begin(self, result: results.ReserveResult, sent_s: float) -> None:
         if not result.decision.allowed:
             raise Denied(result.decision)

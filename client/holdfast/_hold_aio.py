@@ -68,19 +68,10 @@ class AsyncHold(HoldBase):
 
         Where its result is unknown, call it again with the same `key`: give one for that.
         """
-        ttl_ms = self._ttl_ms if self.hold_id else 0
-        result: results.CommitResult = await self._send(
-            operations.commit(
-                self.hold_id,
-                amount,
-                credit_type=credit_type,
-                final=False,
-                ttl_ms=ttl_ms,
-                overage=overage,
-                labels=labels,
-                key=key,
-            )
+        capture = self._capture(
+            amount, credit_type=credit_type, overage=overage, labels=labels, key=key
         )
+        result: results.CommitResult = await self._send(capture)
         return result
 
     async def release(self, reason: str = "") -> results.ReleaseResult:
