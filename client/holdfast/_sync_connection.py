@@ -53,7 +53,8 @@ class Connection:
         TLS with the system's roots, except to this machine, where plaintext is used. `insecure`
         allows plaintext to elsewhere. `unreachable`: "open" lets reserve and burn pass (BYPASSED)
         when no server can be reached. `traceparent`: returns the W3C header of the current trace;
-        by default that of the active OpenTelemetry span. `transport`: by default all concurrent
+        by default that of the active OpenTelemetry span. `timeout_ms` is for a call with all its
+        attempts, `attempt_timeout_ms` for each of them. `transport`: by default all concurrent
         calls of the hot path share one stream, which is about twice as fast; "unary" makes each a
         call of its own.
         """
