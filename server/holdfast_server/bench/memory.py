@@ -12,7 +12,7 @@ import redis.asyncio as redis
 from holdfast_server.bench.cpu import Meter
 from holdfast_server.bench.population import Population
 from holdfast_server.bench.report import Found
-from holdfast_server.bench.rounds import Done, timed
+from holdfast_server.bench.rounds import Done, Round, timed
 from holdfast_server.bench.stage import Options, Stage, populating
 from holdfast_server.domain.bounds import TTL_MS_MIN
 
@@ -41,50 +41,58 @@ async def memory(stage: Stage, options: Options) -> Found:
 
     Idle means that the records of its creation and of its grant have been forgotten.
     """
-    store = redis.Redis.from_url(stage.redis_url)
-    meter = Meter(stage.processes)
-    names = [f"account-{number:09d}" for number in range(options.accounts)]
-    async with populating(stage) as population:
-        empty = await _sizes(store)
-
-        async def load() -> Done:
-            await population.add(names, 1, stage.on_round)
-            return Done(2 * len(names))
-
-        loaded = await timed(meter, load)
-        idle = await _sizes(store)
-        some = names[:USED_ACCOUNTS]
-        await _use(population, some)
-        used = await _sizes(store)
-        holds = await population.hold_each(names, stage.on_round)
-        held = await _sizes(store)
-        await population.settle(holds, stage.on_round)
-        settled = await _sizes(store)
-    facts = await store.info("memory")
-    await store.aclose()
     count = options.accounts
+    names = [f"account-{number:09d}" for number in range(count)]
+    async with redis.Redis.from_url(stage.redis_url) as store:
+        loaded, sizes = await _measured(stage, store, names)
+        facts = await store.info("memory")
 
-    def each(after: Mapping[str, int], before: Mapping[str, int], *kinds: str) -> float:
-        return round(sum(after[kind] - before[kind] for kind in kinds) / count, 1)
+    def each(after: str, before: str, *kinds: str) -> float:
+        more = (sizes[after][kind] - sizes[before][kind] for kind in kinds)
+        return round(sum(more) / count, 1)
 
+    once_used = sizes["used"]["accounts"] - sizes["idle"]["accounts"]
     return Found(
         "memory",
         "bytes per idle account with one grant",
-        each(idle, empty, "accounts"),
+        each("idle", "empty", "accounts"),
         WANTED_BYTES,
         loaded.cpu_us,
         {},
         {
             "accounts": count,
-            "more_once_used": round((used["accounts"] - idle["accounts"]) / len(some), 1),
-            "records_of_account_and_grant": each(idle, empty, "records"),
-            "open_hold": each(held, used, "accounts"),
-            "open_hold_with_records": each(held, used, "accounts", "records"),
-            "records_of_commit": each(settled, held, "records"),
+            "more_once_used": round(once_used / min(count, USED_ACCOUNTS), 1),
+            "records_of_account_and_grant": each("idle", "empty", "records"),
+            "open_hold": each("held", "used", "accounts"),
+            "open_hold_with_records": each("held", "used", "accounts", "records"),
+            "records_of_commit": each("settled", "held", "records"),
             "seconds_to_load": round(loaded.seconds, 1),
             "used_memory_mb": round(int(facts["used_memory"]) / 1e6, 1),
         },
     )
+
+
+async def _measured(
+    stage: Stage, store: redis.Redis, names: Sequence[str]
+) -> tuple[Round, Mapping[str, Counter[str]]]:
+    """What loading the accounts took, and the sizes before it and after each step."""
+    sizes = dict[str, Counter[str]]()
+    async with populating(stage) as population:
+        sizes["empty"] = await _sizes(store)
+
+        async def load() -> Done:
+            await population.add(names, 1, stage.on_round)
+            return Done(2 * len(names))
+
+        loaded = await timed(Meter(stage.processes), load)
+        sizes["idle"] = await _sizes(store)
+        await _use(population, names[:USED_ACCOUNTS])
+        sizes["used"] = await _sizes(store)
+        holds = await population.hold_each(names, stage.on_round)
+        sizes["held"] = await _sizes(store)
+        await population.settle(holds, stage.on_round)
+        sizes["settled"] = await _sizes(store)
+    return loaded, sizes
 
 
 async def _use(population: Population, names: Sequence[str]) -> None:
