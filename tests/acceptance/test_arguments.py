@@ -61,6 +61,24 @@ def test_what_nothing_could_be_done_with_is_a_wrong_use(arguments: list[str]) ->
     assert done.stderr.startswith("Usage: holdfast")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["reconcile", "--account", "a\udcff"],
+        ["reconcile", "--account", "a", "--tenant", "a\udcff"],
+        ["recovery", "account", "a\udcff"],
+        ["recovery", "account", "a", "--tenant", "a\udcff"],
+        ["balance", "a", "--target", "a\udcff:1"],
+        ["balance", "a", "--tenant", "a\udcff"],
+    ],
+)
+def test_a_name_that_is_no_utf8_is_a_wrong_use(arguments: list[str]) -> None:
+    """The system hands over such bytes as surrogates, and takes them back as they were."""
+    done = call(arguments, {"HOME": "/", "HOLDFAST_TARGET": "127.0.0.1:1"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("give it in UTF-8\n")
+
+
 def test_every_command_that_shows_something_takes_json() -> None:
     def without(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         if isinstance(command, click.Group):

@@ -12,6 +12,7 @@ import click
 
 from holdfast import Client, Tls
 from holdfast_server.cli.options import json_option
+from holdfast_server.cli.values import TEXT
 
 #: Where `holdfast up` and `holdfast serve` listen unless they are told otherwise.
 TARGET_DEFAULT = "127.0.0.1:7400"
@@ -23,11 +24,14 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--target",
         envvar="HOLDFAST_TARGET",
+        type=TEXT,
         default=TARGET_DEFAULT,
         show_default=True,
         help="Address of the service. Or HOLDFAST_TARGET.",
     ),
-    click.option("--tenant", envvar="HOLDFAST_TENANT", default="", help="Or HOLDFAST_TENANT."),
+    click.option(
+        "--tenant", envvar="HOLDFAST_TENANT", type=TEXT, default="", help="Or HOLDFAST_TENANT."
+    ),
     click.option(
         "--token",
         envvar="HOLDFAST_TOKEN",

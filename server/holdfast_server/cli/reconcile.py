@@ -14,11 +14,16 @@ from holdfast_server.app.reconcile import Comparing, Reconciliation, comparing
 from holdfast_server.app.stores import open_ledger
 from holdfast_server.cli.options import json_option, read_settings
 from holdfast_server.cli.output import Column, console, print_json, print_rows, show_time
+from holdfast_server.cli.values import TEXT
 from holdfast_server.ledger.records import Finding
 from holdfast_server.settings import Settings
 
 #: The tenant of a service in development mode.
 TENANT_DEFAULT = "default"
+
+tenant_option = click.option(
+    "--tenant", envvar="HOLDFAST_TENANT", type=TEXT, default=TENANT_DEFAULT, show_default=True
+)
 
 _COLUMNS = (
     Column[Finding]("found", lambda each: show_time(each.found_at_ms)),
@@ -35,8 +40,8 @@ _COLUMNS = (
 
 
 @click.command()
-@click.option("--account", help="Only the tree of this account.")
-@click.option("--tenant", envvar="HOLDFAST_TENANT", default=TENANT_DEFAULT, show_default=True)
+@click.option("--account", type=TEXT, help="Only the tree of this account.")
+@tenant_option
 @click.option("--all", "everything", is_flag=True, help="Every tree; this is the default.")
 @click.option("--findings", is_flag=True, help="Show what the service has found so far.")
 @click.option("--redis-url", help="Or HOLDFAST_REDIS_URL.")

@@ -13,7 +13,8 @@ from holdfast_server.app.recovery import recovering
 from holdfast_server.app.stores import known_partitions, open_ledger
 from holdfast_server.cli.options import json_option, read_settings
 from holdfast_server.cli.output import Column, console, print_json, print_rows, show_time
-from holdfast_server.cli.reconcile import TENANT_DEFAULT
+from holdfast_server.cli.reconcile import tenant_option
+from holdfast_server.cli.values import TEXT
 from holdfast_server.ledger.recovery import Loss, Standing
 from holdfast_server.recovery.case import Recovered
 from holdfast_server.settings import Settings
@@ -100,8 +101,8 @@ def run(rebuild: Sequence[int], as_json: bool, **flags: Any) -> None:
 
 
 @recovery.command()
-@click.argument("account")
-@click.option("--tenant", envvar="HOLDFAST_TENANT", default=TENANT_DEFAULT, show_default=True)
+@click.argument("account", type=TEXT)
+@tenant_option
 @_url_options
 def account(account: str, tenant: str, as_json: bool, **flags: Any) -> None:
     """Bring back an account that somebody removed from the hot store by hand.

@@ -1,4 +1,4 @@
-"""Arguments that have a form of their own: amounts, times, labels, limits."""
+"""Arguments that have a form of their own: names, amounts, times, labels, limits."""
 
 from __future__ import annotations
 
@@ -55,6 +55,17 @@ def or_none(convert: Callable[[object], object]) -> Callable[[object], object]:
 
     either.__name__ = convert.__name__
     return either
+
+
+def parse_text(text: str) -> str:
+    """A name or an address. What is no UTF-8 arrives in surrogates, which no store has. Raises
+    ValueError.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("give it in UTF-8") from None
+    return text
 
 
 def parse_duration_ms(text: str) -> int:
@@ -122,6 +133,7 @@ LIMIT_HELP = (
     "Or none. Repeatable."
 )
 
+TEXT = form("text", parse_text)
 AMOUNT = form("amount", parse_amount)
 LINE = form("amount", parse_line)
 USED = form("amount", parse_used)
