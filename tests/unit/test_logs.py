@@ -93,3 +93,33 @@ def test_secrets_are_taken_out(written: io.StringIO, style: str) -> None:
         log.exception("redis://:hunter2@host is away", extra={"facts": facts})
     assert "hunter2" not in written.getvalue()
     assert "ConnectionError" in written.getvalue()
+
+
+def test_a_flood_of_one_kind_is_a_few_lines_and_a_number(written: io.StringIO) -> None:
+    """A store that is away fails thousands of calls a second; each tells the log."""
+    logs.configure("info", "json", written)
+
+    def failed(second: int, level: int = logging.WARNING, line: int = 1) -> None:
+        record = logging.LogRecord("n", level, "path.py", line, "away", (), None)
+        record.created = second
+        logging.getLogger().handle(record)
+
+    for _ in range(1_000):
+        failed(7)
+    failed(7, line=2)
+    failed(8, logging.ERROR)
+    failed(8)
+    failed(8)
+
+    lines = json_lines(written)
+    assert len(lines) == logs.LINES_PER_SECOND_MAX + 4
+    assert [line["level"] for line in lines[-3:]] == ["error", "warning", "warning"]
+    assert lines[-2]["left_out"] == str(1_000 - logs.LINES_PER_SECOND_MAX)
+    assert "left_out" not in lines[-1]
+
+
+def test_errors_are_written_each(written: io.StringIO) -> None:
+    logs.configure("info", "json", written)
+    for _ in range(5 * logs.LINES_PER_SECOND_MAX):
+        log.error("a call failed")
+    assert len(json_lines(written)) == 5 * logs.LINES_PER_SECOND_MAX

@@ -25,7 +25,6 @@ from holdfast_server.api.call import Call
 from holdfast_server.api.company import Company, Traveller
 from holdfast_server.api.deadlines import Deadlines, deadline_exceeded
 from holdfast_server.api.methods import Method
-from holdfast_server.api.occasional import OccasionalLog
 from holdfast_server.api.status import code_of, sendable, trailing_metadata
 from holdfast_server.api.streams import Streams
 from holdfast_server.errors import HoldfastError, Reason
@@ -89,7 +88,6 @@ class Dispatcher:
             self._admit_running,
             bounds.deadline_ms / 1_000,
         )
-        self._refusals = OccasionalLog(_log, time.monotonic)
 
     def grpc_handlers(self, methods: Iterable[Method]) -> list[grpc.GenericRpcHandler]:
         """What a gRPC server needs to route calls to these methods."""
@@ -289,7 +287,7 @@ class Dispatcher:
                 "reason": error.reason.name,
                 "peer": context.peer()[:PEER_CHARACTERS_MAX],
             }
-            self._refusals.warn("refused credentials", facts)
+            _log.warning("refused credentials", extra={"facts": facts})
             raise
 
     def _finished(self, work: asyncio.Task[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Log lines: one event, one line, at most 1 KiB, as JSON or as text.
+"""Log lines: one event, one line, at most 1 KiB, as JSON or as text; a few a second of one kind.
 
 A line carries the trace id of the request it is about. Whatever a caller sent is escaped, so that
 no text can forge a line or its fields, and what looks like a secret is taken out. Facts are given
@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import sys
+from collections import Counter
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
@@ -25,6 +26,9 @@ FACT_CHARACTERS_MAX = 120
 TRACEBACK_CHARACTERS_MAX = 300
 #: Facts of one line.
 FACTS_MAX = 8
+
+#: Lines a second that one place in the code may write, unless they are errors.
+LINES_PER_SECOND_MAX = 10
 
 #: The place in a trace of what is being done now; set by the API for each call.
 current_place: ContextVar[TraceContext] = ContextVar("current_place", default=NO_TRACE)
@@ -44,10 +48,41 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream or sys.stderr)
     # Some libraries give their own loggers a level, which would pass the root's.
     handler.setLevel(level.upper())
+    handler.addFilter(Occasional())
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+class Occasional(logging.Filter):
+    """Lets a few lines a second pass from each place in the code; the next says how many were left
+    out. Calls that fail are many, because a store is away or a caller has no credentials.
+
+    Errors pass, each of them: a caller may have been told to look for one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0
+        self._passed: Counter[tuple[str, int]] = Counter()
+        self._left_out: Counter[tuple[str, int]] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        if record.levelno >= logging.ERROR:
+            return True
+        if int(record.created) != self._second:
+            self._second = int(record.created)
+            self._passed.clear()
+        place = record.pathname, record.lineno
+        if self._passed[place] >= LINES_PER_SECOND_MAX:
+            self._left_out[place] += 1
+            return False
+        self._passed[place] += 1
+        if left_out := self._left_out.pop(place, 0):
+            record.facts = {"left_out": left_out, **getattr(record, "facts", {})}
+        return True
 
 
 class JsonFormatter(logging.Formatter):
