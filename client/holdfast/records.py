@@ -237,7 +237,8 @@ class CreditBalanceAt:
 
 @dataclass(frozen=True, slots=True)
 class BalanceAt:
-    """The buckets at an instant; `as_of_ms` says up to when the ledger was complete."""
+    """The buckets at an instant; `as_of_ms` says up to when the ledger was complete, but for what
+    had ended by itself and was not booked yet."""
 
     credits: tuple[CreditBalanceAt, ...]
     as_of_ms: int

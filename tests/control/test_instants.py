@@ -68,3 +68,24 @@ async def test_what_an_expired_hold_gives_back_expires_with_its_grant(
     assert await at(both, "a", START_MS + 49_999) == Buckets(granted=100, available=100)
     assert await at(both, "a", START_MS + 50_000) == Buckets(granted=100, expired=100)
     assert not (await both.ledger.verify()).violations
+
+
+async def test_an_instant_is_answered_otherwise_once_what_ended_by_then_is_booked(
+    both: Both,
+) -> None:
+    """`as_of` is of the partition: others in it may be further than what nobody has looked at."""
+    partition = both.real.keys.partition
+    other = next(
+        name for name in map(str, range(99)) if partition("t", name) == partition("t", "a")
+    )
+    await both.account("a")
+    await both.grant("a", 100, expires_at_ms=START_MS + 5_000)
+    await both.account(other)
+    both.real.clock.now_ms = START_MS + 9_000
+    await both.grant(other, 1)
+    await both.flushed()
+    assert (await both.ledger.balance_at("t", "a")).as_of_ms == START_MS + 9_000
+    assert await at(both, "a", START_MS + 6_000) == Buckets(granted=100, available=100)
+    await both.grant("a", 1)
+    await both.flushed()
+    assert await at(both, "a", START_MS + 6_000) == Buckets(granted=100, expired=100)

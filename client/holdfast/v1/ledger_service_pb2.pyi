@@ -445,7 +445,9 @@ class GetBalanceAtResponse(_message.Message):
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
-        """Up to when the ledger was complete for this account's partition when this was read."""
+        """Up to when the ledger was complete for this account's partition when this was read, but for what had
+        ended by itself and was not booked yet (see GetBalanceAt).
+        """
 
     def __init__(
         self,

@@ -69,7 +69,9 @@ class LedgerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetBalanceAt(self, request, context):
-        """The buckets of an account as they were at an instant.
+        """The buckets of an account as they were at an instant. What ends by itself is booked within seconds,
+        under the instant when it was due: an instant of the last seconds may be answered otherwise once
+        that is booked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

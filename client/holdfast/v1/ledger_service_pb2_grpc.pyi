@@ -36,7 +36,10 @@ class LedgerServiceStub:
     ListEntries: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]
     """The entries of an account, newest first."""
     GetBalanceAt: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetBalanceAtRequest, _ledger_service_pb2.GetBalanceAtResponse]
-    """The buckets of an account as they were at an instant."""
+    """The buckets of an account as they were at an instant. What ends by itself is booked within seconds,
+    under the instant when it was due: an instant of the last seconds may be answered otherwise once
+    that is booked.
+    """
     Explain: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ExplainRequest, _ledger_service_pb2.ExplainResponse]
     """The entries and grants behind a balance or a transaction."""
     Verify: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.VerifyRequest, _ledger_service_pb2.VerifyResponse]
@@ -52,7 +55,10 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     ListEntries: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]  # type: ignore[assignment]
     """The entries of an account, newest first."""
     GetBalanceAt: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetBalanceAtRequest, _ledger_service_pb2.GetBalanceAtResponse]  # type: ignore[assignment]
-    """The buckets of an account as they were at an instant."""
+    """The buckets of an account as they were at an instant. What ends by itself is booked within seconds,
+    under the instant when it was due: an instant of the last seconds may be answered otherwise once
+    that is booked.
+    """
     Explain: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ExplainRequest, _ledger_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """The entries and grants behind a balance or a transaction."""
     Verify: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.VerifyRequest, _ledger_service_pb2.VerifyResponse]  # type: ignore[assignment]
@@ -77,7 +83,10 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.GetBalanceAtRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.GetBalanceAtResponse, _abc.Awaitable[_ledger_service_pb2.GetBalanceAtResponse]]:
-        """The buckets of an account as they were at an instant."""
+        """The buckets of an account as they were at an instant. What ends by itself is booked within seconds,
+        under the instant when it was due: an instant of the last seconds may be answered otherwise once
+        that is booked.
+        """
 
     @_abc_1.abstractmethod
     def Explain(

@@ -127,7 +127,8 @@ def at(client: Client, as_json: bool, account: str, instant_ms: int) -> None:
         return
     print_rows(balance.credits, _AT_COLUMNS, as_json=False)
     if balance.as_of_ms:
-        console().print(f"\nThe ledger is complete up to {show_time(balance.as_of_ms)}.")
+        complete = f"\nThe ledger is complete up to {show_time(balance.as_of_ms)}"
+        console().print(f"{complete}; what expired in the seconds before may not be booked yet.")
 
 
 @ledger.command("await")

@@ -49,7 +49,8 @@ class BalanceAt:
     """Buckets per credit type at an instant, with their versions.
 
     `as_of_ms` is the event time up to which the ledger was complete for the account's partition
-    when this was read; 0 where the account has no entries.
+    when this was read, but for what had ended by itself and was not booked yet; 0 where the account
+    has no entries.
     """
 
     credits: Mapping[str, tuple[Buckets, int]]
