@@ -216,6 +216,7 @@ async def test_a_read_that_takes_too_long_is_stopped(ledger: Ledger) -> None:
             await cursor.execute("SELECT pg_sleep(30)")
 
     assert caught.value.reason is Reason.LEDGER_UNAVAILABLE
+    assert "in time" in caught.value.message
 
 
 def test_settings_of_the_url_win_over_ours() -> None:

@@ -82,6 +82,12 @@ def translated() -> Iterator[None]:
     """Turns errors of the driver into ours. Its texts go to the log, never to a caller."""
     try:
         yield
+    except psycopg.errors.QueryCanceled as error:
+        _log.warning("the ledger was too slow: %s", error)
+        raise HoldfastError(
+            Reason.LEDGER_UNAVAILABLE,
+            "The ledger did not answer in time; ask for less at once, or retry later.",
+        ) from error
     except (psycopg.OperationalError, PoolTimeout, PoolClosed, TooManyRequests) as error:
         _log.warning("ledger unavailable: %s", error)
         raise HoldfastError(
