@@ -19,7 +19,8 @@ from holdfast_server.ledger.migrate import (
     ordered,
     pending,
 )
-from tests.support.ledger import query
+from tests.support.entries import Story
+from tests.support.ledger import open_ledger, query, record
 
 #: Everything about the schema that a migration can forget, one row per fact.
 STRUCTURE = """
@@ -91,6 +92,32 @@ async def test_a_new_database_gets_the_schema_of_today_once(postgres_url: str) -
 
     assert (first, second, steps) == (1, 0, ["schema.sql"])
     assert await pending(postgres_url) == []
+
+
+@pytest.mark.parametrize("version", range(1, len(load_migrations())))
+async def test_a_ledger_of_an_earlier_version_keeps_its_entries_and_gets_the_rest(
+    postgres_url: str, version: int
+) -> None:
+    """What was made for the entries of months before is made for those of months to come, too."""
+    await apply_files(postgres_url, load_migrations()[:version])
+    story = Story()
+    entries = story.account("ada"), story.grant("ada", 100), story.hold("ada", 30)
+    async with open_ledger(postgres_url) as ledger:
+        await record(postgres_url, *entries)
+        assert await migrate(postgres_url) == len(load_migrations()) - version
+        await record(postgres_url, story.commit("ada", 30))
+        (grant,) = await ledger.list_grants("tenant", "ada", limit=9)
+        report = await ledger.verify()
+    assert (grant.remaining, grant.burned) == (70, 30)
+    assert (report.entries, report.violations) == (4, ())
+    query(postgres_url, "SELECT holdfast.ensure_entry_partition('2999-01-01')")
+    before, after = query(
+        postgres_url,
+        "SELECT array_agg(replace(indexdef, right(tablename, 7), '') ORDER BY indexdef) AS indexes "
+        "FROM pg_indexes WHERE schemaname = 'holdfast' AND tablename ~ '^entry_[0-9]' "
+        "GROUP BY tablename",
+    )
+    assert before == after
 
 
 async def test_migrations_that_are_missing_are_applied(

@@ -238,6 +238,14 @@ class Histories(Database):
         return is_all
 
 
+async def snapshot_of(cursor: Cursor, tree: Name) -> Rebuilt | None:
+    """A tree as its snapshot has it, inside a transaction that is already open; None where it has
+    none that can be used.
+    """
+    reading = _Reading(cursor)
+    return reading.foldings[tree].state if tree in await reading.restored([tree]) else None
+
+
 async def _roots(cursor: Cursor, names: Sequence[Name]) -> dict[Name, str]:
     tenants, accounts = _columns(names)
     found = await fetch_tuples(cursor, QUERIES["roots_of"], tenants=tenants, accounts=accounts)

@@ -150,6 +150,9 @@ CREATE INDEX entry_hold ON holdfast.entry (hold) WHERE ends_hold = 0 AND hold IS
 CREATE INDEX entry_refund_of ON holdfast.entry (refund_of, tenant) WHERE refund_of IS NOT NULL;
 -- Revokes are few: a refund asks which grants were revoked.
 CREATE INDEX entry_revokes ON holdfast.entry (tenant, account) WHERE kind = 13;
+-- So are entries by which something of a grant is lost: a list of grants asks how much.
+CREATE INDEX entry_losses ON holdfast.entry (account, tenant, credit_type)
+    WHERE delta_expired <> 0 OR delta_revoked <> 0;
 
 CALL holdfast.make_append_only('holdfast.entry');
 

@@ -101,36 +101,51 @@ ORDER BY account
 LIMIT %(limit)s;
 
 -- list_grants --
--- A page of an account's grants, newest first, with the sums of what the entries did to each.
-WITH page AS (
-    SELECT * FROM holdfast.grant_terms
-    WHERE tenant = %(tenant)s AND account = %(account)s
-      AND (%(credit_type)s::text IS NULL OR credit_type = %(credit_type)s)
-      AND (
-          %(before_ms)s::bigint IS NULL
-          OR (granted_at, grant_id) < (holdfast.instant(%(before_ms)s::bigint), %(before_id)s::uuid)
-      )
-    ORDER BY granted_at DESC, grant_id DESC
-    LIMIT %(limit)s
-), figures AS (
-    SELECT
-        posting.grant_id,
-        sum(posting.remaining)::bigint AS remaining,
-        sum(posting.held)::bigint AS held,
-        sum(posting.burned)::bigint AS burned,
-        sum(posting.expired)::bigint AS expired,
-        sum(posting.revoked)::bigint AS revoked
-    FROM holdfast.entry AS e, holdfast.postings(e.grant_ids, e.grant_changes) AS posting
-    WHERE e.tenant = %(tenant)s AND e.account = %(account)s
-      AND e.credit_type IN (SELECT credit_type FROM page)
-    GROUP BY 1
-)
+-- A page of an account's grants, newest first.
+SELECT * FROM holdfast.grant_terms
+WHERE tenant = %(tenant)s AND account = %(account)s
+  AND (%(credit_type)s::text IS NULL OR credit_type = %(credit_type)s)
+  AND (
+      %(before_ms)s::bigint IS NULL
+      OR (granted_at, grant_id) < (holdfast.instant(%(before_ms)s::bigint), %(before_id)s::uuid)
+  )
+ORDER BY granted_at DESC, grant_id DESC
+LIMIT %(limit)s;
+
+-- count_entries --
+-- How many entries some credit types of an account have: their versions have no gaps.
+SELECT coalesce(sum(newest.version), 0)::bigint AS entries
+FROM unnest(%(credit_types)s::text[]) AS wanted (credit_type)
+CROSS JOIN LATERAL (
+    SELECT e.version FROM holdfast.entry AS e
+    WHERE e.tenant = %(tenant)s AND e.account = %(account)s AND e.credit_type = wanted.credit_type
+    ORDER BY e.event_time DESC, e.version DESC
+    LIMIT 1
+) AS newest;
+
+-- grants_behind --
+-- What the entries behind a place changed of what is left of some grants and held of them. Times never fall
+-- within an account, so the index by time finds them; the sum keeps the index by number out of it.
 SELECT
-    page.*,
-    coalesce(figures.remaining, page.amount) AS remaining,
-    coalesce(figures.held, 0) AS held,
-    coalesce(figures.burned, 0) AS burned,
-    coalesce(figures.expired, 0) AS expired,
-    coalesce(figures.revoked, 0) AS revoked
-FROM page LEFT JOIN figures USING (grant_id)
-ORDER BY page.granted_at DESC, page.grant_id DESC;
+    posting.grant_id,
+    sum(posting.remaining)::bigint AS remaining,
+    sum(posting.held)::bigint AS held
+FROM holdfast.entry AS e, holdfast.postings(e.grant_ids, e.grant_changes) AS posting
+WHERE e.tenant = %(tenant)s AND e.account = %(account)s
+  AND e.credit_type = ANY(%(credit_types)s::text[])
+  AND e.event_time >= holdfast.instant(%(behind_ms)s) AND e.seq + 0 > %(behind_seq)s
+  AND posting.grant_id = ANY(%(grant_ids)s::uuid[])
+GROUP BY posting.grant_id;
+
+-- grants_ended --
+-- What was lost of some grants, ever: entries that say so are few, and have an index of their own.
+SELECT
+    posting.grant_id,
+    sum(posting.expired)::bigint AS expired,
+    sum(posting.revoked)::bigint AS revoked
+FROM holdfast.entry AS e, holdfast.postings(e.grant_ids, e.grant_changes) AS posting
+WHERE e.tenant = %(tenant)s AND e.account = %(account)s
+  AND e.credit_type = ANY(%(credit_types)s::text[])
+  AND (e.delta_expired <> 0 OR e.delta_revoked <> 0)
+  AND posting.grant_id = ANY(%(grant_ids)s::uuid[])
+GROUP BY posting.grant_id;
