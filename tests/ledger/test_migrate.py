@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import pytest
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.migrate import (
@@ -183,6 +185,23 @@ def test_pre_comes_before_post_and_numbers_have_no_gaps() -> None:
         ordered([replace(first, number=2)])
     with pytest.raises(MigrationError, match="same number"):
         ordered([first, first])
+
+
+async def test_a_user_who_may_not_migrate_is_told(
+    postgres_url: str, migrated_postgres_url: str
+) -> None:
+    """Neither begin nor look."""
+    name = f"weak_{uuid4().hex}"
+    role = sql.Identifier(name)
+    query(postgres_url, sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'w'").format(role))
+    try:
+        for url, what in (postgres_url, "database"), (migrated_postgres_url, "schema holdfast"):
+            parts = urlsplit(url)
+            weak = parts._replace(netloc=f"{name}:w@{parts.hostname}:{parts.port}")
+            with pytest.raises(MigrationError, match=f"permission denied for {what}"):
+                await migrate(urlunsplit(weak))
+    finally:
+        query(postgres_url, sql.SQL("DROP ROLE {}").format(role))
 
 
 async def test_a_database_that_is_away_is_unavailable() -> None:

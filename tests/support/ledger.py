@@ -76,7 +76,9 @@ async def begin_epoch(ledger: Ledger, partition: int, epoch: int, home: int | No
     return bool(opened)
 
 
-def query(postgres_url: str, statement: LiteralString, *parameters: object) -> list[dict[str, Any]]:
+def query(
+    postgres_url: str, statement: LiteralString | sql.Composed, *parameters: object
+) -> list[dict[str, Any]]:
     """Rows, read as the superuser of the test server."""
     with psycopg.connect(postgres_url, row_factory=dict_row) as connection:
         cursor = connection.execute(statement, parameters or None)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import LiteralString
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
 from psycopg.rows import TupleRow
 
 from holdfast_server.ledger.database import connection_text, translated
@@ -65,13 +66,9 @@ async def migrate(postgres_url: str, *, on_step: OnStep | None = None) -> int:
     `on_step` hears the name of each file after it was applied. Any number of processes may call
     this at once: one does the work, the others wait. Raises LEDGER_UNAVAILABLE and MigrationError.
     """
-    with translated():
-        url = connection_text(postgres_url, "migrate")
-        async with await AsyncConnection.connect(url, autocommit=True) as connection:
-            await connection.execute(
-                "SELECT pg_advisory_lock(hashtextextended('holdfast.migrate', 0))"
-            )
-            return await _apply_missing(connection, load_migrations(), on_step or _ignore)
+    async with _connected(postgres_url) as connection:
+        await connection.execute("SELECT pg_advisory_lock(hashtextextended('holdfast.migrate', 0))")
+        return await _apply_missing(connection, load_migrations(), on_step or _ignore)
 
 
 async def pending(postgres_url: str) -> list[str]:
@@ -79,10 +76,8 @@ async def pending(postgres_url: str) -> list[str]:
 
     Changes nothing. Raises LEDGER_UNAVAILABLE, and MigrationError as `migrate` does.
     """
-    with translated():
-        url = connection_text(postgres_url, "migrate")
-        async with await AsyncConnection.connect(url, autocommit=True) as connection:
-            applied = await _applied(connection)
+    async with _connected(postgres_url) as connection:
+        applied = await _applied(connection)
     migrations = load_migrations()
     _check_unchanged(migrations, applied)
     return [each.name for each in migrations if (each.number, each.phase) not in applied]
@@ -97,6 +92,21 @@ async def apply_migrations(
             await connection.execute(migration.text)
             await _remember(connection, migration)
         on_step(migration.name)
+
+
+@asynccontextmanager
+async def _connected(postgres_url: str) -> AsyncIterator[AsyncConnection[TupleRow]]:
+    with translated():
+        url = connection_text(postgres_url, "migrate")
+        async with await AsyncConnection.connect(url, autocommit=True) as connection:
+            try:
+                yield connection
+            except errors.InsufficientPrivilege as error:
+                # What Postgres says names a table, schema or database, and nothing of a caller.
+                raise MigrationError(
+                    f"the user of HOLDFAST_POSTGRES_URL may not do this: {error}; take the one who "
+                    "migrated before, or for a new database one with CREATE on it"
+                ) from error
 
 
 async def _apply_missing(
