@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import LiteralString
+from typing import Final, LiteralString
 
 import pytest
 from psycopg import sql
@@ -18,7 +18,7 @@ from holdfast_server.ledger.records import RecordedEntry, VerifyReport
 from holdfast_server.ledger.store import Ledger
 from holdfast_server.ledger.verify import VIOLATIONS_MAX, verify_entries
 from tests.support.entries import Story, history_of, holds_and_commits
-from tests.support.ledger import record, tamper
+from tests.support.ledger import query, record, tamper
 
 
 @pytest.fixture
@@ -112,6 +112,13 @@ async def test_any_changed_column_breaks_the_chain(url: str, ledger: Ledger) -> 
     assert {(*each[1:],) for each in violations if each[0] == "chain"} == set(places)
 
 
+#: What is told of the last entry of a partition, and what is added up.
+CHANGES: Final = """
+SELECT grant_changes, (holdfast.postings(grant_ids, grant_changes)).held
+FROM holdfast.entry WHERE partition = 0 AND seq = 12
+"""
+
+
 async def test_a_time_that_was_changed_by_less_than_is_hashed_is_found(
     url: str, ledger: Ledger
 ) -> None:
@@ -122,6 +129,23 @@ async def test_a_time_that_was_changed_by_less_than_is_hashed_is_found(
         "WHERE partition = 0 AND seq = 12",
     )
 
+    assert found(await ledger.verify()) == {("chain", 0, 12)}
+
+
+async def test_changes_of_grants_that_stand_elsewhere_in_their_list_are_found(
+    url: str, ledger: Ledger
+) -> None:
+    """I11: the chain has the list, and what is added up in Postgres goes by places in it."""
+    (before,) = query(url, CHANGES)
+    tamper(
+        url,
+        "UPDATE holdfast.entry SET grant_changes = '[2:6]={0,-7,7,0,0}' "
+        "WHERE partition = 0 AND seq = 12",
+    )
+    (after,) = query(url, CHANGES)
+
+    assert before["grant_changes"] == after["grant_changes"]
+    assert before["held"] != after["held"]
     assert found(await ledger.verify()) == {("chain", 0, 12)}
 
 
@@ -250,6 +274,23 @@ async def test_rows_without_a_cursor_are_found(url: str, ledger: Ledger) -> None
     tamper(url, "DELETE FROM holdfast.flush_cursor WHERE partition = 0")
 
     assert found(await ledger.verify([0])) == {("cursor", 0, 12)}
+
+
+async def test_rows_of_a_partition_that_there_is_not_are_found(url: str, ledger: Ledger) -> None:
+    """Whoever reads an account finds its rows in whatever partition they claim to be."""
+    tamper(
+        url,
+        """
+        INSERT INTO holdfast.entry
+        SELECT (jsonb_populate_record(
+            e, '{"partition": 99, "seq": 1, "first_seq": 1, "event_time": "2027-01-01"}'
+        )).* FROM holdfast.entry AS e WHERE partition = 0 AND seq = 12
+        """,
+    )
+    (entry,) = await ledger.list_entries("tenant", "ada-0", limit=1)
+
+    assert entry.entry.partition == 99
+    assert {("cursor", 99, 1), ("chain", 99, 1)} <= found(await ledger.verify())
 
 
 async def test_an_export_verifies_without_the_database(url: str, ledger: Ledger) -> None:

@@ -80,6 +80,9 @@ class PartitionCheck:
         if time.microsecond % 1_000:
             # An entry has none of that, so the chain would not see it.
             self._note("chain", row["seq"], f"the time {time} is not one of whole milliseconds")
+        if row["changes_begin"] != 1:
+            # Nor does it see where a list begins.
+            self._note("chain", row["seq"], "the changes of grants are not in their places")
         try:
             recorded = rows.recorded_entry(row)
         except UNREADABLE as error:
@@ -209,15 +212,16 @@ class Verification(Snapshots):
         on_progress: OnProgress | None = None,
     ) -> VerifyReport:
         """Checks hash chain, sequence, versions, conservation, time, holds, keys and cursors, and
-        what checkpoints vouch for (by partition). None means all partitions. A snapshot that does
-        not follow from the entries is removed: it must not be used, and nothing depends on it.
+        what checkpoints vouch for (by partition). None means all partitions that there should be or
+        that have entries. A snapshot that does not follow from the entries is removed: it must not
+        be used, and nothing depends on it.
 
         Reads one partition at a time, each as of one instant, and keeps one state per account and
         credit type of it in memory. Entries that are recorded meanwhile do no harm.
         """
         anchors = anchors or {}
         entries, violations = 0, list[Violation]()
-        for partition in partitions or sorted({*await self.tips(), *anchors}):
+        for partition in partitions or sorted({*await self._partitions(), *anchors}):
             check = await self._verify_partition(partition, anchors.get(partition, {}))
             entries += check.entries
             violations += check.violations
@@ -230,6 +234,12 @@ class Verification(Snapshots):
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             found = await fetch_all(cursor, QUERIES["tips"])
         return {row["partition"]: Tip(**row) for row in found}
+
+    async def _partitions(self) -> set[int]:
+        """Those that there should be, and those that have entries: readers ask for neither."""
+        async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
+            found = await fetch_all(cursor, QUERIES["partitions"])
+        return {*await self.tips(), *(row["partition"] for row in found)}
 
     async def stream_entries(self, partition: int) -> AsyncIterator[RecordedEntry]:
         """Every entry of a partition in order, as of one instant: what an export consists of.

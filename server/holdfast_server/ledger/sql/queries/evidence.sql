@@ -1,6 +1,19 @@
 -- partition_entries --
--- A partition from its first entry on, as the chain runs.
-SELECT * FROM holdfast.entry WHERE partition = %(partition)s ORDER BY seq;
+-- A partition from its first entry on, as the chain runs, and where a list begins that Postgres adds up by
+-- its places: the driver does not tell.
+SELECT *, coalesce(array_lower(grant_changes, 1), 1) AS changes_begin
+FROM holdfast.entry WHERE partition = %(partition)s ORDER BY seq;
+
+-- partitions --
+-- Those that have entries, found by stepping over the index.
+WITH RECURSIVE found AS (
+    SELECT min(e.partition) AS partition FROM holdfast.entry AS e
+    UNION ALL
+    SELECT (SELECT min(e.partition) FROM holdfast.entry AS e WHERE e.partition > found.partition)
+    FROM found
+    WHERE found.partition IS NOT NULL
+)
+SELECT partition FROM found WHERE partition IS NOT NULL;
 
 -- unprotected --
 -- What nothing protects from being applied again, although it was asked for under a key that is kept for ever
