@@ -478,7 +478,9 @@ class ExplainRequest(_message.Message):
     transaction_id: _builtins.str
     """A transaction: its entries, and those of the hold it belongs to."""
     maximum_entries: _builtins.int
-    """1 to 10,000 entries; 0 means 1,000. The newest are kept; `opening` stands for those before."""
+    """1 to 10,000 entries; 0 means 1,000. The newest are kept, of at most 3 MiB; `opening` stands for those
+    before.
+    """
     @_builtins.property
     def balance(self) -> Global___BalanceSubject:
         """A balance: every entry up to the instant."""

@@ -12,6 +12,7 @@ from holdfast_server.api.call import Call
 from holdfast_server.api.form import Form
 from holdfast_server.api.methods import Handler
 from holdfast_server.api.page_token import PageTokens
+from holdfast_server.api.room import fitting, last_of
 from holdfast_server.api.submission import Submission
 from holdfast_server.api.translate import accounts as say
 from holdfast_server.api.validate import accounts as read
@@ -106,10 +107,12 @@ class AccountService:
         place = self._pages.read(tenant, request, request.page_token)
         after = "" if place is None else str(place[0])
         found = await self._ledger.list_accounts(tenant, parent=parent, limit=limit, after=after)
-        last = (found[-1].account,) if len(found) == limit else None
+        accounts = [say.account(each) for each in found]
+        count = fitting(accounts)
+        last = last_of(found, count, limit)
         return messages.ListAccountsResponse(
-            accounts=map(say.account, found),
-            next_page_token=self._pages.issue(tenant, request, last),
+            accounts=accounts[:count],
+            next_page_token=self._pages.issue(tenant, request, (last.account,) if last else None),
         )
 
     async def create_credit_type(

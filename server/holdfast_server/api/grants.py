@@ -11,6 +11,7 @@ from holdfast_server.api.call import Call
 from holdfast_server.api.form import Form
 from holdfast_server.api.methods import Handler
 from holdfast_server.api.page_token import PageTokens
+from holdfast_server.api.room import fitting, last_of
 from holdfast_server.api.submission import Submission
 from holdfast_server.api.translate import grants as say
 from holdfast_server.api.validate import grants as read
@@ -56,8 +57,10 @@ class GrantService:
         found = await self._ledger.list_grants(
             tenant, account, credit_type=credit_type, limit=limit, before=before
         )
-        last = found[-1].place if len(found) == limit else None
+        grants = [say.recorded(each) for each in found]
+        count = fitting(grants)
+        last = last_of(found, count, limit)
         return messages.ListGrantsResponse(
-            grants=map(say.recorded, found),
-            next_page_token=self._pages.issue(tenant, request, last),
+            grants=grants[:count],
+            next_page_token=self._pages.issue(tenant, request, last.place if last else None),
         )

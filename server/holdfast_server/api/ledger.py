@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 
 from google.protobuf.descriptor import ServiceDescriptor
 
@@ -12,6 +11,7 @@ from holdfast.v1 import ledger_service_pb2 as messages
 from holdfast_server.api.call import Call
 from holdfast_server.api.methods import Handler
 from holdfast_server.api.page_token import PageTokens
+from holdfast_server.api.room import fitting, last_of
 from holdfast_server.api.translate import entries as say
 from holdfast_server.api.translate.common import buckets
 from holdfast_server.api.validate import reads as read
@@ -20,8 +20,6 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.records import EntryPlace, RecordedEntry
 from holdfast_server.ledger.store import Ledger
 
-#: Bytes of the entries in one answer: a client takes 4 MiB unless it is told otherwise.
-ENTRIES_BYTES_MAX = 3 * 1_048_576
 #: Verifications at one time in one process: each reads the whole ledger.
 VERIFICATIONS_MAX = 1
 #: What the next caller is told to wait.
@@ -59,10 +57,10 @@ class LedgerService:
         found = await self._ledger.list_entries(tenant, account, wanted, limit=limit, before=before)
         entries = [say.recorded(each) for each in found]
         count = fitting(entries)
-        is_last = count == len(found) < limit
-        last = None if is_last else found[count - 1].place
+        last = last_of(found, count, limit)
         return messages.ListEntriesResponse(
-            entries=entries[:count], next_page_token=self._pages.issue(tenant, request, last)
+            entries=entries[:count],
+            next_page_token=self._pages.issue(tenant, request, last.place if last else None),
         )
 
     async def get_balance_at(
@@ -108,10 +106,8 @@ class LedgerService:
         holds = {each.entry.hold for each in found if each.entry.hold}
         for hold in holds:
             found += await self._ledger.hold_entries(tenant, hold)
-        newest = _in_order(found)[-maximum:]
-        return messages.ExplainResponse(
-            entries=map(say.recorded, newest), grant_ids=say.grants_of(newest)
-        )
+        entries, newest = _newest(_in_order(found)[-maximum:])
+        return messages.ExplainResponse(entries=entries, grant_ids=say.grants_of(newest))
 
     async def _explain_balance(
         self, tenant: str, subject: read.BalanceSubject, maximum: int
@@ -119,18 +115,22 @@ class LedgerService:
         explained = await self._ledger.explain_balance(
             tenant, subject.account, subject.credit_type, subject.instant_ms, maximum
         )
+        entries, newest = _newest(explained.entries)
         return messages.ExplainResponse(
-            opening=buckets(explained.opening),
-            entries=map(say.recorded, explained.entries),
+            opening=buckets(newest[0].before if newest else explained.opening),
+            entries=entries,
             closing=buckets(explained.closing),
-            grant_ids=say.grants_of(explained.entries),
+            grant_ids=say.grants_of(newest),
         )
 
 
-def fitting(entries: Sequence[messages.Entry]) -> int:
-    """How many of the entries fit in one answer; at least one, so that every page moves on."""
-    sizes = accumulate(entry.ByteSize() for entry in entries)
-    return max(sum(size <= ENTRIES_BYTES_MAX for size in sizes), min(1, len(entries)))
+def _newest(
+    found: Sequence[RecordedEntry],
+) -> tuple[Sequence[messages.Entry], Sequence[RecordedEntry]]:
+    """As many as one answer has room for, the newest, in order."""
+    said = [say.recorded(each) for each in found]
+    first = len(said) - fitting(said[::-1])
+    return said[first:], found[first:]
 
 
 def _in_order(found: Sequence[RecordedEntry]) -> list[RecordedEntry]:

@@ -110,8 +110,7 @@ class Entries(Database):
         entries = tuple(reversed(page))
         if not entries:
             return BalanceExplanation(Buckets(), (), Buckets())
-        first = entries[0].entry
-        return BalanceExplanation(minus(first.after, first.delta), entries, entries[-1].entry.after)
+        return BalanceExplanation(entries[0].before, entries, entries[-1].entry.after)
 
 
 async def transaction_entries(
@@ -128,8 +127,3 @@ async def transaction_entries(
         end_seq=first_seq + TRANSACTION_ENTRIES_MAX,
     )
     return [rows.recorded_entry(row) for row in found]
-
-
-def minus(state: Buckets, delta: Buckets) -> Buckets:
-    """The state before a change."""
-    return Buckets(*(a - d for a, d in zip(state.as_tuple(), delta.as_tuple(), strict=True)))

@@ -31,6 +31,12 @@ class RecordedEntry:
         """Where this entry stands in the order of pages."""
         return self.entry.event_ms, self.entry.partition, self.entry.seq
 
+    @property
+    def before(self) -> Buckets:
+        """The buckets before this entry."""
+        after, delta = self.entry.after.as_tuple(), self.entry.delta.as_tuple()
+        return Buckets(*(a - d for a, d in zip(after, delta, strict=True)))
+
 
 @dataclass(frozen=True, slots=True)
 class EntryFilter:
