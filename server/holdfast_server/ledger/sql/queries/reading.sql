@@ -70,11 +70,23 @@ WHERE f.partition = (
 );
 
 -- transaction_entries --
--- The entries of a transaction stand next to each other in the order of their partition.
-SELECT * FROM holdfast.entry
-WHERE tenant = %(tenant)s AND partition = %(partition)s AND epoch = %(epoch)s
-  AND seq >= %(first_seq)s AND seq < %(end_seq)s AND first_seq = %(first_seq)s
-ORDER BY seq;
+-- The entries of a transaction stand next to each other in the order of their partition: one is found after
+-- the other, and nothing behind the last is read.
+WITH RECURSIVE told AS (
+    SELECT * FROM holdfast.entry
+    WHERE tenant = %(tenant)s AND partition = %(partition)s AND epoch = %(epoch)s
+      AND seq = %(first_seq)s AND first_seq = seq
+    UNION ALL
+    SELECT following.*
+    FROM told
+    CROSS JOIN LATERAL (
+        SELECT e.* FROM holdfast.entry AS e
+        WHERE e.partition = %(partition)s AND e.seq = told.seq + 1 AND e.seq < %(end_seq)s
+          AND e.tenant = %(tenant)s AND e.epoch = %(epoch)s AND e.first_seq = %(first_seq)s
+        LIMIT 1
+    ) AS following
+)
+SELECT * FROM told ORDER BY seq;
 
 -- hold_entries --
 -- What happened to a hold, newest first.
