@@ -195,6 +195,7 @@ class Histories(Database):
         Raises LEDGER_UNAVAILABLE, and `HistoryTooLong` where fewer trees may be read in time.
         """
         async with self.reading(EVERY_TENANT, limit_ms=PAGE_MS_MAX) as cursor:
+            await cursor.execute(QUERIES["prefer_indexes"])
             found = await fetch_tuples(cursor, QUERIES["cursors_now"])
             cursors = {partition: (epoch, last_seq) for partition, epoch, last_seq in found}
             roots = await _roots(cursor, names)

@@ -8,6 +8,11 @@ SELECT tenant, account, a.root
 FROM unnest(%(tenants)s::text[], %(accounts)s::text[]) AS wanted (tenant, account)
 JOIN holdfast.account AS a USING (tenant, account);
 
+-- prefer_indexes --
+-- An account is guessed to have its share of each month. Where few accounts have nearly all of one, that is a
+-- reading of the whole month for whatever account.
+SELECT set_config('enable_seqscan', 'off', true);
+
 -- entries_of_trees --
 -- All entries of some trees, tree by tree, with what a tree is rebuilt from (rows.py, `told_entry`). The
 -- entries of each are in order. `OFFSET 0` keeps each account's apart, since a join may be planned as one
