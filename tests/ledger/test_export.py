@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import LiteralString
 
 import pytest
@@ -10,7 +12,7 @@ from psycopg import sql
 from holdfast_server.ledger.store import Ledger
 from tests.support.entries import history_of
 from tests.support.ledger import record, tamper
-from tests.support.server import call
+from tests.support.server import call, run
 
 FORMATS = pytest.mark.parametrize("form", ["csv", "jsonl"])
 
@@ -51,6 +53,21 @@ def test_a_row_that_is_no_entry_is_named_with_what_to_do(
     assert "entry 5 of partition 1" in sentence
     assert "holdfast ledger verify --offline" in sentence
     assert (other.returncode, other.stderr.strip()) == (0, "12 entries")
+
+
+@FORMATS
+def test_an_export_is_utf8_whatever_the_locale(url: str, form: str, tmp_path: Path) -> None:
+    change(url, "reason = '10 €'")
+    # As where the system has none but old locales; Python would take UTF-8 for the C locale.
+    old = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    variables = {**os.environ, **old, "HOLDFAST_POSTGRES_URL": url}
+    path = tmp_path / "ledger"
+    written = run(["ledger", "export", form, "--output", str(path)], variables)
+    shown = run(["ledger", "export", form], variables)
+    assert (written.returncode, shown.returncode) == (0, 0), written.stderr
+    text = path.read_bytes().decode()
+    # JSON escapes it.
+    assert ("10 €" in text) == ("10 €" in shown.stdout) == (form == "csv")
 
 
 @FORMATS

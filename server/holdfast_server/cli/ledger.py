@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -270,7 +271,7 @@ def _print_violations(report: Any, anchors: Anchors | None) -> None:
 
 
 def _verify_file(path: Path, vouched: Mapping[int, Vouched]) -> Any:
-    with path.open() as lines:
+    with path.open(encoding="utf-8") as lines:
         try:
             return verify_entries(read_lines(lines), vouched)
         except ValueError as error:
@@ -316,10 +317,13 @@ async def _export(
 
 @contextmanager
 def _opened_output(path: Path | None) -> Iterator[TextIO]:
+    """In UTF-8, whatever the locale: an export is read elsewhere."""
     if path is None:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
     elif path.exists() and not path.is_file():
-        with path.open("w", newline="") as stream:
+        with path.open("w", encoding="utf-8", newline="") as stream:
             yield stream
     else:
         with _opened_file(path.resolve()) as stream:
@@ -331,7 +335,7 @@ def _opened_file(path: Path) -> Iterator[TextIO]:
     """A file that has its name once it is whole: an export that fails leaves the one before."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with partial.open("w", newline="") as stream:
+        with partial.open("w", encoding="utf-8", newline="") as stream:
             if path.exists():
                 shutil.copymode(path, partial)
             yield stream
