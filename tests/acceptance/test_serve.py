@@ -100,7 +100,7 @@ def test_refuses_a_certificate_that_cannot_be_used(
     done = run(["serve"], {**holdfast_server.environment, **tls})
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("holdfast: HOLDFAST_TLS_CERTIFICATE and HOLDFAST_TLS_KEY cannot be used")
+    assert line.startswith(f"holdfast: HOLDFAST_TLS_CERTIFICATE is {path}, ")
 
 
 def test_refuses_a_schema_that_is_not_current(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-VALID_FOR = datetime.timedelta(hours=1)
+VALID_FOR = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,26 @@ class Signed:
 class Authority:
     """Signs certificates."""
 
-    def __init__(self, name: str = "authority") -> None:
+    def __init__(
+        self, name: str = "authority", begins: timedelta = -VALID_FOR, ends: timedelta = VALID_FOR
+    ) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _named(name)
         basic = x509.BasicConstraints(ca=True, path_length=0)
-        builder = _builder(self._name, self._name, self._key).add_extension(basic, critical=True)
-        self.certificate = _pem(builder.sign(self._key, hashes.SHA256()))
+        builder = _builder(self._name, self._name, self._key, begins, ends)
+        signed = builder.add_extension(basic, critical=True).sign(self._key, hashes.SHA256())
+        self.certificate = _pem(signed)
 
-    def sign(self, name: str, *, uri: str = "") -> Signed:
-        """A certificate for loopback addresses; with `uri`, it names a client, too."""
+    def sign(
+        self,
+        name: str,
+        *,
+        uri: str = "",
+        begins: timedelta = -VALID_FOR,
+        ends: timedelta = VALID_FOR,
+    ) -> Signed:
+        """A certificate for loopback addresses; with `uri`, it names a client, too. It is valid
+        between two times from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [
             x509.DNSName("localhost"),
@@ -49,7 +60,7 @@ class Authority:
         ]
         if uri:
             names.append(x509.UniformResourceIdentifier(uri))
-        builder = _builder(_named(name), self._name, key).add_extension(
+        builder = _builder(_named(name), self._name, key, begins, ends).add_extension(
             x509.SubjectAlternativeName(names), critical=False
         )
         private = key.private_bytes(
@@ -61,17 +72,21 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    begins: timedelta,
+    ends: timedelta,
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - VALID_FOR)
-        .not_valid_after(now + VALID_FOR)
+        .not_valid_before(now + begins)
+        .not_valid_after(now + ends)
     )
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+from holdfast_server.app.certificates import check_certificates
 from holdfast_server.app.durability import not_given
 from holdfast_server.app.evidence import open_evidence
+from holdfast_server.app.problem import Problem
 from holdfast_server.engine.evictions import ADVICE, POLICY
 from holdfast_server.engine.inspection import StoreFacts, inspect_stores
 from holdfast_server.engine.levels import Levels
@@ -70,6 +72,7 @@ async def examine(settings: Settings) -> list[Check]:
     """Every check that can be made; where a store does not answer, that is the one about it."""
     return [
         *check_settings(settings),
+        *check_tls(settings),
         *(await _examine_store(settings)),
         *(await _examine_ledger(settings)),
         check_evidence(settings),
@@ -92,6 +95,22 @@ def check_settings(settings: Settings) -> Iterator[Check]:
     if settings.kill or settings.kill_file.exists():
         advice = "nobody is denied; `holdfast kill off` when the trouble is over"
         yield Check("kill switch", Health.WARNING, "on", advice)
+
+
+def check_tls(settings: Settings) -> Iterator[Check]:
+    """Certificates and keys, where there are any: callers must be able to accept them."""
+    if settings.tls_certificate is None:
+        return
+    try:
+        flaws = check_certificates(settings)
+    except Problem as problem:
+        yield Check("tls", Health.BAD, str(problem), "correct it, else serve refuses")
+        return
+    for flaw in flaws:
+        health = Health.BAD if flaw.is_bad else Health.WARNING
+        yield Check(flaw.setting, health, flaw.found, flaw.advice)
+    if not flaws:
+        yield Check("tls", Health.OK, f"{settings.tls_certificate} and its key belong together")
 
 
 def check_evidence(settings: Settings) -> Check:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import ssl
 
+from holdfast_server.app.certificates import check_certificates
 from holdfast_server.app.deployment import learn_facts
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.stores import open_ledger
@@ -23,24 +23,14 @@ from holdfast_server.telemetry.recorder import Recorder
 log = logging.getLogger(__name__)
 
 
-def check_certificates(settings: Settings) -> None:
-    """Certificate and key are such, and belong together: to gRPC they would be a port that it
-    cannot have. Raises `Problem`.
+def warn_of_certificates(settings: Settings) -> None:
+    """Says what callers will not like about certificates. Raises `Problem` when gRPC could not use
+    them: it would be a port that it cannot have.
     """
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # Without a password, an encrypted key would be asked for at the terminal.
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")
-        if settings.tls_client_ca:
-            context.load_verify_locations(settings.tls_client_ca)
-    except OSError as error:
-        why = error.strerror if not isinstance(error, ssl.SSLError) else error.reason or "not PEM"
-        raise Problem(
-            "HOLDFAST_TLS_CERTIFICATE and HOLDFAST_TLS_KEY cannot be used, or "
-            f"HOLDFAST_TLS_CLIENT_CA: {why}"
-        ) from error
+    for flaw in check_certificates(settings):
+        log.log(
+            logging.ERROR if flaw.is_bad else logging.WARNING, "%s: %s", flaw.found, flaw.advice
+        )
 
 
 async def check_stores(settings: Settings) -> None:
