@@ -144,6 +144,17 @@ def test_every_report_is_on_the_page(metrics: Metrics) -> None:
     assert found["holdfast_alerts_total", "alert=fail_open"] == 1
 
 
+def test_a_recovery_that_waits_for_somebody_is_told_from_a_prompt_one(metrics: Metrics) -> None:
+    for seconds in (0.24, 6.0, 400.0):
+        metrics.recovered(Verdict.KEPT, seconds)
+    found = samples(metrics)
+    counts = [
+        found["holdfast_recovery_duration_seconds_bucket", f"le={bound}"]
+        for bound in ("0.2", "0.5", "5.0", "10.0", "300.0", "600.0")
+    ]
+    assert counts == [0, 1, 1, 2, 2, 3]
+
+
 def test_alerts_are_on_the_page_before_they_happen(metrics: Metrics) -> None:
     """Prometheus sees an increase only of what was there before."""
     before = samples(metrics)

@@ -130,6 +130,8 @@ class Alert(StrEnum):
 
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+#: A recovery waits for what it needs, which may be a person.
+_RECOVERY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 _OPERATIONS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
 DECISIONS = Metric(
@@ -292,7 +294,7 @@ RECOVERY_DURATION = Metric(
     Kind.HISTOGRAM,
     "s",
     "Time from the look that found a partition fenced until it decided again.",
-    bounds=_SECONDS,
+    bounds=_RECOVERY_SECONDS,
 )
 ALERTS = Metric("holdfast.alerts", Kind.COUNTER, "{alert}", "Alerts, by what happened.", ("alert",))
 
