@@ -67,7 +67,7 @@ class Service:
     async def handle(self, call: Call, request: messages.BalanceRequest) -> Message:
         call.tenant("")
         self.alone.append(request.account)
-        self.places[request.account].append(call.place)
+        self.places[request.account].append(call.span.place)
         return messages.BalanceResponse(account=request.account)
 
     def charge(self, tenant: str, operations: int) -> None:

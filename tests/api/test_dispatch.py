@@ -9,14 +9,20 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from holdfast.v1 import balance_service_pb2 as messages
+from holdfast.v1 import types_pb2 as types
 from holdfast_server.api.allowance import Allowance
 from holdfast_server.api.dispatch import Bounds
-from holdfast_server.domain.operation import Operation
+from holdfast_server.domain import reply
+from holdfast_server.domain.operation import Mode, Operation
+from holdfast_server.domain.reply import Outcome
 from holdfast_server.domain.submit import Answer
 from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.telemetry.logs import LINE_BYTES_MAX, JsonFormatter
+from holdfast_server.telemetry.names import Attribute
+from holdfast_server.telemetry.tracing import Tracing
 from tests.api.recording import HeldUp, Recording, empty_balance, running
 from tests.support.stubs import stubs
 from tests.support.wire import refused
@@ -71,6 +77,27 @@ async def test_a72_a_slow_store_is_answered_at_the_server_deadline_and_its_work_
         assert not work.is_done.is_set()
         work.is_released.set()
         await asyncio.wait_for(work.is_done.wait(), timeout=5)
+
+
+async def test_a_span_says_what_was_decided() -> None:
+    async def deny(operation: Operation) -> Answer:
+        decision = reply.Decision(Outcome.DENIED, Mode.ENFORCE, Reason.INSUFFICIENT_CREDITS)
+        return reply.BurnReply(decision, reply.Applied())
+
+    spans = InMemorySpanExporter()
+    tracing = Tracing({}, 1.0, spans)
+    async with running(Recording(deny), tracing=tracing) as served, stubs(served.port) as client:
+        lines = [types.Line(credit_type="ai", amount=1)]
+        asked = messages.BurnRequest(account="a", lines=lines, idempotency_key="k")
+        await client.balance.Burn(asked)
+    tracing.close()
+    (span,) = spans.get_finished_spans()
+    assert dict(span.attributes or {}) == {
+        Attribute.METHOD: "Burn",
+        Attribute.OUTCOME: "DENIED",
+        Attribute.REASON: "INSUFFICIENT_CREDITS",
+        Attribute.MODE: "ENFORCE",
+    }
 
 
 async def test_work_goes_on_when_its_caller_gives_up() -> None:

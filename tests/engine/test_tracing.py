@@ -5,7 +5,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.operation import Caller
-from holdfast_server.telemetry.names import SpanName
+from holdfast_server.telemetry.names import Attribute, SpanName
 from holdfast_server.telemetry.tracing import NO_TRACE, Tracing
 from tests.support.both import both_stores
 
@@ -40,7 +40,11 @@ async def test_script_and_flush_are_linked_to_the_request(
     tracing.close()
 
     spans = exporter.get_finished_spans()
-    assert linked_spans(spans, SpanName.BATCH, place.span_id)
-    assert linked_spans(spans, SpanName.FLUSH, place.span_id)
+    batches = linked_spans(spans, SpanName.BATCH, place.span_id)
+    assert batches
+    assert all(dict(batch.attributes or {}) == {Attribute.OPERATIONS: 1} for batch in batches)
+    (flush,) = linked_spans(spans, SpanName.FLUSH, place.span_id)
+    # What was there before may be written with it.
+    assert 1 <= int(str((flush.attributes or {})[Attribute.ROWS])) <= 3
     assert entries[0].entry.context.trace_id == place.trace_id
     assert entries[0].entry.transaction_id == answer.applied.transaction_id  # type: ignore[union-attr]

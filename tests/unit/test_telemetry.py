@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
+import holdfast_server
 from holdfast_server.domain.operation import Durability, Mode
 from holdfast_server.domain.reply import Outcome
 from holdfast_server.errors import Reason
@@ -47,6 +49,7 @@ from holdfast_server.telemetry.tracing import (
 from tests.support.server import eventually
 
 RESOURCE = {"service.name": "holdfast", "holdfast.role": "worker"}
+PACKAGE = Path(holdfast_server.__file__).parent
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
 
@@ -153,6 +156,12 @@ def test_a_recovery_that_waits_for_somebody_is_told_from_a_prompt_one(metrics: M
         for bound in ("0.2", "0.5", "5.0", "10.0", "300.0", "600.0")
     ]
     assert counts == [0, 1, 1, 2, 2, 3]
+
+
+def test_every_attribute_of_a_span_is_set_somewhere() -> None:
+    sources = [path.read_text() for path in PACKAGE.rglob("*.py")]
+    set_ones = {name for text in sources for name in re.findall(r"\.set\(Attribute\.(\w+)", text)}
+    assert set_ones == set(Attribute.__members__)
 
 
 def test_alerts_are_on_the_page_before_they_happen(metrics: Metrics) -> None:

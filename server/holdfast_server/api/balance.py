@@ -97,7 +97,7 @@ class BalanceService:
             for kind, (_, request, _) in zip(kinds, asked, strict=True)
         ]
         callers = [call.caller_at(place) for _, _, place in asked]
-        answers = await self._submission.attempt(callers, operations)
+        answers = await self._submission.attempt(call, callers, operations)
         return [kind.attempted(each) for kind, each in zip(kinds, answers, strict=True)]
 
     async def list_holds(
@@ -157,7 +157,7 @@ class BalanceService:
     ) -> messages.SessionResponse:
         """The same of those that are answered at once; see `Attempter.attempt`."""
         asked = [asked_by(item, call.tenant) for item in items]
-        answers = await self._submission.attempt(_callers(call, items), asked)
+        answers = await self._submission.attempt(call, _callers(call, items), asked)
         self._submission.count_refused(asked, answers)
         return _results(items, answers)
 

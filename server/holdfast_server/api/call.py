@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from holdfast_server.api.auth.principal import Principal
 from holdfast_server.domain.operation import Caller
-from holdfast_server.telemetry.tracing import TraceContext
+from holdfast_server.telemetry.tracing import Span, TraceContext
 
 #: Charges operations to a tenant's allowance; raises RATE_LIMITED.
 Charge = Callable[[str, int], None]
@@ -22,14 +22,14 @@ class Call:
     """One authenticated call of one method."""
 
     principal: Principal
-    #: Where the call stands in its trace.
-    place: TraceContext
+    #: Where the call stands in its trace, and what is noted there about it.
+    span: Span
     charge: Charge
 
     @property
     def caller(self) -> Caller:
         """Who asks, as ledger entries keep it."""
-        return self.caller_at(self.place)
+        return self.caller_at(self.span.place)
 
     def caller_at(self, place: TraceContext) -> Caller:
         """The same, for an operation that has a place in a trace of its own."""

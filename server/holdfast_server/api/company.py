@@ -22,7 +22,7 @@ from holdfast_server.api.methods import Attempt, Method
 from holdfast_server.api.status import sendable
 from holdfast_server.engine.idle import UntilIdle
 from holdfast_server.errors import HoldfastError
-from holdfast_server.telemetry.tracing import NO_TRACE, TraceContext
+from holdfast_server.telemetry.tracing import Span, TraceContext
 
 #: So many go even while the process is busy: among more, each costs hardly less.
 TOGETHER_MAX: Final = 16
@@ -63,7 +63,7 @@ class Company:
         key = traveller.method.service, principal
         group = self._gathering.get(key)
         if group is None:
-            group = _Group(attempt, Call(principal, NO_TRACE, self.charge))
+            group = _Group(attempt, Call(principal, Span(), self.charge))
             self._gathering[key] = group
             self.start(self._go(key, group))
         else:
@@ -117,7 +117,7 @@ async def _alone(traveller: Traveller, call: Call) -> bytes:
     """Answers a call of which an attempt did nothing but charge for it."""
     method = traveller.method
     try:
-        alone = Call(call.principal, traveller.place, charged)
+        alone = Call(call.principal, Span(traveller.place), charged)
         return await method.reply(alone, traveller.request)
     except Exception as error:
         raise sendable(method.name, error) from None

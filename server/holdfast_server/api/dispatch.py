@@ -252,7 +252,7 @@ class Dispatcher:
             try:
                 principal = await self._principal(method, context, headers)
                 request = self._request(method, principal, payload)
-                call = Call(principal, span.place, self._allowance.charge)
+                call = Call(principal, span, self._allowance.charge)
                 return await method.reply(call, request)
             except Exception as error:
                 refusal = sendable(method.name, error)

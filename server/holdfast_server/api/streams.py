@@ -165,7 +165,7 @@ class Streams:
             span.set(Attribute.METHOD, group.method)
             try:
                 self.admit()
-                answer = await handle(Call(principal, span.place, charge), group.items)
+                answer = await handle(Call(principal, span, charge), group.items)
             except Exception as error:
                 answer = sendable(group.method, error)
                 span.set(Attribute.STATUS, answer.status.value)

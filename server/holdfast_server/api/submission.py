@@ -19,7 +19,9 @@ from holdfast_server.domain.reply import (
 )
 from holdfast_server.domain.submit import Answer, Asked, Attempter, among
 from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.telemetry.names import Attribute
 from holdfast_server.telemetry.recorder import Recorder
+from holdfast_server.telemetry.tracing import Span
 
 #: Answers that may be a denial, and what is counted of them.
 _Decided = ReserveReply | CommitReply | ReleaseReply | ExtendReply | BurnReply
@@ -45,11 +47,11 @@ class Submission:
             raise answer
         if not isinstance(answer, wanted):
             raise TypeError(f"{type(operation).__name__} was answered by {type(answer).__name__}")
-        self._count_decided([operation], [answer])
+        self._count_decided(call, [operation], [answer])
         return answer
 
     async def attempt(
-        self, callers: Iterable[Caller], items: Sequence[Operation | HoldfastError]
+        self, call: Call, callers: Iterable[Caller], items: Sequence[Operation | HoldfastError]
     ) -> list[Answer | None]:
         """The answers of all items as far as they come at once; see `Attempter.attempt`."""
         asked = [
@@ -57,7 +59,7 @@ class Submission:
             for caller, item in zip(callers, items, strict=True)
         ]
         answers = await among(asked, self._submitter.attempt)
-        self._count_decided(items, answers)
+        self._count_decided(call, items, answers)
         return [
             item if isinstance(item, HoldfastError) else answer
             for item, answer in zip(items, answers, strict=True)
@@ -68,7 +70,7 @@ class Submission:
         operations = [item for item in items if not isinstance(item, HoldfastError)]
         answers = await self._submitter.submit(call.caller, operations) if operations else []
         self.count_refused(operations, answers)
-        self._count_decided(operations, answers)
+        self._count_decided(call, operations, answers)
         if len(operations) == len(items):
             return answers
         decided = iter(answers)
@@ -83,7 +85,10 @@ class Submission:
                 self._recorder.refused(type(item).__name__, answer.reason)
 
     def _count_decided(
-        self, items: Sequence[Operation | HoldfastError], answers: Sequence[Answer | None]
+        self,
+        call: Call,
+        items: Sequence[Operation | HoldfastError],
+        answers: Sequence[Answer | None],
     ) -> None:
         """Reports what was decided; what many operations have in common, once for all of them."""
         decided: Counter[_Labels] = Counter()
@@ -92,6 +97,16 @@ class Submission:
                 decided[_labels(item, answer)] += 1
         for labels, count in decided.items():
             self._recorder.decision(*labels, count)
+            if len(items) == 1:
+                _note(call.span, labels)
+
+
+def _note(span: Span, labels: _Labels) -> None:
+    """What was decided on the one operation of a call, for whoever looks at its trace."""
+    _, outcome, reason, mode = labels
+    span.set(Attribute.OUTCOME, outcome.name)
+    span.set(Attribute.REASON, reason.name)
+    span.set(Attribute.MODE, mode.name)
 
 
 def _labels(item: Operation | HoldfastError, answer: _Decided) -> _Labels:

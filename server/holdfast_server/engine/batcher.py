@@ -39,7 +39,8 @@ from holdfast_server.engine.rows import pack_row, pack_value
 from holdfast_server.engine.scripts import Clock, Script, beyond_memory, load
 from holdfast_server.engine.store import ScriptFault, Store, unanswered
 from holdfast_server.errors import HoldfastError, Reason
-from holdfast_server.telemetry.tracing import TraceContext, Tracing
+from holdfast_server.telemetry.names import Attribute
+from holdfast_server.telemetry.tracing import Span, TraceContext, Tracing
 
 #: What callers are told to wait when the queue is full.
 RETRY_AFTER_MS = 100
@@ -202,7 +203,8 @@ class Batcher:
     async def _run(self, batch: list[Submission]) -> None:
         self._recorder.queued(self._waiting_operations)
         items = [item for submission in batch for item in submission.items]
-        with self._span(items):
+        with self._span(items) as span:
+            span.set(Attribute.OPERATIONS, len(items))
             apart = self._calls.store.is_cluster
             answers = iter(await (self._decide_apart(batch) if apart else self._decide_all(items)))
         for submission in batch:
@@ -210,9 +212,9 @@ class Batcher:
             if not submission.done.done():
                 submission.done.set_result(mine)
 
-    def _span(self, items: Sequence[Item]) -> AbstractContextManager[object]:
+    def _span(self, items: Sequence[Item]) -> AbstractContextManager[Span]:
         if self._tracing is None:
-            return nullcontext()
+            return nullcontext(Span())
         callers = (item.facts.caller for item in items)
         return self._tracing.batch(TraceContext(each.trace_id, each.span_id) for each in callers)
 

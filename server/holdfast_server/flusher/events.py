@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast_server.ledger.prepare import Fault
-from holdfast_server.telemetry.tracing import TraceContext
+from holdfast_server.telemetry.tracing import Span, TraceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class FlusherHooks:
     #: Another flusher leads: nothing is known here any more.
     on_standby: Callable[[], None] = lambda: None
     #: Goes around one ledger transaction, with the traces of the requests behind its entries.
-    span: Callable[[Iterable[TraceContext]], AbstractContextManager[object]] = lambda traces: (
-        nullcontext()
+    span: Callable[[Iterable[TraceContext]], AbstractContextManager[Span]] = lambda traces: (
+        nullcontext(Span())
     )
     #: Asked before anything is flushed, and while it goes on.
     recovery: Recovery | None = None

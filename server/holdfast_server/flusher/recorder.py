@@ -22,6 +22,7 @@ from holdfast_server.flusher.reader import Work
 from holdfast_server.flusher.retention import Retention
 from holdfast_server.ledger.append import Appender, CursorsMoved, QuarantinedEntry
 from holdfast_server.ledger.prepare import EntriesRefused, PartitionCursor, prepare
+from holdfast_server.telemetry.names import Attribute
 from holdfast_server.telemetry.tracing import TraceContext
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class Recorder:
         """
         before = dict(self._progress.recorded)
         started = time.monotonic()
-        with self._hooks.span(_traces(work)):
+        with self._hooks.span(_traces(work)) as span:
+            span.set(Attribute.ROWS, work.size)
             complete = await self._append(work)
         await self._check_epochs(work.obstacles)
         for obstacle in work.obstacles:

@@ -325,10 +325,13 @@ class Attribute(StrEnum):
     """Every attribute that a span may have. Values are numbers and names from closed lists."""
 
     METHOD = "rpc.method"
+    #: Of an error; a call that was answered has none.
     STATUS = "rpc.grpc.status_code"
+    #: What was decided, where a call is about one operation; the reason is also that of an error.
     OUTCOME = "holdfast.outcome"
     REASON = "holdfast.reason"
     MODE = "holdfast.mode"
+    #: Of a script call.
     OPERATIONS = "holdfast.operations"
-    PARTITION = "holdfast.partition"
+    #: Of a ledger transaction.
     ROWS = "holdfast.rows"
