@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from holdfast_server.cli import INTERRUPTED
+from holdfast_server.embedded.launch import STOP_SIGNAL
 from tests.support.server import (
     PATIENCE_S,
     RunningService,
@@ -33,6 +34,9 @@ from tests.support.server import (
     free_port,
     run,
 )
+
+#: Redis or Valkey, and Postgres.
+STORES = 2
 
 #: What the closing object of a demo must have.
 REPORT_FIELDS = {"ok", "requests", "operations", "granted", "denied", "lost", "duplicates", "chain"}
@@ -182,5 +186,47 @@ def test_what_is_stopped_while_it_starts_leaves_nothing(
             started = children(process.pid)
             process.send_signal(number)
             assert process.wait(PATIENCE_S) == INTERRUPTED
+        assert not any(map(alive, started))
+        assert not list(folder.iterdir())
+
+
+def is_told_to_end(server: int) -> bool:
+    """Whether the signal with which we end stores waits for one, since it stands still."""
+    status = Path(f"/proc/{server}/status").read_text()
+    (pending,) = re.findall(r"^ShdPnd:\s*(\w+)$", status, re.MULTILINE)
+    return bool(int(pending, 16) >> (STOP_SIGNAL - 1) & 1)
+
+
+@contextmanager
+def standing_still(process_id: int) -> Iterator[int]:
+    """A process that does nothing in this block, not even end."""
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        yield process_id
+    finally:
+        if alive(process_id):
+            os.kill(process_id, signal.SIGCONT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_stopped_twice_leaves_nothing(number: signal.Signals) -> None:
+    """The second time while a store is slow to end, and nothing of ours runs any more."""
+    with heeded(signal.SIGINT), tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        demo = command("demo", "--drain-grace-ms", "0")
+        with subprocess.Popen(demo, env={**clean(), "TMPDIR": name}) as process:
+            try:
+                eventually(lambda: len(children(process.pid)) > STORES, "the service is started")
+                started = children(process.pid)
+                (file,) = folder.glob("*/**/postmaster.pid")
+                with standing_still(int(file.read_text().split()[0])) as postgres:
+                    process.send_signal(number)
+                    eventually(lambda: is_told_to_end(postgres), "Postgres is told to end")
+                    process.send_signal(number)
+                    assert process.wait(PATIENCE_S) == INTERRUPTED
+            finally:
+                process.kill()
         assert not any(map(alive, started))
         assert not list(folder.iterdir())

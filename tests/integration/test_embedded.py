@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from holdfast_server import embedded
-from holdfast_server.embedded.postgres import copy_package
+from holdfast_server.embedded.postgres import copy_package, forget_postgres
 
 #: How long an orphaned server may take to notice and end.
 ORPHAN_TIMEOUT_S = 10.0
@@ -182,3 +182,22 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z" and os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_temporary_folder_is_removed_whoever_is_impatient(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forget(data_dir: Path) -> None:
+        signal.raise_signal(number)
+        forget_postgres(data_dir)
+
+    monkeypatch.setattr(embedded, "forget_postgres", forget)
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with embedded.temporary_folder("holdfast-test-") as folder:
+            (folder / "data").touch()
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    assert not folder.exists()

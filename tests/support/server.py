@@ -170,18 +170,19 @@ def eventually(look: Callable[[], Found | None], what: str, seconds: float = PAT
 
 def alive(process_id: int) -> bool:
     """Whether a process exists and is no zombie."""
-    try:
-        return _stat(process_id)[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return _stat(process_id)[0] != "Z"
 
 
 def children(process_id: int) -> list[int]:
     """The processes that a process has started and that live."""
     others = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [each for each in others if alive(each) and int(_stat(each)[1]) == process_id]
+    return [each for each in others if _stat(each)[1] == str(process_id) and alive(each)]
 
 
 def _stat(process_id: int) -> list[str]:
     """State, parent and so on; see proc(5). The name before them may hold anything."""
-    return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        # One that is gone is as good as a zombie that nobody has started.
+        return ["Z", "0"]

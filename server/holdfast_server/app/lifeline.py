@@ -6,9 +6,12 @@ import asyncio
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 #: `prctl` option: the signal this process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
@@ -44,6 +47,16 @@ def sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def run_interruptible(main: Coroutine[Any, Any, Result]) -> Result:
+    """As `asyncio.run`, in a block of `sigterm_as_interrupt`. A loop that heeded SIGTERM leaves it
+    to the system when it closes, which would end the process before it has cleared away.
+    """
+    try:
+        return asyncio.run(main)
+    finally:
+        signal.signal(signal.SIGTERM, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from holdfast import AsyncClient, GrantSource
 from holdfast_server import embedded
-from holdfast_server.app.lifeline import sigterm_as_interrupt, stop_event
+from holdfast_server.app.lifeline import run_interruptible, sigterm_as_interrupt, stop_event
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.process import start_logging
 from holdfast_server.app.supervisor import Serving, running
@@ -61,7 +61,7 @@ def up(data: Path | None, as_json: bool, **flags: Any) -> None:
         await service.stopping.wait()
 
     with sigterm_as_interrupt(), _stores(folder, flags) as settings:
-        asyncio.run(_serve(settings, wait))
+        run_interruptible(_serve(settings, wait))
 
 
 @click.command()
@@ -172,7 +172,7 @@ def run_locally(
         embedded.temporary_folder("holdfast-") as folder,
         _stores(folder, flags, **defaults) as settings,
     ):
-        return asyncio.run(_serve(settings, unless_stopped, workers_only))
+        return run_interruptible(_serve(settings, unless_stopped, workers_only))
 
 
 def _drive_locally(job: _Job, flags: dict[str, Any]) -> Report:

@@ -5,11 +5,13 @@ the extra `embedded`. Data stays in the data directory between runs. Every serve
 process that started it, even when that is killed.
 """
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import TracebackType
 from typing import Self
 
@@ -70,11 +72,25 @@ def start(data_dir: Path, *, redis_url: str | None, postgres_url: str | None) ->
 @contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
     """A folder for stores whose data ends with the block; Postgres' is in `postgres` below it."""
-    with tempfile.TemporaryDirectory(prefix=prefix) as name:
-        folder = Path(name)
+    temporary = tempfile.TemporaryDirectory(prefix=prefix)
+    folder = Path(temporary.name)
+    try:
         # Postgres does not run as root, and its user must be able to pass through.
         folder.chmod(0o711)
-        try:
-            yield folder
-        finally:
+        yield folder
+    finally:
+        with _undisturbed():
             forget_postgres(folder / "postgres")
+            temporary.cleanup()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Nobody who is impatient ends this block half way: what it leaves would be there for good."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
