@@ -70,6 +70,8 @@ def check_serving(settings: Settings) -> None:
             _refuse("host", settings.host, "a loopback address without `tls_certificate`")
     if not settings.development and settings.tokens_file is None and not settings.jwt_issuer:
         _refuse("tokens_file", "", "a path, or set `jwt_issuer`, or `development` on a laptop")
+    if not settings.development and settings.tls_certificate is None:
+        _refuse("tls_certificate", "", "a path, or set `development` on a laptop")
 
 
 def _given(
