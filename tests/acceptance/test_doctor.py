@@ -21,11 +21,12 @@ from holdfast_server.app.doctor import (
     check_partitions,
     check_settings,
     check_store,
+    examine,
 )
 from holdfast_server.embedded import Server
 from holdfast_server.engine.inspection import StoreFacts
 from holdfast_server.ledger.inspection import LedgerFacts
-from holdfast_server.settings import read
+from holdfast_server.settings import read, variable_of
 from tests.support.server import RunningService, call, call_json, environment
 
 STORE = StoreFacts(
@@ -159,6 +160,41 @@ def test_settings_that_serve_refuses_and_a_kill_switch_that_is_on(tmp_path: Path
         "serving": Health.WARNING,
         "kill switch": Health.WARNING,
     }
+
+
+def test_a_kill_switch_is_found_whatever_else_is_wrong(tmp_path: Path) -> None:
+    killed = {"HOLDFAST_KILL": "1", "HOLDFAST_STATE_DIR": str(tmp_path)}
+    bad = found(check_settings(read(killed)))
+    assert {name: check.health for name, check in bad.items()} == {
+        "serving": Health.BAD,
+        "kill switch": Health.WARNING,
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "content", "why"),
+    [
+        ("tokens_file", None, "No such file or directory"),
+        ("tokens_file", "junk", "Expecting value"),
+        ("tokens_file", '[{"subject": "a"}]', "record 1 lacks a valid subject, tenant or roles"),
+        ("jwt_jwks", None, "No such file or directory"),
+        ("jwt_jwks", "{}", "a key set must have a list"),
+        ("token_keys_file", "{}", "it should be"),
+    ],
+)
+async def test_credentials_that_cannot_be_judged_are_named(
+    tmp_path: Path, setting: str, content: str | None, why: str
+) -> None:
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_text(content)
+    variables = {"HOLDFAST_STATE_DIR": str(tmp_path), variable_of(setting): str(path)}
+    if setting == "jwt_jwks":
+        variables |= {"HOLDFAST_JWT_ISSUER": "us", "HOLDFAST_JWT_AUDIENCE": "holdfast"}
+    (check,) = [each for each in await examine(read(variables)) if each.name == "credentials"]
+    assert check.health is Health.BAD
+    assert str(path) in check.found
+    assert why in check.found
 
 
 def test_state_dir_is_looked_for_where_it_will_be(tmp_path: Path) -> None:

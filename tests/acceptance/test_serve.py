@@ -76,6 +76,10 @@ def test_port_is_free_again_after_the_stop(variables: dict[str, str]) -> None:
     [
         ({"HOLDFAST_REDIS_URL": ""}, "HOLDFAST_REDIS_URL is not set"),
         ({"HOLDFAST_DEVELOPMENT": "false"}, "HOLDFAST_TOKENS_FILE is ''"),
+        (
+            {"HOLDFAST_DEVELOPMENT": "false", "HOLDFAST_TOKENS_FILE": "/tokens"},
+            "HOLDFAST_TLS_CERTIFICATE is ''",
+        ),
         ({"HOLDFAST_HOST": "0.0.0.0"}, "HOLDFAST_HOST is '0.0.0.0'"),
         ({"HOLDFAST_PARTITIONS": "16"}, "this deployment has 256 partitions for good, not 16"),
     ],
@@ -101,6 +105,18 @@ def test_refuses_a_certificate_that_cannot_be_used(
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"holdfast: HOLDFAST_TLS_CERTIFICATE is {path}, ")
+
+
+def test_refuses_credentials_that_cannot_be_used(
+    holdfast_server: RunningService, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("junk")
+    done = run(
+        ["serve", "--tokens-file", str(tmp_path / "tokens")], dict(holdfast_server.environment)
+    )
+    assert done.returncode == 1
+    assert f"HOLDFAST_TOKENS_FILE is {tmp_path / 'tokens'}, which cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_refuses_a_schema_that_is_not_current(

@@ -8,10 +8,6 @@ from dataclasses import dataclass
 
 from holdfast_server.api.accounts import AccountService
 from holdfast_server.api.allowance import Allowance
-from holdfast_server.api.auth.authenticator import Authenticator
-from holdfast_server.api.auth.key_set import KeySet, make_fetch
-from holdfast_server.api.auth.signed_tokens import SignedTokens
-from holdfast_server.api.auth.static_tokens import StaticTokens
 from holdfast_server.api.balance import Awaiter, BalanceService
 from holdfast_server.api.control import ControlService
 from holdfast_server.api.dispatch import Bounds, Dispatcher
@@ -22,9 +18,9 @@ from holdfast_server.api.page_token import PageTokens
 from holdfast_server.api.server import ApiServer
 from holdfast_server.api.submission import Submission
 from holdfast_server.api.transport import Certificates, Endpoint
+from holdfast_server.app.credentials import open_authenticator
 from holdfast_server.app.deployment import make_signer, page_key
 from holdfast_server.app.durability import least_durabilities
-from holdfast_server.app.problem import Problem
 from holdfast_server.app.process import Process
 from holdfast_server.control.auditor import Auditor
 from holdfast_server.control.config import ConfigCache
@@ -243,7 +239,7 @@ async def build_server(
 ) -> ApiServer:
     """The gRPC server, not yet listening."""
     settings = process.settings
-    authenticator = await _authenticator(settings)
+    authenticator = await open_authenticator(settings)
     dispatcher = Dispatcher(
         authenticator,
         Allowance(settings.tenant_operations_per_second, time.monotonic_ns),
@@ -306,29 +302,6 @@ def _certificates(settings: Settings) -> Certificates | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     return Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-
-
-async def _authenticator(settings: Settings) -> Authenticator:
-    try:
-        static = (
-            StaticTokens(settings.tokens_file, time.monotonic) if settings.tokens_file else None
-        )
-        signed = await _signed_tokens(settings) if settings.jwt_issuer else None
-    except (OSError, ValueError) as error:
-        raise Problem(f"credentials cannot be checked: {error}") from error
-    return Authenticator(static, signed)
-
-
-async def _signed_tokens(settings: Settings) -> SignedTokens:
-    keys = KeySet(make_fetch(settings.jwt_jwks), time.monotonic)
-    await keys.load()
-    return SignedTokens(
-        keys,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        algorithms=settings.jwt_algorithms,
-        now=time.time,
-    )
 
 
 @dataclass(frozen=True, slots=True)

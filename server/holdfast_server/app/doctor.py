@@ -13,6 +13,8 @@ from enum import Enum
 from pathlib import Path
 
 from holdfast_server.app.certificates import check_certificates
+from holdfast_server.app.credentials import open_authenticator
+from holdfast_server.app.deployment import read_token_keys
 from holdfast_server.app.durability import not_given
 from holdfast_server.app.evidence import open_evidence
 from holdfast_server.app.problem import Problem
@@ -73,6 +75,7 @@ async def examine(settings: Settings) -> list[Check]:
     return [
         *check_settings(settings),
         *check_tls(settings),
+        *(await _examine_credentials(settings)),
         *(await _examine_store(settings)),
         *(await _examine_ledger(settings)),
         check_evidence(settings),
@@ -81,20 +84,22 @@ async def examine(settings: Settings) -> list[Check]:
 
 
 def check_settings(settings: Settings) -> Iterator[Check]:
-    """What must hold before a port is opened."""
-    try:
-        check_serving(settings)
-    except SettingsError as error:
-        yield Check("serving", Health.BAD, str(error), "change that setting, else serve refuses")
-        return
-    if settings.development:
-        advice = "only for a laptop: anybody on this machine may do everything"
-        yield Check("serving", Health.WARNING, "development mode", advice)
-    else:
-        yield Check("serving", Health.OK, f"{settings.host}:{settings.port}")
+    """What must hold before a port is opened, and what callers would get there."""
+    yield _serving_check(settings)
     if settings.kill or settings.kill_file.exists():
         advice = "nobody is denied; `holdfast kill off` when the trouble is over"
         yield Check("kill switch", Health.WARNING, "on", advice)
+
+
+def _serving_check(settings: Settings) -> Check:
+    try:
+        check_serving(settings)
+    except SettingsError as error:
+        return Check("serving", Health.BAD, str(error), "change that setting, else serve refuses")
+    if settings.development:
+        advice = "only for a laptop: anybody on this machine may do everything"
+        return Check("serving", Health.WARNING, "development mode", advice)
+    return Check("serving", Health.OK, f"{settings.host}:{settings.port}")
 
 
 def check_tls(settings: Settings) -> Iterator[Check]:
@@ -232,6 +237,18 @@ def check_machine(state_dir: Path, spool_bytes_max: int) -> Iterator[Check]:
     if not os.access(place, os.W_OK):
         advice = "let this user write there, or set HOLDFAST_STATE_DIR"
         yield Check("state_dir", Health.BAD, f"{place} is not writable", advice)
+
+
+async def _examine_credentials(settings: Settings) -> list[Check]:
+    try:
+        await open_authenticator(settings)
+        if settings.token_keys_file:
+            read_token_keys(settings.token_keys_file)
+    except Problem as problem:
+        return [Check("credentials", Health.BAD, str(problem), "correct it, else nothing starts")]
+    given = (settings.tokens_file, settings.jwt_issuer, settings.token_keys_file)
+    found = ", ".join(str(each) for each in given if each)
+    return [Check("credentials", Health.OK, found)] if found else []
 
 
 async def _examine_store(settings: Settings) -> list[Check]:
