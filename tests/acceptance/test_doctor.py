@@ -21,6 +21,7 @@ from holdfast_server.app.doctor import (
     check_partitions,
     check_settings,
     check_store,
+    check_variables,
     examine,
 )
 from holdfast_server.embedded import Server
@@ -195,6 +196,13 @@ async def test_credentials_that_cannot_be_judged_are_named(
     assert check.health is Health.BAD
     assert str(path) in check.found
     assert why in check.found
+
+
+def test_a_variable_that_was_mistyped_is_found() -> None:
+    bad = found(check_variables({"HOLDFAST_COMIT_DURABILITY_MIN": "ledger"}))
+    assert bad["settings"].health is Health.WARNING
+    assert "HOLDFAST_COMMIT_DURABILITY_MIN is one" in bad["settings"].found
+    assert not found(check_variables({"HOLDFAST_PORT": "1"}))
 
 
 def test_state_dir_is_looked_for_where_it_will_be(tmp_path: Path) -> None:

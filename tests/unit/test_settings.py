@@ -15,6 +15,7 @@ from holdfast_server.settings import (
     describe,
     read,
     redacted,
+    strangers,
     variable_of,
 )
 
@@ -149,6 +150,15 @@ def test_every_default_is_within_its_own_bounds() -> None:
     for row in describe(Settings()):
         if row.default:
             RULES[row.name].parse(row.default)
+
+
+def test_variables_that_are_no_settings_are_named_with_what_may_be_meant() -> None:
+    ours = {variable_of(name) for name in RULES} | {"HOLDFAST_TOKEN", "HOLDFAST_TLS_CA", "PATH"}
+    assert strangers(dict.fromkeys(ours, "1")) == []
+    assert strangers({"HOLDFAST_WORKER": "3", "HOLDFAST_QQ": ""}) == [
+        "HOLDFAST_QQ is no setting",
+        "HOLDFAST_WORKER is no setting; HOLDFAST_WORKERS is one",
+    ]
 
 
 def test_settings_that_belong_together_are_checked_together() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -25,7 +25,7 @@ from holdfast_server.engine.stores import open_store
 from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.inspection import LedgerFacts, inspect_ledger
 from holdfast_server.ledger.migrate import MigrationError
-from holdfast_server.settings import Settings, SettingsError, check_serving
+from holdfast_server.settings import Settings, SettingsError, check_serving, strangers
 
 #: The oldest Postgres that the ledger's SQL is run on.
 POSTGRES_VERSION_MIN = 160_000
@@ -73,6 +73,7 @@ class Check:
 async def examine(settings: Settings) -> list[Check]:
     """Every check that can be made; where a store does not answer, that is the one about it."""
     return [
+        *check_variables(os.environ),
         *check_settings(settings),
         *check_tls(settings),
         *(await _examine_credentials(settings)),
@@ -81,6 +82,12 @@ async def examine(settings: Settings) -> list[Check]:
         check_evidence(settings),
         *check_machine(settings.state_dir, settings.spool_bytes_max),
     ]
+
+
+def check_variables(environment: Mapping[str, str]) -> Iterator[Check]:
+    """Whether everything that looks like a setting is one."""
+    for stranger in strangers(environment):
+        yield Check("settings", Health.WARNING, stranger, "correct its name, or unset it")
 
 
 def check_settings(settings: Settings) -> Iterator[Check]:

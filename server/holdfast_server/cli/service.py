@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +22,9 @@ from holdfast_server.cli.options import json_option, read_settings, settings_opt
 from holdfast_server.cli.output import Column, print_json, print_rows
 from holdfast_server.engine.idle import IdleLoop
 from holdfast_server.ledger.migrate import migrate as run_migrate
-from holdfast_server.settings import Row, Settings, describe
+from holdfast_server.settings import Row, Settings, describe, strangers
+
+log = logging.getLogger(__name__)
 
 _SETTING_COLUMNS = (
     Column[Row]("setting", lambda each: each.name),
@@ -49,6 +53,8 @@ def serve(workers_only: bool, as_json: bool, **flags: Any) -> None:
     The schema must be current (`holdfast migrate`). Prints one line when it is ready.
     """
     settings = _started(flags)
+    for stranger in strangers(os.environ):
+        log.warning("%s: it is ignored", stranger)
     asyncio.run(
         run_serve(settings, lambda up: print_serving(up, as_json), workers_only=workers_only)
     )

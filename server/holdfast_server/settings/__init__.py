@@ -6,7 +6,14 @@ Times end in `_ms`, sizes in `_bytes_max` and the like; `holdfast settings` prin
 """
 
 from holdfast_server.settings.model import RULES, Settings
-from holdfast_server.settings.reading import Row, check_serving, describe, read, variable_of
+from holdfast_server.settings.reading import (
+    Row,
+    check_serving,
+    describe,
+    read,
+    strangers,
+    variable_of,
+)
 from holdfast_server.settings.rules import Rule, SettingsError, is_loopback, redacted
 
 __all__ = [
@@ -20,5 +27,6 @@ __all__ = [
     "is_loopback",
     "read",
     "redacted",
+    "strangers",
     "variable_of",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +14,11 @@ from holdfast_server.settings.rules import Rule, SettingsError, is_loopback, red
 
 #: What every variable begins with.
 PREFIX = "HOLDFAST_"
+#: Variables of ours that are no settings: of clients, benchmarks and tests.
+_OTHERS = frozenset(
+    PREFIX + name
+    for name in ("TARGET", "TENANT", "TOKEN", "TLS_CA", "FAILPOINTS", "BENCH_PROFILES")
+)
 #: Bytes of one setting's text: longer ones are a mistake and would flood the log.
 VALUE_BYTES_MAX = 4_096
 
@@ -53,6 +59,23 @@ def read(environment: Mapping[str, str], flags: Mapping[str, object] | None = No
     settings = Settings(**arguments)
     _check_together(settings)
     return settings
+
+
+def strangers(environment: Mapping[str, str]) -> list[str]:
+    """Which variables begin like settings and are none, each in a line with what may be meant.
+
+    They are no error: another version, or who starts the process, may have put them there.
+    """
+    known = {variable_of(name) for name in RULES}
+    named = {name for name in environment if name.startswith(PREFIX)} - known - _OTHERS
+    return [f"{name} is no setting{_guess(name, known)}" for name in sorted(named)]
+
+
+def _guess(name: str, known: Iterable[str]) -> str:
+    # Without what all of them begin with, by which all are alike.
+    bare = [each.removeprefix(PREFIX) for each in known]
+    near = get_close_matches(name.removeprefix(PREFIX), bare, n=1)
+    return f"; {PREFIX}{near[0]} is one" if near else ""
 
 
 def describe(settings: Settings) -> list[Row]:
