@@ -21,11 +21,11 @@ from holdfast_server.domain.bounds import LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES
 from holdfast_server.domain.entry import Entry, EntryKind
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.ledger.store import Ledger
-from holdfast_server.telemetry.tracing import NO_TRACE
+from holdfast_server.telemetry.tracing import Span
 from tests.support.entries import Story
 from tests.support.ledger import open_ledger, record
 
-CALL = Call(Principal("auditor", "tenant", frozenset(Role)), NO_TRACE, charged)
+CALL = Call(Principal("auditor", "tenant", frozenset(Role)), Span(), charged)
 PAGES = PageTokens(b"k" * 32)
 #: As many as one page may have; together they are more than 4 MiB.
 COUNT = 1_000
