@@ -311,7 +311,9 @@ class Decision(_message.Message):
     message: _builtins.str
     """One sentence for a person: what is wrong and what would help. Empty when granted."""
     retry_after_ms: _builtins.int
-    """For REASON_LIMIT_EXCEEDED: after how many milliseconds the same request could fit. 0 when waiting does not help."""
+    """For REASON_LIMIT_EXCEEDED: after how many milliseconds the same request could fit under every limit that denies
+    it now. 0 when waiting does not help.
+    """
     mode: Global___Mode.ValueType
     """The enforcement mode under which this was decided and will be settled."""
     @_builtins.property
@@ -320,7 +322,7 @@ class Decision(_message.Message):
 
     @_builtins.property
     def limit(self) -> Global___LimitUse:
-        """For REASON_LIMIT_EXCEEDED: the limit that denied."""
+        """For REASON_LIMIT_EXCEEDED: the limit that denied; of several the one that denies longest."""
 
     def __init__(
         self,

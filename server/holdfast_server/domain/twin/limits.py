@@ -32,14 +32,13 @@ def matching(
 
 def exceeded(
     path: list[AccountState], feature: str, credit_type: str, amount: int
-) -> tuple[AccountState, Counter] | None:
-    """The first hard limit that `amount` more would pass, after `settle_counters`."""
+) -> Iterator[tuple[AccountState, Counter]]:
+    """The hard limits that `amount` more would pass, after `settle_counters`."""
     for state, counter in matching(path, feature, credit_type):
         if counter.limit.enforcement is LimitEnforcement.HARD and amount > windows.remaining_of(
             counter
         ):
-            return state, counter
-    return None
+            yield state, counter
 
 
 def remaining(path: list[AccountState], feature: str, credit_type: str, amount: int) -> int:

@@ -104,21 +104,39 @@ def judge(path: list[AccountState], operation: Reserve | Burn, mode: Mode, now_m
 def _judge_limits(
     path: list[AccountState], operation: Reserve | Burn, mode: Mode, now_ms: int
 ) -> Verdict:
-    if found := limits.exceeded(path, operation.feature, "", 1):
-        return _limited(*found, 1, now_ms)
-    amounts = []
-    for line in operation.lines:
-        least = _least(line, operation.fit, mode)
-        if found := limits.exceeded(path, operation.feature, line.credit_type, least):
-            return _limited(*found, least, now_ms)
-        amounts.append(limits.remaining(path, operation.feature, line.credit_type, line.amount))
-    return Verdict(amounts)
+    least = [(line.credit_type, _least(line, operation.fit, mode)) for line in operation.lines]
+    found = [
+        _Exceeded(state, counter, windows.retry_after_ms(counter, state.offsets, now_ms, amount))
+        for credit_type, amount in [("", 1), *least]
+        for state, counter in limits.exceeded(path, operation.feature, credit_type, amount)
+    ]
+    if found:
+        return _limited(max(found, key=_Exceeded.wait_ms), now_ms)
+    return Verdict(
+        [
+            limits.remaining(path, operation.feature, line.credit_type, line.amount)
+            for line in operation.lines
+        ]
+    )
 
 
-def _limited(state: AccountState, counter: Counter, amount: int, now_ms: int) -> Verdict:
-    retry = windows.retry_after_ms(counter, state.offsets, now_ms, amount)
-    use = limits.use_of(state, counter, now_ms)
-    return Verdict([], Reason.LIMIT_EXCEEDED, limit=use, retry_after_ms=retry)
+@dataclass(slots=True)
+class _Exceeded:
+    """A hard limit without room, and after how long it has some; 0 when it never does."""
+
+    state: AccountState
+    counter: Counter
+    retry_after_ms: int
+
+    def wait_ms(self) -> float:
+        """How long it denies."""
+        return self.retry_after_ms or float("inf")
+
+
+def _limited(found: _Exceeded, now_ms: int) -> Verdict:
+    """The limit that denies longest; of equals the first."""
+    use = limits.use_of(found.state, found.counter, now_ms)
+    return Verdict([], Reason.LIMIT_EXCEEDED, limit=use, retry_after_ms=found.retry_after_ms)
 
 
 def _judge_credits(

@@ -38,15 +38,24 @@ local function judges(limit, feature, credit_type)
   return limit[L_ENFORCEMENT] == LIMIT_HARD and windows.applies(limit, feature, credit_type)
 end
 
--- The first hard limit that `amount` more would pass: what a denial says of it.
-function limits.exceeded(limited, feature, credit_type, amount, now)
+-- Whether waiting for one limit is no answer to another: 0 stands for one that never has room.
+local function outlasts(retry_ms, known_ms)
+  return known_ms > 0 and (retry_ms == 0 or retry_ms > known_ms)
+end
+
+-- Of the hard limits that `amount` more would pass, and the one in `found`, that for which one has to wait
+-- longest, the first of equals: what a denial says of it.
+function limits.exceeded(limited, feature, credit_type, amount, now, found)
   for i = 1, #limited, 3 do
     local account, state, limit = limited[i], limited[i + 1], limited[i + 2]
     if judges(limit, feature, credit_type) and amount > windows.remaining(limit) then
       local retry_ms = windows.retry_after_ms(limit, trees.offsets(state), now, amount)
-      return { limits.use(account, state, limit, now), retry_ms }
+      if not found or outlasts(retry_ms, found[2]) then
+        found = { limits.use(account, state, limit, now), retry_ms }
+      end
     end
   end
+  return found
 end
 
 -- How much of `amount` every hard limit lets pass.

@@ -28,12 +28,10 @@ local function judge_limits(limited, op, lines, now)
   local found = limits.exceeded(limited, op[FEATURE], "", 1, now)
   for i = 1, #lines do
     local line = lines[i]
-    found = found or limits.exceeded(limited, op[FEATURE], line[N_CREDIT_TYPE], least(op, i, line), now)
-    if found then
-      return found
-    end
+    found = limits.exceeded(limited, op[FEATURE], line[N_CREDIT_TYPE], least(op, i, line), now, found)
     line[N_CAPTURED] = limits.remaining(limited, op[FEATURE], line[N_CREDIT_TYPE], line[N_CAPTURED])
   end
+  return found
 end
 
 -- Adds what is missing of the least that is needed to shortfalls; lowers an amount to what there is.
