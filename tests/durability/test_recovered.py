@@ -107,6 +107,14 @@ async def test_what_was_used_is_booked_as_the_twin_books_it(
     await pair.real.store.close()
 
 
+async def test_a_commit_of_nothing_of_it_is_a_release(valkey_url: str) -> None:
+    pair = await prepared(valkey_url)
+    answer = await Lost(pair, Mode.ENFORCE, {"ai": 40}).commit("4", {"ai": 0})
+    ends = [entry.ends_hold for entry in await pair.real.entries() if entry.ends_hold]
+    assert (answer.state, ends) == (rp.HoldState.RELEASED, [rp.HoldState.RELEASED])
+    await pair.real.store.close()
+
+
 async def test_it_is_booked_once_and_a_repeated_request_gets_its_answer(valkey_url: str) -> None:
     pair = await prepared(valkey_url)
     lost = Lost(pair, Mode.ENFORCE, {"ai": 40})

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import psycopg
+import pytest
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
@@ -244,6 +245,30 @@ async def test_a_hold_that_was_committed_late_is_committed_for_ever(both: Both) 
         "committed": "ai=50",
         "transaction_id": committed.applied.transaction_id,
     }
+
+
+@pytest.mark.parametrize(
+    ("captured", "state", "refusal"),
+    [
+        (0, HoldState.RELEASED, Reason.HOLD_ALREADY_SETTLED),
+        (20, HoldState.COMMITTED, Reason.HOLD_ALREADY_COMMITTED),
+    ],
+)
+async def test_a_late_commit_of_nothing_is_a_release_for_ever(
+    both: Both, captured: int, state: HoldState, refusal: Reason
+) -> None:
+    """As that of a hold that is open; unless something was burned of it before."""
+    held = await expired_hold(both)
+    await both.commit(held.hold, captured, final=False)
+    nothing = await both.commit(held.hold, 0)
+
+    known = await _refusals(both, held.hold)
+    await forget(both)
+    forgotten = await _refusals(both, held.hold)
+
+    assert (nothing.state, nothing.late) == (state, True)
+    assert forgotten == known
+    assert known[0][0] is refusal
 
 
 async def _refusals(both: Both, hold: str) -> list[tuple[Reason, object]]:

@@ -196,7 +196,7 @@ class _HoldStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldState.V
     HOLD_STATE_COMMITTED: _HoldState.ValueType  # 2
     """Settled by a final Commit."""
     HOLD_STATE_RELEASED: _HoldState.ValueType  # 3
-    """Settled by Release, or by a Commit of nothing."""
+    """Settled by Release, or by a Commit of nothing, in time or late, where nothing was captured before."""
     HOLD_STATE_EXPIRED: _HoldState.ValueType  # 4
     """Ended by its time to live."""
 
@@ -210,7 +210,7 @@ HOLD_STATE_OPEN: HoldState.ValueType  # 1
 HOLD_STATE_COMMITTED: HoldState.ValueType  # 2
 """Settled by a final Commit."""
 HOLD_STATE_RELEASED: HoldState.ValueType  # 3
-"""Settled by Release, or by a Commit of nothing."""
+"""Settled by Release, or by a Commit of nothing, in time or late, where nothing was captured before."""
 HOLD_STATE_EXPIRED: HoldState.ValueType  # 4
 """Ended by its time to live."""
 Global___HoldState: _TypeAlias = HoldState  # noqa: Y015

@@ -169,7 +169,9 @@ def _end(sums: Sequence[Row]) -> tuple[HoldState, Row | None]:
     """How a hold ended, and by what: a final Commit that came late settles what had expired."""
     late = [row for row in sums if row["kind"] in LATE_KINDS and row["is_final"]]
     if late:
-        return HoldState.COMMITTED, max(late, key=lambda row: row["seq"])
+        was_used = any(_burned_per_credit_type(sums).values())
+        state = HoldState.COMMITTED if was_used else HoldState.RELEASED
+        return state, max(late, key=lambda row: row["seq"])
     end = next((row for row in sums if row["ends_hold"]), None)
     return HoldState(end["ends_hold"]) if end else HoldState.OPEN, end
 

@@ -138,7 +138,7 @@ def _commit_late(
     applied = memory.write(tree, journal)
     state = rp.HoldState.EXPIRED
     if operation.final:
-        state = rp.HoldState.COMMITTED
+        state = rp.HoldState.COMMITTED if late.counted else rp.HoldState.RELEASED
         del memory.late[tree.tenant, operation.hold]
         _end(memory, tree, operation.hold, state, late.lines, applied)
     decision = rp.Decision(rp.Outcome.GRANTED, late.mode)

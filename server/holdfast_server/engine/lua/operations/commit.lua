@@ -189,7 +189,7 @@ local function commit_late(op, tree, late, kind)
   if journals.is_empty(journal) then
     journals.posting(journal, kind, account, held[1][1])
   end
-  local state = op[FINAL] == 1 and COMMITTED or EXPIRED
+  local state = op[FINAL] == 0 and EXPIRED or late[T_COUNTED] == 1 and COMMITTED or RELEASED
   -- Nothing else of a lost hold is in the ledger, which lets a hold end once.
   if kind == KIND_RECOVERED_COMMIT then
     journals.end_hold(journal, state)
