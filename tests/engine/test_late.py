@@ -13,8 +13,9 @@ from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
 from holdfast_server.domain.reply import Buckets, HoldState, Outcome
 from holdfast_server.engine.fingerprint import key_time_ms
 from holdfast_server.errors import HoldfastError, Reason
-from tests.support.both import Both
+from tests.support.both import PARTITIONS, Both
 from tests.support.pair import GENERATION_MS, comparable
+from tests.support.rebuilding import rebuild
 
 HOUR_MS = 3_600_000
 
@@ -96,6 +97,25 @@ async def test_a_late_replay_of_reserve_makes_a_new_hold(both: Both) -> None:
 
     assert second.hold != first.hold
     assert not second.applied.replayed
+
+
+async def test_a_reserve_that_is_repeated_after_a_rebuild_holds_more_for_its_time_only(
+    both: Both, migrated_postgres_url: str
+) -> None:
+    """The ledger has its hold and not its answer."""
+    await both.account("a")
+    await both.grant("a", 100)
+    reserve = op.Reserve("t", "a", (op.Line("ai", 10),), 60_000, both.key())
+    first = await both.do(reserve)
+    await both.flushed()
+    await rebuild(both, migrated_postgres_url, *range(PARTITIONS))
+
+    second = await both.do(reserve)
+    assert (second.hold != first.hold, (await both.buckets("a")).held) == (True, 20)
+    await both.commit(second.hold)
+    both.real.clock.now_ms += 60_000
+
+    assert await both.buckets("a") == Buckets(granted=100, available=90, burned=10)
 
 
 def burn_under(key: str) -> op.Burn:
