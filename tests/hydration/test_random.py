@@ -21,7 +21,8 @@ from holdfast_server.engine.tree_store import Evicted, TreeStore
 from holdfast_server.ledger.histories import TreeRead, TreesRead
 from holdfast_server.telemetry.recorder import Recorder
 from tests.hydration.outbox_ledger import OutboxLedger
-from tests.property.test_oracle import TENANT, TREE, Oracle, find_fault, run_histories
+from tests.property.test_oracle import TENANT, Oracle, find_fault, run_histories
+from tests.support.drawn import TREE
 from tests.support.eviction import evict, lose
 from tests.support.pair import Pair, build
 

@@ -15,7 +15,8 @@ from holdfast_server.domain.rebuild import rebuild
 from holdfast_server.domain.twin.accounts import Offsets
 from holdfast_server.domain.zones import offsets_of
 from holdfast_server.engine.image import draw_image
-from tests.property.test_oracle import TENANT, TREE, Oracle, run_histories
+from tests.property.test_oracle import TENANT, Oracle, run_histories
+from tests.support.drawn import TREE
 from tests.support.pair import Real
 from tests.support.stored import drawn, stored
 

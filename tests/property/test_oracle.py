@@ -19,89 +19,33 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from holdfast_server.control.refunds import plan_refund
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
-from holdfast_server.domain.bounds import AMOUNT_MAX
-from holdfast_server.domain.twin.grants import RefundPart, RefundPlan
+from holdfast_server.errors import HoldfastError
+from tests.support.burned import burned_by
+from tests.support.drawn import (
+    CREDIT_TYPES,
+    TREE,
+    account_limits,
+    account_terms,
+    accounts,
+    actual_lines,
+    amounts,
+    features,
+    fits,
+    modes,
+    overages,
+    overdrafts,
+    small,
+    spending_lines,
+    statuses,
+    ttls,
+)
 from tests.support.pair import Pair, Real, build
+from tests.support.retold import check_grants, check_use
 
 TENANT = "t"
-#: account: parent. Five levels below `org`, and a second tree.
-TREE = {
-    "org": "",
-    "team": "org",
-    "user": "team",
-    "key": "user",
-    "task": "key",
-    "pair": "org",
-    "solo": "",
-}
-ACCOUNTS = list(TREE)
-CREDIT_TYPES = ("ai", "video")
-FEATURES = ("", "chat", "image")
-
-accounts = st.sampled_from(ACCOUNTS)
-features = st.sampled_from(FEATURES)
-amounts = st.one_of(
-    *[st.integers(1, 40)] * 4, st.integers(1, 400), st.sampled_from([1, AMOUNT_MAX])
-)
-small = st.integers(1, 120)
-booleans = st.booleans()
-ttls = st.sampled_from([1_000, 2_000, 5_000, 60_000, 86_400_000])
-modes = st.sampled_from([op.Mode.ENFORCE, op.Mode.ENFORCE, op.Mode.SHADOW])
-overages = st.sampled_from(list(op.Overage))
-fits = st.sampled_from(list(op.Fit))
-statuses = st.sampled_from(
-    [op.AccountStatus.ACTIVE] * 6 + [op.AccountStatus.FROZEN, op.AccountStatus.CLOSED]
-)
-
-
-@st.composite
-def spending_lines(draw: st.DrawFn) -> tuple[op.Line, ...]:
-    names = draw(st.lists(st.sampled_from(CREDIT_TYPES), min_size=1, max_size=2, unique=True))
-    lines = []
-    for name in names:
-        amount = draw(amounts)
-        lines.append(op.Line(name, amount, draw(st.integers(1, min(amount, 50)))))
-    return tuple(lines)
-
-
-@st.composite
-def actual_lines(draw: st.DrawFn) -> tuple[op.CommitLine, ...]:
-    names = draw(st.lists(st.sampled_from(CREDIT_TYPES), max_size=2, unique=True))
-    return tuple(
-        op.CommitLine(name, draw(st.one_of(st.none(), st.integers(0, 150)))) for name in names
-    )
-
-
-@st.composite
-def account_limits(draw: st.DrawFn) -> tuple[op.Limit, ...]:
-    return tuple(_limit(draw, index) for index in range(draw(st.integers(0, 2))))
-
-
-def _limit(draw: st.DrawFn, index: int) -> op.Limit:
-    unit = draw(st.sampled_from(list(op.LimitUnit)))
-    window = draw(st.sampled_from(list(op.LimitWindow)))
-    counted = window in (op.LimitWindow.SLIDING, op.LimitWindow.BURST)
-    return op.Limit(
-        f"limit{index}",
-        unit,
-        window,
-        draw(st.integers(1, 300)),
-        draw(st.sampled_from(list(op.LimitEnforcement))),
-        draw(st.sampled_from([1_000, 7_777, 60_000])) if counted else 0,
-        "ai" if unit is op.LimitUnit.AMOUNT else "",
-        draw(features),
-    )
-
-
-@st.composite
-def account_terms(draw: st.DrawFn, parent: str) -> op.AccountTerms:
-    overdraft = draw(st.dictionaries(st.sampled_from(CREDIT_TYPES), st.integers(1, 50), max_size=1))
-    zone = draw(st.sampled_from(["", "", "Europe/Berlin", "Pacific/Apia"]))
-    return op.AccountTerms(
-        parent, "", op.AccountStatus.ACTIVE, overdraft, draw(account_limits()), zone
-    )
 
 
 class Oracle(RuleBasedStateMachine):
@@ -120,9 +64,7 @@ class Oracle(RuleBasedStateMachine):
         self.grants: list[tuple[str, str]] = []
         self.waiting: list[op.Operation] = []
         self.past: list[op.Operation] = []
-        self.terms: dict[str, op.GrantTerms] = {}
-        self.revoked: set[str] = set()
-        self.burns: dict[str, list[RefundPart]] = {}
+        self.burns: list[str] = []
         self.keys = 0
 
     def empty(self) -> None:
@@ -146,17 +88,9 @@ class Oracle(RuleBasedStateMachine):
                 self.holds.append(answer.hold)
             if isinstance(answer, rp.GrantReply) and isinstance(operation, op.Grant):
                 self.grants.append((operation.account, answer.grant_id))
-                self.terms[answer.grant_id] = operation.terms
-            if isinstance(answer, rp.RevokeReply) and isinstance(operation, op.Revoke):
-                self.revoked.add(operation.grant_id)
-            if isinstance(answer, rp.CommitReply | rp.BurnReply):
-                self.note_burned(answer)
+            if isinstance(answer, rp.CommitReply | rp.BurnReply) and answer.applied.seq:
+                self.burns.append(answer.applied.transaction_id)
         return answers
-
-    def note_burned(self, answer: rp.CommitReply | rp.BurnReply) -> None:
-        """Once: a repeated answer may be about what was refunded meanwhile."""
-        if answer.applied.seq and not answer.applied.replayed:
-            self.burns[answer.applied.transaction_id] = self.parts_of(answer)
 
     @initialize(data=st.data())
     def create_accounts(self, data: st.DataObject) -> None:
@@ -241,54 +175,51 @@ class Oracle(RuleBasedStateMachine):
             account, grant_id = data.draw(st.sampled_from(self.grants))
             self.run(op.Revoke(TENANT, account, grant_id, self.key()))
 
-    def parts_of(self, answer: rp.CommitReply | rp.BurnReply) -> list[RefundPart]:
-        """What grants paid, newest burn first, as a refund gives it back."""
-        parts = []
-        for line in answer.lines:
-            for share in line.grants:
-                if share.burned and share.grant_id in self.terms:
-                    parts.append(self.part(line.credit_type, share))
-        return parts[::-1]
-
-    def part(self, credit_type: str, share: rp.GrantShare) -> RefundPart:
-        terms = self.terms[share.grant_id]
-        return RefundPart(
-            share.account,
-            credit_type,
-            share.grant_id,
-            share.burned,
-            terms.priority,
-            terms.expires_at_ms,
-            int(terms.cost_amount > 0),
-            terms.effective_at_ms,
-            share.grant_id in self.revoked,
-            f"{len(self.past):032x}",
-        )
-
-    @rule(data=st.data(), goodwill_ttl_ms=st.sampled_from([0, 0, 2_000]))
-    def refund(self, data: st.DataObject, goodwill_ttl_ms: int) -> None:
-        """With the parts that the ledger would have said; `tests/engine/test_refund.py` asks the
-        ledger.
-        """
-        refundable = [name for name, parts in self.burns.items() if parts]
-        if refundable:
-            name = data.draw(st.sampled_from(refundable))
-            parts = self.burns.pop(name)
-            plan = RefundPlan(parts[0].account, tuple(parts), 10**9, name, goodwill_ttl_ms)
-            operation = op.Refund(TENANT, name, self.key(), (), "test", goodwill_ttl_ms)
+    @rule(
+        data=st.data(),
+        goodwill_ttl_ms=st.sampled_from([0, 0, 2_000]),
+        asked=st.dictionaries(st.sampled_from(CREDIT_TYPES), small, max_size=2),
+    )
+    def refund(self, data: st.DataObject, goodwill_ttl_ms: int, asked: dict[str, int]) -> None:
+        """As the ledger would have been read; `tests/engine/test_refund.py` asks the ledger."""
+        if not self.burns:
+            return
+        name = data.draw(st.sampled_from(self.burns))
+        burned = burned_by(self.loop.run_until_complete(self.real.entries()), name)
+        lines = tuple(op.RefundLine(credit_type, amount) for credit_type, amount in asked.items())
+        operation = op.Refund(TENANT, name, self.key(), lines, "test", goodwill_ttl_ms)
+        try:
+            plan = plan_refund(operation, burned) if burned else None
+        except HoldfastError:
+            return
+        if plan:
             self.loop.run_until_complete(self.pair.refund(operation, plan))
 
     @rule(account=accounts, amount=small)
     def book_unenforced(self, account: str, amount: int) -> None:
         self.run(op.BookUnenforced(TENANT, account, (op.Line("ai", amount),), self.key()))
 
-    @rule(account=accounts, status=statuses, limits=account_limits())
-    def update(self, account: str, status: op.AccountStatus, limits: tuple[op.Limit, ...]) -> None:
+    @rule(
+        account=accounts,
+        status=statuses,
+        limits=account_limits(),
+        overdraft=overdrafts,
+        fields=st.sets(st.sampled_from(["status", "limits", "overdraft_limits"]), min_size=1),
+    )
+    def update(
+        self,
+        account: str,
+        status: op.AccountStatus,
+        limits: tuple[op.Limit, ...],
+        overdraft: dict[str, int],
+        fields: set[str],
+    ) -> None:
+        """The twin takes all terms: those that are not named stay."""
         root = self.pair.world.root_of[TENANT, account]
         now = self.pair.world.trees[TENANT, root].accounts[account].terms
-        terms = replace(now, status=status, limits=limits)
-        fields = frozenset({"status", "limits"})
-        self.run(op.UpdateAccount(TENANT, account, terms, fields, self.key()))
+        wanted: dict[str, Any] = {"status": status, "limits": limits, "overdraft_limits": overdraft}
+        terms = replace(now, **{name: wanted[name] for name in fields})
+        self.run(op.UpdateAccount(TENANT, account, terms, frozenset(fields), self.key()))
 
     @rule(account=st.sampled_from(["pair", "task", "key", "user"]), parent=accounts)
     def move(self, account: str, parent: str) -> None:
@@ -318,29 +249,45 @@ class Oracle(RuleBasedStateMachine):
     @rule(data=st.data(), size=st.integers(2, 8))
     def batch(self, data: st.DataObject, size: int) -> None:
         """Several callers' operations in one script call are decided as if one after the other."""
-        chosen: list[op.Operation] = []
-        for _ in range(size):
-            account = data.draw(accounts)
-            lines = (op.Line(data.draw(st.sampled_from(CREDIT_TYPES)), data.draw(small)),)
-            settles = data.draw(booleans)
-            if self.holds and settles:
-                hold = self.recent_hold(data)
-                final = data.draw(booleans)
-                chosen.append(op.Commit(TENANT, hold, self.key(), final=final))
-            elif data.draw(st.booleans()):
-                chosen.append(op.Reserve(TENANT, account, lines, data.draw(ttls), self.key()))
-            else:
-                chosen.append(op.Burn(TENANT, account, lines, self.key()))
-        self.run(*chosen)
+        self.run(*(self.any_operation(data) for _ in range(size)))
+
+    def any_operation(self, data: st.DataObject) -> op.Operation:
+        """One on an account, or on a hold if there is any."""
+        account, key = data.draw(accounts), self.key()
+        lines = (op.Line(data.draw(st.sampled_from(CREDIT_TYPES)), data.draw(small)),)
+        given = op.GrantTerms(lines[0].credit_type, lines[0].amount, op.GrantSource.PLAN)
+        if not self.holds or data.draw(st.booleans()):
+            choices: list[op.Operation] = [
+                op.Reserve(TENANT, account, lines, data.draw(ttls), key),
+                op.Burn(TENANT, account, lines, key),
+                op.Grant(TENANT, account, given, key),
+                *self.past[-2:],
+            ]
+        else:
+            hold, final = self.recent_hold(data), data.draw(st.booleans())
+            choices = [
+                *[op.Commit(TENANT, hold, key, final=final)] * 3,
+                op.Release(TENANT, hold, key),
+                op.Extend(TENANT, hold, data.draw(ttls), key),
+            ]
+        return data.draw(st.sampled_from(choices))
 
     @invariant()
     def balances_agree(self) -> None:
         self.loop.run_until_complete(self.pair.check_balances())
 
+    async def check_retold(self) -> None:
+        """Entries say of grants and limits what there is."""
+        entries = await self.real.entries()
+        check_grants(entries)
+        for tree in self.pair.world.trees.values():
+            check_use(entries, tree, self.real.clock.now_ms)
+
     def teardown(self) -> None:
         try:
             self.loop.run_until_complete(self.pair.check_entries())
             self.loop.run_until_complete(self.pair.check_figures())
+            self.loop.run_until_complete(self.check_retold())
         finally:
             self.loop.run_until_complete(self.real.store.close())
 
