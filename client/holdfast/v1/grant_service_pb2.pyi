@@ -328,7 +328,7 @@ class Grant(_message.Message):
     account: _builtins.str
     """Whose it is."""
     remaining: _builtins.int
-    """Free to hold."""
+    """Free to hold, or to be so from `effective_at` on."""
     held: _builtins.int
     """Set aside by open holds."""
     burned: _builtins.int
