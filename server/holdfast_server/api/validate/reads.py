@@ -52,9 +52,7 @@ def explained(request: ledger.ExplainRequest) -> tuple[str | BalanceSubject, int
     if request.WhichOneof("subject") == "transaction_id":
         subject = form.transaction_id(request.transaction_id, "transaction_id")
     else:
-        if not request.HasField("balance"):
-            form.invalid("subject", "must be a transaction_id or a balance")
-        subject = _balance(form, request.balance)
+        subject = _balance(form, request)
     form.settle()
     return subject, maximum or bounds.EXPLAIN_ENTRIES_DEFAULT
 
@@ -70,8 +68,11 @@ def partitions(request: ledger.VerifyRequest, count: int) -> list[int] | None:
     return sorted(set(request.partitions)) or None
 
 
-def _balance(form: Form, subject: ledger.BalanceSubject) -> BalanceSubject:
-    has_instant = subject.HasField("instant")
+def _balance(form: Form, request: ledger.ExplainRequest) -> BalanceSubject:
+    subject, has_instant = request.balance, request.balance.HasField("instant")
+    if not request.HasField("balance"):
+        form.invalid("subject", "must be a transaction_id or a balance")
+        return BalanceSubject("", "", None)
     return BalanceSubject(
         account=form.identifier(subject.account, "balance.account"),
         credit_type=form.credit_type(subject.credit_type, "balance.credit_type"),
