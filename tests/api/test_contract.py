@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from holdfast.v1 import account_service_pb2 as accounts
 from holdfast.v1 import ledger_service_pb2 as ledger
+from holdfast.v1 import types_pb2 as types
+from holdfast_server.domain import bounds
 from holdfast_server.errors import Reason
 from tests.api.world import World
 from tests.support.wire import refused
@@ -12,3 +15,19 @@ async def test_an_explanation_of_nothing_is_told_what_it_lacks(world: World) -> 
     request = ledger.ExplainRequest(tenant=world.tenant)
     refusal = await refused(world.client.ledger.Explain(request), Reason.FIELD_INVALID)
     assert refusal.metadata == {"field": "subject"}
+
+
+async def test_one_credit_type_too_many_is_refused_by_the_field_that_names_it(
+    world: World,
+) -> None:
+    for number in range(1, bounds.CREDIT_TYPES_MAX):
+        await world.create_credit_type(f"c{number}")
+    request = accounts.CreateCreditTypeRequest(
+        tenant=world.tenant, credit_type=types.CreditType(credit_type="more")
+    )
+    call = world.client.accounts.CreateCreditType(request)
+    refusal = await refused(call, Reason.FIELD_INVALID)
+    assert refusal.metadata == {
+        "field": "credit_type.credit_type",
+        "maximum": str(bounds.CREDIT_TYPES_MAX),
+    }

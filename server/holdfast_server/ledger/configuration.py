@@ -171,7 +171,8 @@ def _check_new_credit_type(credit_type: CreditType, known: Mapping[str, CreditTy
         raise HoldfastError(
             Reason.FIELD_INVALID,
             f"A tenant has at most {bounds.CREDIT_TYPES_MAX} credit types.",
-            field="credit_type.code",
+            field="credit_type.credit_type",
+            maximum=bounds.CREDIT_TYPES_MAX,
         )
 
 
