@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from holdfast.v1 import account_service_pb2 as accounts
+from holdfast.v1 import balance_service_pb2 as balance
 from holdfast.v1 import ledger_service_pb2 as ledger
 from holdfast.v1 import types_pb2 as types
 from holdfast_server.domain import bounds
 from holdfast_server.errors import Reason
-from tests.api.world import World
+from tests.api.world import World, eventually
 from tests.support.wire import refused
 
 
@@ -31,3 +32,22 @@ async def test_one_credit_type_too_many_is_refused_by_the_field_that_names_it(
         "field": "credit_type.credit_type",
         "maximum": str(bounds.CREDIT_TYPES_MAX),
     }
+
+
+async def test_no_expired_hold_is_said_to_stay_open(world: World) -> None:
+    account = await world.create_account(credits=100)
+    hold = await world.hold(account, 10, ttl_ms=1_000)
+    release = world.release(hold)
+
+    async def is_over() -> bool:
+        return (await world.balance(account)).open_holds == 0
+
+    await eventually(is_over)
+    await refused(world.client.balance.Release(release), Reason.HOLD_EXPIRED)
+    lines = [balance.CommitLine(credit_type="ai", amount=11)]
+    answer = await world.client.balance.Commit(
+        world.commit(hold, lines=lines, overage=types.OVERAGE_REJECT)
+    )
+    assert answer.state == types.HOLD_STATE_EXPIRED
+    assert answer.decision.reason == Reason.OVERAGE_REJECTED.value
+    assert "open" not in answer.decision.message

@@ -151,7 +151,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_INSUFFICIENT_CREDITS: _Reason.ValueType  # 113
     """A denial: the credits do not suffice. `Decision.shortfalls` says what there is and what is missing."""
     REASON_OVERAGE_REJECTED: _Reason.ValueType  # 114
-    """A denial of Commit: the actual amount is above the hold and the caller chose OVERAGE_REJECT. The hold stays open."""
+    """A denial of Commit: the actual amount is above the hold and the caller chose OVERAGE_REJECT. The hold is as it was."""
     REASON_INTERNAL: _Reason.ValueType  # 130
     """INTERNAL. Holdfast is at fault; nothing of the cause is shown. Metadata: `reference`, to find it in the log."""
 
@@ -294,7 +294,7 @@ REASON_LIMIT_EXCEEDED: Reason.ValueType  # 112
 REASON_INSUFFICIENT_CREDITS: Reason.ValueType  # 113
 """A denial: the credits do not suffice. `Decision.shortfalls` says what there is and what is missing."""
 REASON_OVERAGE_REJECTED: Reason.ValueType  # 114
-"""A denial of Commit: the actual amount is above the hold and the caller chose OVERAGE_REJECT. The hold stays open."""
+"""A denial of Commit: the actual amount is above the hold and the caller chose OVERAGE_REJECT. The hold is as it was."""
 REASON_INTERNAL: Reason.ValueType  # 130
 """INTERNAL. Holdfast is at fault; nothing of the cause is shown. Metadata: `reference`, to find it in the log."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -17,7 +17,7 @@ _SENTENCES: Final[Mapping[Reason, str]] = {
     ),
     Reason.ACCOUNT_CLOSED: "The account or one above it is closed; use another account.",
     Reason.OVERAGE_REJECTED: (
-        "The actual amount is above the hold, which stays open; commit at most the hold."
+        "The actual amount is above the hold, which is as it was; commit at most the hold."
     ),
 }
 
