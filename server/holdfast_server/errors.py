@@ -170,6 +170,24 @@ STATUS_OF_REASON: Mapping[Reason, Status] = {
 #: After these the request may have been applied; retrying with the same key is the only safe step.
 UNKNOWN_RESULT_REASONS = frozenset({Reason.RESULT_UNKNOWN, Reason.DEADLINE_EXCEEDED})
 
+#: These pass by themselves, so whoever is refused is told when to come back: by who refuses, or
+#: after the usual time, in which a store that was away for a moment may be back.
+PASSING_REASONS = frozenset(
+    {
+        Reason.RATE_LIMITED,
+        Reason.OVERLOADED,
+        Reason.SHUTTING_DOWN,
+        Reason.STORE_UNAVAILABLE,
+        Reason.STORE_WRITE_BLOCKED,
+        Reason.STORE_OUT_OF_MEMORY,
+        Reason.LEDGER_UNAVAILABLE,
+        Reason.LEDGER_BACKLOG,
+        Reason.FENCED,
+    }
+)
+#: That usual time.
+RETRY_AFTER_MS = 500
+
 
 class HoldfastError(Exception):
     """No decision was made (or, for `UNKNOWN_RESULT_REASONS`, none is known).
@@ -183,6 +201,8 @@ class HoldfastError(Exception):
         self.reason = reason
         self.message = message
         self.metadata: dict[str, str] = {name: str(value) for name, value in metadata.items()}
+        if reason in PASSING_REASONS:
+            self.metadata.setdefault("retry_after_ms", str(RETRY_AFTER_MS))
 
     @property
     def status(self) -> Status:

@@ -55,6 +55,7 @@ def test_new_holds_stop_and_settlements_go_on_until_the_ledger_is_back(tmp_path:
                 with pytest.raises(HoldfastError) as refused:
                     client.reserve(names[2], 1)
                 assert refused.value.reason == "LEDGER_BACKLOG"
+                assert refused.value.retry_after_ms
                 committed = client.commit(holds[0])
                 assert committed.applied.durability is Durability.MEMORY
                 assert client.release(holds[1]).applied.seq

@@ -61,6 +61,17 @@ def test_every_error_says_its_reason_on_the_wire(reason: Reason) -> None:
     ]
 
 
+WAITING = [reason for reason in STATUS_OF_REASON if "`retry_after_ms`" in documented()[reason.name]]
+
+
+@pytest.mark.parametrize("reason", WAITING)
+def test_whoever_is_told_to_wait_is_told_how_long(reason: Reason) -> None:
+    """Whatever refuses: not everybody who finds a store away knows better than the usual."""
+    assert int(HoldfastError(reason, "One sentence.").metadata["retry_after_ms"]) > 0
+    told = HoldfastError(reason, "One sentence.", retry_after_ms=7)
+    assert told.metadata["retry_after_ms"] == "7"
+
+
 def test_unknown_results_are_errors_that_may_have_been_applied() -> None:
     for reason in errors.UNKNOWN_RESULT_REASONS:
         assert "may or may not have been applied" in documented()[reason.name]

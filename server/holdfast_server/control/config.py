@@ -33,8 +33,6 @@ FILE = "config.json"
 STALE_SECONDS_MAX = 30.0
 #: Time for one look at the ledger.
 LOOK_SECONDS_MAX = 5.0
-#: What callers are told to wait while the ledger cannot be asked.
-RETRY_AFTER_MS = 500
 #: Pauses are shortened by up to this share, so that processes do not ask all at once.
 JITTER = 0.5
 
@@ -134,7 +132,7 @@ class ConfigCache:
         known = self.knows_credit_type(tenant, credit_type)
         if not known and not told:
             message = "the ledger cannot be asked for the credit type; retry later"
-            raise HoldfastError(Reason.LEDGER_UNAVAILABLE, message, retry_after_ms=RETRY_AFTER_MS)
+            raise HoldfastError(Reason.LEDGER_UNAVAILABLE, message)
         return known
 
     async def refresh(self) -> bool:

@@ -42,8 +42,6 @@ LINES_KEPT = 4
 #: How long to wait for a connection, and for an answer.
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 5.0
-#: What callers are told to wait when the store is away.
-RETRY_AFTER_MS = 500
 
 _CONNECTION: dict[str, Any] = {
     "retry": Retry(NoBackoff(), 0),
@@ -377,5 +375,5 @@ def failure(reason: Reason, cause: Exception) -> HoldfastError:
 
 
 def unanswered(reason: Reason) -> HoldfastError:
-    """Nothing was decided; what a caller is told, and when to try again."""
-    return HoldfastError(reason, _MESSAGES[reason], retry_after_ms=RETRY_AFTER_MS)
+    """Nothing was decided; what a caller is told."""
+    return HoldfastError(reason, _MESSAGES[reason])
