@@ -8,7 +8,7 @@ from holdfast.v1 import ledger_service_pb2 as ledger
 from holdfast.v1 import types_pb2 as types
 from holdfast_server.domain import bounds
 from holdfast_server.errors import Reason
-from tests.api.world import World, eventually
+from tests.api.world import World, eventually, uuid7
 from tests.support.wire import refused
 
 
@@ -51,3 +51,31 @@ async def test_no_expired_hold_is_said_to_stay_open(world: World) -> None:
     assert answer.state == types.HOLD_STATE_EXPIRED
     assert answer.decision.reason == Reason.OVERAGE_REJECTED.value
     assert "open" not in answer.decision.message
+
+
+async def test_no_limit_or_overdraft_counts_a_credit_type_that_is_not_defined(
+    world: World,
+) -> None:
+    """A misspelt one would let everything pass."""
+    limit = types.Limit(
+        limit_id="daily",
+        unit=types.Limit.UNIT_AMOUNT,
+        credit_type="a1",
+        window=types.Limit.WINDOW_CALENDAR_DAY,
+        maximum=1,
+        enforcement=types.Limit.ENFORCEMENT_HARD,
+    )
+    known = await world.create_account()
+    for terms in ({"limits": [limit]}, {"overdraft_limits": {"a1": 5}}):
+        account = accounts.Account(account=known, **terms)
+        update = accounts.UpdateAccountRequest(
+            tenant=world.tenant, account=account, idempotency_key=uuid7()
+        )
+        update.update_mask.paths.extend(terms)
+        call = world.client.accounts.UpdateAccount(update)
+        refusal = await refused(call, Reason.CREDIT_TYPE_NOT_FOUND)
+        assert refusal.metadata == {"credit_type": "a1"}
+        await refused(world.create_account(account="new", **terms), Reason.CREDIT_TYPE_NOT_FOUND)
+        await refused(world.balance("new"), Reason.ACCOUNT_NOT_FOUND)
+        update.update_mask.paths[:] = ["labels"]
+        await world.client.accounts.UpdateAccount(update)

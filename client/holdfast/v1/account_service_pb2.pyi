@@ -124,7 +124,7 @@ class Account(_message.Message):
     @_builtins.property
     def overdraft_limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """How far Reserve and Burn may go beyond what is available, per credit type, 0 to 2^53-1; booked as
-        debt. At most 64.
+        debt. At most 64. The credit types must be defined.
         """
 
     @_builtins.property

@@ -771,7 +771,7 @@ class Limit(_message.Message):
     unit: Global___Limit.Unit.ValueType
     """What is counted."""
     credit_type: _builtins.str
-    """Required for UNIT_AMOUNT, empty for UNIT_REQUESTS."""
+    """Required for UNIT_AMOUNT, where it must be defined; empty for UNIT_REQUESTS."""
     feature: _builtins.str
     """Only requests for this feature count. Empty counts all."""
     window: Global___Limit.Window.ValueType

@@ -132,7 +132,7 @@ class Operations:
         knows = self.credit_types.knows_credit_type
         if isinstance(operation, op.Refund):
             return None
-        for name in _credit_types(operation):
+        for name in op.credit_types_of(operation):
             if not knows(operation.tenant, name):
                 return None
         return Request(operation)
@@ -233,7 +233,7 @@ class Operations:
         return [next(decided) if isinstance(request, Request) else request for request in requests]
 
     async def _check_credit_types(self, operation: Operation) -> None:
-        for name in _credit_types(operation):
+        for name in op.credit_types_of(operation):
             if not await self.credit_types.ensure_credit_type(operation.tenant, name):
                 message = f"the credit type {name} is not defined; create it first"
                 raise HoldfastError(Reason.CREDIT_TYPE_NOT_FOUND, message, credit_type=name)
@@ -378,14 +378,6 @@ def _must_look_up(operation: Operation, now_ms: int) -> bool:
 
 def _store_is_away(answer: object) -> TypeGuard[HoldfastError]:
     return isinstance(answer, HoldfastError) and answer.reason in _AWAY
-
-
-def _credit_types(operation: Operation) -> Sequence[str]:
-    if isinstance(operation, (op.Reserve, op.Burn)):
-        return [line.credit_type for line in operation.lines]
-    if isinstance(operation, op.Grant):
-        return [operation.terms.credit_type]
-    return ()
 
 
 def _ended(operation: Operation, found: RecordedHold) -> HoldfastError:

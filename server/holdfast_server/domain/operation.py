@@ -346,3 +346,28 @@ Operation = (
     | BookUnenforced
     | ExpireDue
 )
+
+#: The terms of an account that name credit types.
+_COUNTING = frozenset({"overdraft_limits", "limits"})
+
+
+def credit_types_of(operation: Operation) -> list[str]:
+    """The credit types that an operation names, and that therefore have to be defined. A hold, a
+    grant or a transaction that is named has only such.
+    """
+    if isinstance(operation, Reserve | Burn):
+        return [line.credit_type for line in operation.lines]
+    if isinstance(operation, Grant):
+        return [operation.terms.credit_type]
+    if isinstance(operation, CreateAccount):
+        return _counted(operation.terms, _COUNTING)
+    if isinstance(operation, UpdateAccount):
+        return _counted(operation.terms, operation.fields & _COUNTING)
+    return []
+
+
+def _counted(terms: AccountTerms, fields: frozenset[str]) -> list[str]:
+    """What some terms of an account count. One that no credit type has would count nothing."""
+    overdrawn = terms.overdraft_limits if "overdraft_limits" in fields else ()
+    limits = terms.limits if "limits" in fields else ()
+    return [*overdrawn, *(limit.credit_type for limit in limits if limit.credit_type)]
