@@ -19,6 +19,8 @@ from holdfast_server.engine.store import pack_call
 LINES = (op.Line("ai", 5),)
 RESERVE = op.Reserve("t", "a", LINES, 60_000, "k")
 COMMIT = op.Commit("t", "h", "k")
+CREATE = op.CreateAccount("t", "a", op.AccountTerms(), "k")
+UPDATE = op.UpdateAccount("t", "a", op.AccountTerms(), frozenset({"zone"}), "k")
 SIGNER = TokenSigner({1: b"k" * 32, 2: b"l" * 100}, 2)
 
 
@@ -48,6 +50,9 @@ def test_a_script_call_goes_over_the_wire_as_the_driver_would_send_it(
         (COMMIT, {"lines": (op.CommitLine("ai", 0),)}, "lines"),
         (COMMIT, {"final": False}, "final"),
         (COMMIT, {"overage": op.Overage.CAP}, "overage"),
+        (CREATE, {"terms": op.AccountTerms(zone="Asia/Tokyo")}, "account"),
+        (UPDATE, {"terms": op.AccountTerms(zone="Asia/Tokyo")}, "account"),
+        (UPDATE, {"fields": frozenset({"zone", "labels"})}, "update_mask"),
     ],
 )
 def test_the_first_field_that_differs_is_named(first: Any, changes: Any, named: str) -> None:

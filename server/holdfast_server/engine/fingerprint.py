@@ -19,6 +19,7 @@ import msgpack
 from holdfast_server.domain.operation import (
     AccountTerms,
     CommitLine,
+    Grant,
     GrantTerms,
     Limit,
     Line,
@@ -36,8 +37,8 @@ _BITS_BELOW_TIME: Final = 80
 #: Not content: the scope and the key itself, and how long the caller wants to wait.
 _SCOPE: Final = frozenset({"tenant", "key", "durability"})
 
-#: Where a field is called otherwise in the proto.
-_PROTO_NAMES: Final = {"hold": "hold_id", "fields": "update_mask"}
+#: Where a field is called otherwise in the proto; see `_proto_name`.
+_PROTO_NAMES: Final = {"hold": "hold_id", "fields": "update_mask", "terms": "account"}
 
 _Getter = Callable[[Any], Any]
 
@@ -101,15 +102,21 @@ def first_difference(operation: Operation, stored: bytes) -> str:
     An empty one stands for a key that was used in another partition: for another account or hold,
     which is always the first field.
     """
-    names = _CONTENT[type(operation)]
+    kind = type(operation)
+    names = _CONTENT[kind]
     if not stored:
-        return _PROTO_NAMES.get(names[0], names[0])
+        return _proto_name(kind, names[0])
     mine = fingerprint(operation)
     for index, name in enumerate(names):
         start = _WHOLE_BYTES + index * _MARK_BYTES
         if mine[start : start + _MARK_BYTES] != stored[start : start + _MARK_BYTES]:
-            return _PROTO_NAMES.get(name, name)
+            return _proto_name(kind, name)
     return "content"
+
+
+def _proto_name(kind: type, field: str) -> str:
+    """What the proto calls a field. A grant's terms are the only ones that are called so there."""
+    return field if kind is Grant else _PROTO_NAMES.get(field, field)
 
 
 def _plain(value: object) -> object:
