@@ -79,3 +79,20 @@ async def test_no_limit_or_overdraft_counts_a_credit_type_that_is_not_defined(
         await refused(world.balance("new"), Reason.ACCOUNT_NOT_FOUND)
         update.update_mask.paths[:] = ["labels"]
         await world.client.accounts.UpdateAccount(update)
+
+
+async def test_no_limit_with_room_left_is_said_to_be_used_up(world: World) -> None:
+    limit = types.Limit(
+        limit_id="daily",
+        unit=types.Limit.UNIT_AMOUNT,
+        credit_type="ai",
+        window=types.Limit.WINDOW_CALENDAR_DAY,
+        maximum=100,
+        enforcement=types.Limit.ENFORCEMENT_HARD,
+    )
+    account = await world.create_account(credits=1_000, limits=[limit])
+    await world.hold(account, 80)
+    answer = await world.client.balance.Reserve(world.reserve(account, 30))
+    assert answer.decision.reason == Reason.LIMIT_EXCEEDED.value
+    assert answer.decision.limit.remaining == 20
+    assert "has 80 of 100 used" in answer.decision.message

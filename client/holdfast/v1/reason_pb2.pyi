@@ -147,7 +147,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_ACCOUNT_FROZEN: _Reason.ValueType  # 111
     """A denial: the account or one above it is frozen. Commit, Release and Refund still work."""
     REASON_LIMIT_EXCEEDED: _Reason.ValueType  # 112
-    """A denial: a hard limit of the account or one above it is used up. `Decision.limit` says which, of several that which denies longest, `retry_after_ms` when it frees."""
+    """A denial: a hard limit of the account or one above it has no room for the request. `Decision.limit` says which, of several that which denies longest, `retry_after_ms` when it frees."""
     REASON_INSUFFICIENT_CREDITS: _Reason.ValueType  # 113
     """A denial: the credits do not suffice. `Decision.shortfalls` says what there is and what is missing."""
     REASON_OVERAGE_REJECTED: _Reason.ValueType  # 114
@@ -290,7 +290,7 @@ REASON_ACCOUNT_CLOSED: Reason.ValueType  # 110
 REASON_ACCOUNT_FROZEN: Reason.ValueType  # 111
 """A denial: the account or one above it is frozen. Commit, Release and Refund still work."""
 REASON_LIMIT_EXCEEDED: Reason.ValueType  # 112
-"""A denial: a hard limit of the account or one above it is used up. `Decision.limit` says which, of several that which denies longest, `retry_after_ms` when it frees."""
+"""A denial: a hard limit of the account or one above it has no room for the request. `Decision.limit` says which, of several that which denies longest, `retry_after_ms` when it frees."""
 REASON_INSUFFICIENT_CREDITS: Reason.ValueType  # 113
 """A denial: the credits do not suffice. `Decision.shortfalls` says what there is and what is missing."""
 REASON_OVERAGE_REJECTED: Reason.ValueType  # 114

@@ -62,9 +62,9 @@ def _missing(value: reply.Decision) -> str:
 
 def _limited(value: reply.Decision) -> str:
     if value.limit is None:
-        return "A limit is used up."
-    use = f"Limit {value.limit.limit_id} of account {value.limit.account} is used up"
-    figures = f"{value.limit.used} of {value.limit.maximum}"
+        return "A limit has no room for the request."
+    figures = f"{value.limit.used} of {value.limit.maximum} used"
+    use = f"Limit {value.limit.limit_id} of account {value.limit.account} has {figures}"
     if value.retry_after_ms > 0:
-        return f"{use} ({figures}); the request could fit in {value.retry_after_ms} ms."
-    return f"{use} ({figures}); the request does not fit, raise the limit or ask for less."
+        return f"{use}; the request could fit in {value.retry_after_ms} ms."
+    return f"{use}; the request does not fit, raise the limit or ask for less."
