@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from holdfast._calls import Call, Operation, Page, T
 from holdfast._channel import AsyncTransport, AsyncUnary, Tls
@@ -21,8 +21,8 @@ from holdfast._core import (
 )
 from holdfast._lease_aio import AsyncLease
 from holdfast._retry import Attempts
-from holdfast._session import Session, at_once, is_long
-from holdfast._stream import Unsupported
+from holdfast._session import Session, at_once
+from holdfast._stream import TooLong, Unsupported
 from holdfast.errors import HoldfastError, Unreachable
 
 
@@ -129,17 +129,21 @@ class AsyncConnection:
         except Unreachable as error:
             return self._core.bypass_after(call, error)
 
-    def _once(self, call: Call[T], request: bytes, attempts: Attempts) -> Awaitable[T]:
+    def _once(self, call: Call[T], request: Any, attempts: Attempts) -> Awaitable[T]:
         """Over the stream that all share, or as a call of its own."""
-        shares = self._knows_sessions and not is_long(request)
-        if self._session and shares and isinstance(call, Operation):
+        if self._session and self._knows_sessions and isinstance(call, Operation):
             traceparent = self._core.traceparent()
-            return self._session.ask(call, request, attempts.deadline_s(), traceparent)
+            try:
+                return self._session.ask(call, request, attempts.deadline_s(), traceparent)
+            except TooLong:
+                pass
         return self._call(call, request, attempts.timeout_s())
 
-    async def _call(self, call: Call[T], request: bytes, timeout_s: float) -> T:
+    async def _call(self, call: Call[T], request: Any, timeout_s: float) -> T:
         metadata = self._core.metadata()
-        return call.read(await self._transport.send(call.path, request, timeout_s, metadata))
+        return call.read(
+            await self._transport.send(call.path, call.write(request), timeout_s, metadata)
+        )
 
     async def _pages(self, page: Callable[[str], Call[Page[T]]]) -> AsyncIterator[T]:
         token = ""

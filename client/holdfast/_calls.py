@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -55,6 +55,11 @@ class Call(Generic[T_co]):
     #: Replaces the client's deadlines where the work behind the call takes long.
     timeout_ms: int | None = None
 
+    def write(self, message: Any) -> bytes:
+        """The request, from what `build` made."""
+        written: bytes = message.SerializeToString()
+        return written
+
 
 class Kind(Generic[T_co]):
     """What all operations of one method have in common."""
@@ -69,22 +74,37 @@ class Kind(Generic[T_co]):
 
 
 class Operation(Call[T_co]):
-    """A call that can also travel with others, in a batch or a session."""
+    """A call that can also travel with others, in a batch or a session: what is built is an item of
+    these, which has the request in it.
+    """
 
-    __slots__ = ("is_slow", "kind")
+    __slots__ = ("fill", "is_slow", "kind")
 
     def __init__(
         self,
         kind: Kind[T_co],
-        build: Callable[[Defaults], Message],
+        fill: Callable[[Any, Defaults], None],
         bypass: Bypass[T_co] | None = None,
         durability: Durability = Durability.UNSPECIFIED,
     ) -> None:
-        """`durability` is what it asks for, or has in any case."""
+        """`fill` sets fields of an empty request, one at least. `durability` is what it asks for,
+        or has in any case.
+        """
         self.path, self.read, self.kind = kind.path, kind.decode, kind
-        self.build, self.bypass, self.timeout_ms = build, bypass, None
+        self.fill, self.bypass, self.timeout_ms = fill, bypass, None
         #: Whether it is answered later than others, when it will last.
         self.is_slow = durability > Durability.MEMORY
+
+    def build(self, defaults: Defaults) -> pb.BatchItem:
+        """The operation as an item."""
+        item = pb.BatchItem()
+        self.fill(getattr(item, self.kind.item), defaults)
+        return item
+
+    def write(self, message: pb.BatchItem) -> bytes:
+        """The request without the item around it."""
+        written: bytes = getattr(message, self.kind.item).SerializeToString()
+        return written
 
     def read_result(self, result: pb.BatchResult) -> T_co:
         """The operation's own answer among the answers of many. Raises its error."""
@@ -171,8 +191,7 @@ def batch(operations: Sequence[Operation[Any]]) -> Call[list[Any]]:
     """All of `operations` in one call; each is answered by its own result or error."""
 
     def build(defaults: Defaults) -> pb.BatchRequest:
-        items = [{operation.kind.item: operation.build(defaults)} for operation in operations]
-        return pb.BatchRequest(items=[pb.BatchItem(**cast(dict[str, Any], item)) for item in items])
+        return pb.BatchRequest(items=[operation.build(defaults) for operation in operations])
 
     def read(results: list[pb.BatchResult]) -> list[Any]:
         if len(results) != len(operations):

@@ -74,10 +74,10 @@ class Core:
             raise InvalidRequest(why, reason="FIELD_INVALID", metadata={"field": "token"})
         return (("authorization", f"Bearer {token}"),) if token else ()
 
-    def request(self, call: Call[Any]) -> bytes:
-        """The bytes of a request. Raises InvalidRequest for a number that no message can carry."""
+    def request(self, call: Call[Any]) -> Any:
+        """What all attempts send. Raises InvalidRequest for a number that no message can carry."""
         try:
-            return call.build(self._defaults).SerializeToString()
+            return call.build(self._defaults)
         except ValueError as error:
             raise InvalidRequest(str(error), reason="FIELD_INVALID") from error
 

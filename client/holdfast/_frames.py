@@ -1,8 +1,8 @@
 """The bytes of messages with many operations, written and read without their inner messages.
 
 On the wire an inner message is bytes behind their length. Read as just that, each operation is
-written once, when it is asked for, and messages are put together of them; each answer is read by
-itself, so that whoever keeps one keeps no others in memory.
+written when it is asked for, and messages are put together of them; each answer is read by itself,
+so that whoever keeps one keeps no others in memory.
 """
 
 from __future__ import annotations
@@ -31,20 +31,7 @@ def _outer(message: type[Message]) -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(described.name))
 
 
-_Item, _Request, _Response, _Batch = map(
-    _outer, (pb.BatchItem, pb.SessionRequest, pb.SessionResponse, pb.BatchResponse)
-)
-
-
-def write_item(kind: str, request: bytes, id: int, traceparent: str | None) -> bytes:
-    """One operation: `kind` is its name in `BatchItem`."""
-    item = _Item()
-    item.id = id
-    setattr(item, kind, request)
-    if traceparent:
-        item.traceparent = traceparent
-    written: bytes = item.SerializeToString()
-    return written
+_Request, _Response, _Batch = map(_outer, (pb.SessionRequest, pb.SessionResponse, pb.BatchResponse))
 
 
 def write_message(items: Sequence[bytes]) -> bytes:

@@ -21,8 +21,7 @@ from itertools import chain, count, islice
 
 from holdfast._calls import Operation, T
 from holdfast._channel import Endpoint, Metadata, closed, unusable
-from holdfast._frames import write_item
-from holdfast._stream import Answer, Asked, Stream
+from holdfast._stream import Answer, Asked, Stream, TooLong
 from holdfast._watch import Watch
 from holdfast.errors import HoldfastError
 from holdfast.v1 import balance_service_pb2 as pb
@@ -34,13 +33,6 @@ MESSAGE_OPERATIONS_MAX = 1_000
 MESSAGE_OPERATIONS_SHARED = 64
 #: Bytes of operations in one message: half of what a server reads by default.
 MESSAGE_BYTES_MAX = 512 << 10
-
-
-def is_long(request: bytes) -> bool:
-    """Whether an operation is a call of its own: a message that a server does not read would end
-    the stream, and with it what others ask.
-    """
-    return len(request) > MESSAGE_BYTES_MAX
 
 
 async def at_once(metadata: Callable[[], Metadata]) -> Metadata:
@@ -66,15 +58,24 @@ class Session:
         self._pumping: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    async def ask(
-        self, operation: Operation[T], request: bytes, deadline_s: float, traceparent: str | None
-    ) -> T:
-        """The answer to an operation. Raises its error, HoldfastError where there is no answer, and
-        `Unsupported` where the server knows no sessions.
+    def ask(
+        self,
+        operation: Operation[T],
+        item: pb.BatchItem,
+        deadline_s: float,
+        traceparent: str | None,
+    ) -> Awaitable[T]:
+        """The answer to an operation. Whoever waits for it is raised its error, HoldfastError where
+        there is no answer, `Unsupported` where the server knows no sessions; `TooLong` is at once.
         """
         answer: asyncio.Future[pb.BatchResult] = asyncio.get_running_loop().create_future()
-        asked = self.write(answer, operation, request, deadline_s, traceparent)
+        asked = self.write(answer, operation, item, deadline_s, traceparent)
         self.put(asked)
+        return self._answered(operation, asked, answer)
+
+    async def _answered(
+        self, operation: Operation[T], asked: Asked, answer: asyncio.Future[pb.BatchResult]
+    ) -> T:
         try:
             result = await answer
         except asyncio.CancelledError:
@@ -86,14 +87,20 @@ class Session:
         self,
         answer: Answer,
         operation: Operation[T],
-        request: bytes,
+        item: pb.BatchItem,
         deadline_s: float,
         traceparent: str | None,
     ) -> Asked:
-        """An operation as it is sent. In any thread. `deadline_s` is of the monotone clock."""
-        id = next(self._ids)
-        item = write_item(operation.kind.item, request, id, traceparent)
-        return Asked(answer, id, item, operation.is_slow, deadline_s)
+        """An operation as it is sent. In any thread. `deadline_s` is of the monotone clock. Raises
+        `TooLong` where a server would not read it, which ended the stream and what others ask.
+        """
+        item.id = id = next(self._ids)
+        if traceparent:
+            item.traceparent = traceparent
+        written = item.SerializeToString()
+        if len(written) > MESSAGE_BYTES_MAX:
+            raise TooLong
+        return Asked(answer, id, written, operation.is_slow, deadline_s)
 
     def put(self, asked: Asked) -> None:
         """Sends it with the next message. Raises FailedPrecondition where that cannot be."""

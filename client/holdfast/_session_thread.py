@@ -97,13 +97,17 @@ class SessionThread:
         self._is_told = False
 
     def ask(
-        self, operation: Operation[T], request: bytes, deadline_s: float, traceparent: str | None
+        self,
+        operation: Operation[T],
+        item: pb.BatchItem,
+        deadline_s: float,
+        traceparent: str | None,
     ) -> T:
         """See `Session.ask`."""
         if self._process != os.getpid():
             self._start()
         answer = Waiting()
-        asked = self._session.write(answer, operation, request, deadline_s, traceparent)
+        asked = self._session.write(answer, operation, item, deadline_s, traceparent)
         try:
             self._hand_over(asked)
             answer.wait()

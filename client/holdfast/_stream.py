@@ -35,6 +35,10 @@ class Unsupported(Exception):
     """The server has no Session: call it singly."""
 
 
+class TooLong(Exception):
+    """No message has room for the operation: it is a call of its own."""
+
+
 class Answer(Protocol):
     """What the caller of an operation waits for: a future, or the like of it for threads."""
 

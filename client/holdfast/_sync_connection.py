@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from holdfast._calls import Call, Operation, Page, T
 from holdfast._channel import Tls, Transport, Unary
@@ -22,9 +22,9 @@ from holdfast._core import (
 from holdfast._hold_sync import Extender
 from holdfast._lease_sync import Lease
 from holdfast._retry import Attempts
-from holdfast._session import at_once, is_long
+from holdfast._session import at_once
 from holdfast._session_thread import SessionThread, apart
-from holdfast._stream import Unsupported
+from holdfast._stream import TooLong, Unsupported
 from holdfast.errors import HoldfastError, Unreachable
 
 
@@ -127,18 +127,20 @@ class Connection:
         except Unreachable as error:
             return self._core.bypass_after(call, error)
 
-    def _once(self, call: Call[T], request: bytes, attempts: Attempts) -> T:
+    def _once(self, call: Call[T], request: Any, attempts: Attempts) -> T:
         """Over the stream that all share, or as a call of its own."""
-        shares = self._knows_sessions and not is_long(request)
-        if self._session and shares and isinstance(call, Operation):
+        if self._session and self._knows_sessions and isinstance(call, Operation):
             traceparent = self._core.traceparent()
-            answer: T = self._session.ask(call, request, attempts.deadline_s(), traceparent)
-            return answer
+            try:
+                answer: T = self._session.ask(call, request, attempts.deadline_s(), traceparent)
+                return answer
+            except TooLong:
+                pass
         return self._call(call, request, attempts.timeout_s())
 
-    def _call(self, call: Call[T], request: bytes, timeout_s: float) -> T:
+    def _call(self, call: Call[T], request: Any, timeout_s: float) -> T:
         metadata = self._core.metadata()
-        return call.read(self._transport.send(call.path, request, timeout_s, metadata))
+        return call.read(self._transport.send(call.path, call.write(request), timeout_s, metadata))
 
     def _pages(self, page: Callable[[str], Call[Page[T]]]) -> Iterator[T]:
         token = ""

@@ -55,15 +55,15 @@ def reserve(
     """Sets credits aside. With `minimum`, less than `amount` will do, but at least that much."""
     key = key or new_key()
 
-    def build(defaults: Defaults) -> pb.ReserveRequest:
-        request = pb.ReserveRequest(
-            account=account, feature=feature, ttl_ms=ttl_ms, idempotency_key=key
-        )
+    def fill(request: pb.ReserveRequest, defaults: Defaults) -> None:
+        request.account = account
+        request.feature = feature
+        request.ttl_ms = ttl_ms
+        request.idempotency_key = key
         _add_lines(request, amount, minimum, credit_type, defaults)
         _complete(request, defaults, durability, labels)
-        return request
 
-    return Operation(_answers.RESERVE, build, _RESERVE_BYPASSED, durability)
+    return Operation(_answers.RESERVE, fill, _RESERVE_BYPASSED, durability)
 
 
 def commit(
@@ -81,8 +81,10 @@ def commit(
     """Burns what was used of a hold; None means what is held. Not `final`: the rest stays held."""
     key = key or new_key()
 
-    def build(defaults: Defaults) -> pb.CommitRequest:
-        request = pb.CommitRequest(hold_id=hold_id, final=final, idempotency_key=key)
+    def fill(request: pb.CommitRequest, defaults: Defaults) -> None:
+        request.hold_id = hold_id
+        request.final = final
+        request.idempotency_key = key
         if amount is not None:
             _add_lines(request, amount, None, credit_type, defaults)
         if ttl_ms:
@@ -90,10 +92,9 @@ def commit(
         if overage:
             request.overage = types_pb2.Overage.ValueType(overage)
         _complete(request, defaults, durability, labels)
-        return request
 
     bypass = _without_hold(hold_id, _COMMIT_BYPASSED)
-    return Operation(_answers.COMMIT, build, bypass, durability)
+    return Operation(_answers.COMMIT, fill, bypass, durability)
 
 
 def release(
@@ -106,26 +107,28 @@ def release(
     """Gives all of a hold back."""
     key = key or new_key()
 
-    def build(defaults: Defaults) -> pb.ReleaseRequest:
-        request = pb.ReleaseRequest(hold_id=hold_id, reason=reason, idempotency_key=key)
+    def fill(request: pb.ReleaseRequest, defaults: Defaults) -> None:
+        request.hold_id = hold_id
+        request.reason = reason
+        request.idempotency_key = key
         _complete(request, defaults, durability)
-        return request
 
     bypass = _without_hold(hold_id, _RELEASE_BYPASSED)
-    return Operation(_answers.RELEASE, build, bypass, durability)
+    return Operation(_answers.RELEASE, fill, bypass, durability)
 
 
 def extend(hold_id: str, ttl_ms: int, *, key: str | None = None) -> Operation[results.ExtendResult]:
     """Gives a hold more time, measured from now."""
     key = key or new_key()
 
-    def build(defaults: Defaults) -> pb.ExtendRequest:
-        return pb.ExtendRequest(
-            tenant=defaults.tenant, hold_id=hold_id, ttl_ms=ttl_ms, idempotency_key=key
-        )
+    def fill(request: pb.ExtendRequest, defaults: Defaults) -> None:
+        request.tenant = defaults.tenant
+        request.hold_id = hold_id
+        request.ttl_ms = ttl_ms
+        request.idempotency_key = key
 
     bypass = _without_hold(hold_id, _EXTEND_BYPASSED)
-    return Operation(_answers.EXTEND, build, bypass)
+    return Operation(_answers.EXTEND, fill, bypass)
 
 
 def burn(
@@ -142,13 +145,14 @@ def burn(
     """Reserves and commits in one step."""
     key = key or new_key()
 
-    def build(defaults: Defaults) -> pb.BurnRequest:
-        request = pb.BurnRequest(account=account, feature=feature, idempotency_key=key)
+    def fill(request: pb.BurnRequest, defaults: Defaults) -> None:
+        request.account = account
+        request.feature = feature
+        request.idempotency_key = key
         _add_lines(request, amount, minimum, credit_type, defaults)
         _complete(request, defaults, durability, labels)
-        return request
 
-    return Operation(_answers.BURN, build, _BURN_BYPASSED, durability)
+    return Operation(_answers.BURN, fill, _BURN_BYPASSED, durability)
 
 
 def refund(
@@ -164,28 +168,26 @@ def refund(
     """Gives burned credits back; None means all that is left to refund."""
     key = key or new_key()
 
-    def build(defaults: Defaults) -> pb.RefundRequest:
-        request = pb.RefundRequest(
-            transaction_id=transaction_id,
-            reason_code=reason_code,
-            goodwill_ttl_ms=goodwill_ttl_ms,
-            idempotency_key=key,
-        )
+    def fill(request: pb.RefundRequest, defaults: Defaults) -> None:
+        request.transaction_id = transaction_id
+        request.reason_code = reason_code
+        request.goodwill_ttl_ms = goodwill_ttl_ms
+        request.idempotency_key = key
         if amount is not None:
             _add_lines(request, amount, None, credit_type, defaults)
         _complete(request, defaults, durability)
-        return request
 
-    return Operation(_answers.REFUND, build, durability=Durability.LEDGER)
+    return Operation(_answers.REFUND, fill, durability=Durability.LEDGER)
 
 
 def balance(account: str) -> Operation[results.BalanceResult]:
     """What an account has, holds and has used."""
 
-    def build(defaults: Defaults) -> pb.BalanceRequest:
-        return pb.BalanceRequest(tenant=defaults.tenant, account=account)
+    def fill(request: pb.BalanceRequest, defaults: Defaults) -> None:
+        request.tenant = defaults.tenant
+        request.account = account
 
-    return Operation(_answers.BALANCE, build)
+    return Operation(_answers.BALANCE, fill)
 
 
 def _without_hold(hold_id: str, bypass: Bypass[T]) -> Bypass[T] | None:
@@ -201,7 +203,9 @@ def _add_lines(
     defaults: Defaults,
 ) -> None:
     for name, amount in lines_of(amounts, credit_type, defaults).items():
-        request.lines.add(credit_type=name, amount=amount)
+        line = request.lines.add()
+        line.credit_type = name
+        line.amount = amount
     if minimum is not None:
         request.fit = types_pb2.FIT_UP_TO
         least = lines_of(minimum, credit_type, defaults)

@@ -22,6 +22,11 @@ HOLD_AGE_S = 90.0
 GRANTED = results.Decision(Outcome.GRANTED)
 
 
+def built(operation: Any) -> Any:
+    """The request of an operation."""
+    return getattr(operation.build(Defaults("", "ai")), operation.kind.item)
+
+
 @dataclass
 class ModelHold:
     """A hold as the service has it."""
@@ -45,7 +50,7 @@ class Model:
 
     def ask(self, operation: Any, now_s: float) -> Any:
         """Applies a request, once for its key; raises what the service would answer."""
-        request = operation.build(Defaults("", "ai"))
+        request = built(operation)
         key = request.idempotency_key
         if key not in self.answers:
             self.answers[key] = self._apply(request, now_s)
@@ -58,7 +63,7 @@ class Model:
 
     def knows(self, operation: Any) -> bool:
         """Whether a request has arrived."""
-        return operation.build(Defaults("", "ai")).idempotency_key in self.answers
+        return built(operation).idempotency_key in self.answers
 
     def _apply(self, request: Any, now_s: float) -> Any:
         self.expire(now_s)

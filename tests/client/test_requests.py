@@ -19,6 +19,7 @@ from holdfast import (
     operations,
 )
 from holdfast._calls import Defaults
+from holdfast.v1 import balance_service_pb2 as pb
 from holdfast.v1 import types_pb2
 
 #: Its window is longer than any number of the wire.
@@ -27,7 +28,7 @@ DEFAULTS = Defaults(tenant="acme", credit_type="credits")
 
 
 def built(operation: operations.Operation[Any]) -> Any:
-    return operation.build(DEFAULTS)
+    return getattr(operation.build(DEFAULTS), operation.kind.item)
 
 
 def test_a_bare_amount_is_of_the_client_s_credit_type() -> None:
@@ -80,6 +81,27 @@ def test_an_operation_keeps_its_key(operation: operations.Operation[Any]) -> Non
     first, second = built(operation), built(operation)
     assert len(first.idempotency_key) == 36
     assert first == second
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        operations.reserve("", {}, ttl_ms=0),
+        operations.commit(""),
+        operations.release(""),
+        operations.extend("", 0),
+        operations.burn("", {}),
+        operations.refund(""),
+        operations.balance(""),
+    ],
+    ids=lambda operation: operation.kind.item,
+)
+def test_an_operation_that_says_nothing_is_still_one(operation: operations.Operation[Any]) -> None:
+    item = operation.build(Defaults("", "credits"))
+    written = pb.BatchItem.FromString(item.SerializeToString())
+    assert written.WhichOneof("operation") == operation.kind.item
+    alone = type(built(operation)).FromString(operation.write(item))
+    assert alone == getattr(written, operation.kind.item)
 
 
 def test_the_caller_s_key_is_taken() -> None:

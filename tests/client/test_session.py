@@ -171,6 +171,15 @@ def test_an_interrupt_ends_the_wait_of_a_thread() -> None:
     assert server.streams == 1
 
 
+async def test_an_operation_says_in_which_trace_it_is_asked_for(server: SessionServer) -> None:
+    spans = iter(["00-a-1-01", None, "00-a-2-01"])
+    async with AsyncClient(server.address, traceparent=lambda: next(spans)) as client:
+        for _ in range(3):
+            await client.reserve("a", 1)
+    sent = [item.traceparent for message in server.messages for item in message.items]
+    assert sent == ["00-a-1-01", "", "00-a-2-01"]
+
+
 @pytest.mark.parametrize("cut", [cut_before, cut_after])
 async def test_what_was_not_answered_is_sent_again_under_its_key(
     server: SessionServer, client: AsyncClient, cut: Any
