@@ -44,7 +44,10 @@ async def server() -> AsyncIterator[SessionServer]:
 
 @pytest.fixture
 async def client(server: SessionServer) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.address, token="secret") as opened:
+    """It has patience: on a busy machine thousands of calls take longer than an attempt may."""
+    async with AsyncClient(
+        server.address, token="secret", attempt_timeout_ms=60_000, timeout_ms=60_000
+    ) as opened:
         yield opened
 
 
