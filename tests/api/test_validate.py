@@ -296,8 +296,8 @@ def test_a_goodwill_grant_lives_up_to_ten_years() -> None:
 def test_an_explanation_needs_a_subject() -> None:
     check_refused(
         lambda: reads.explained(ledger_messages.ExplainRequest()),
-        Reason.ID_INVALID,
-        "balance.account",
+        Reason.FIELD_INVALID,
+        "subject",
     )
 
 
