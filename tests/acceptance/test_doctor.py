@@ -210,6 +210,9 @@ def test_state_dir_is_looked_for_where_it_will_be(tmp_path: Path) -> None:
     assert (check.name, check.health) == ("disk of state_dir", Health.OK)
     (check,) = check_machine(tmp_path, 1 << 60)
     assert check.health is Health.BAD
+    (tmp_path / "file").touch()
+    bad = found(check_machine(tmp_path / "file" / "state", 1))
+    assert bad["state_dir"].health is Health.BAD
 
 
 def test_running_service_is_fine(holdfast_server: RunningService) -> None:

@@ -107,6 +107,17 @@ def test_refuses_a_certificate_that_cannot_be_used(
     assert line.startswith(f"holdfast: HOLDFAST_TLS_CERTIFICATE is {path}, ")
 
 
+def test_refuses_a_state_dir_that_it_cannot_write_to(
+    holdfast_server: RunningService, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    change = {"HOLDFAST_STATE_DIR": str(tmp_path / "file" / "state")}
+    done = run(["serve"], {**holdfast_server.environment, **change})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("holdfast: HOLDFAST_STATE_DIR is ")
+
+
 def test_refuses_credentials_that_cannot_be_used(
     holdfast_server: RunningService, tmp_path: Path
 ) -> None:

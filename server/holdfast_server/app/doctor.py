@@ -241,7 +241,7 @@ def check_machine(state_dir: Path, spool_bytes_max: int) -> Iterator[Check]:
         f"{free >> 20} MiB free",
         "" if enough else "make room: bypassed work is kept there until it is booked",
     )
-    if not os.access(place, os.W_OK):
+    if not place.is_dir() or not os.access(place, os.W_OK):
         advice = "let this user write there, or set HOLDFAST_STATE_DIR"
         yield Check("state_dir", Health.BAD, f"{place} is not writable", advice)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from tempfile import TemporaryFile
 
 from holdfast_server.app.certificates import check_certificates
 from holdfast_server.app.deployment import learn_facts
@@ -31,6 +32,19 @@ def warn_of_certificates(settings: Settings) -> None:
         log.log(
             logging.ERROR if flaw.is_bad else logging.WARNING, "%s: %s", flaw.found, flaw.advice
         )
+
+
+def check_state_dir(settings: Settings) -> None:
+    """Every process keeps its socket there, and what must survive it. Raises `Problem`."""
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=settings.state_dir):
+            pass
+    except OSError as error:
+        raise Problem(
+            f"HOLDFAST_STATE_DIR is {settings.state_dir}, where no file can be made "
+            f"({error.strerror}): let this user write there, or give another folder"
+        ) from error
 
 
 async def check_stores(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from holdfast_server.app.child import Child, Program
 from holdfast_server.app.exposition import Source, collect_pages, serve_http
 from holdfast_server.app.lifeline import stop_event
 from holdfast_server.app.problem import Problem
-from holdfast_server.app.start import check_stores, warn_of_certificates
+from holdfast_server.app.start import check_state_dir, check_stores, warn_of_certificates
 from holdfast_server.control.admin_socket import socket_path
 from holdfast_server.settings import Settings, check_serving, variable_of
 
@@ -48,6 +48,7 @@ async def running(
     `SettingsError` and `HoldfastError` when it cannot start; then nothing is left running.
     """
     check_serving(settings)
+    check_state_dir(settings)
     warn_of_certificates(settings)
     with hold_address(settings.host, settings.port) as address:
         await check_stores(settings)
