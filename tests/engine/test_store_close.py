@@ -1,18 +1,23 @@
-"""A store that is closed while somebody waits for an answer."""
+"""A store that is closed while somebody waits for an answer, or that hangs when it is asked."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis.asyncio as redis
 
+from holdfast_server import embedded
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.scripts import load
-from holdfast_server.engine.store import Store
+from holdfast_server.engine.store import ANSWER_TIMEOUT_S, Store
 from holdfast_server.engine.stores import open_store
+from holdfast_server.errors import HoldfastError, Reason
 from tests.support.waiting import until
 
 #: More turns of the event loop than a first call takes, with connection and script.
@@ -50,3 +55,23 @@ async def test_what_is_under_way_is_answered_and_leaves_no_connection(
             await store.close()
             assert await asked
             await until(nobody_else)
+
+
+@pytest.mark.parametrize("ask", [run, call, read])
+async def test_a_store_that_hangs_is_away_before_the_time_of_a_call_is_over(
+    tmp_path: Path, ask: Callable[[Store], Awaitable[Any]]
+) -> None:
+    """The system takes connections for a process that stands still."""
+    with embedded.start_valkey(tmp_path) as server:
+        store = open_store(server.url)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(HoldfastError) as refusal:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    await ask(store)
+            assert refusal.value.reason is Reason.STORE_UNAVAILABLE
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        # Nothing is taken for an answer that was meant for somebody who went away.
+        assert await ask(store)
+        await store.close()

@@ -26,6 +26,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as NoGreetingError
 
 from holdfast_server.engine.address import Address
 from holdfast_server.engine.keys import ascii_names
@@ -43,7 +44,21 @@ LINES_KEPT = 4
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 5.0
 
+
+async def _greet(connection: Connection) -> None:
+    """Says who we are. A server that hangs takes connections all the same: that it is away must be
+    known before the time of a call is over.
+    """
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await connection.on_connect()
+    except TimeoutError as error:
+        # The driver hangs up on its own errors alone.
+        raise NoGreetingError("no answer to a greeting") from error
+
+
 _CONNECTION: dict[str, Any] = {
+    "redis_connect_func": _greet,
     "retry": Retry(NoBackoff(), 0),
     "retry_on_error": [],
     "socket_connect_timeout": CONNECT_TIMEOUT_S,
