@@ -71,6 +71,14 @@ def test_an_export_is_utf8_whatever_the_locale(url: str, form: str, tmp_path: Pa
 
 
 @FORMATS
+def test_a_disk_that_is_full_is_named(url: str, form: str) -> None:
+    variables = {**os.environ, "HOLDFAST_POSTGRES_URL": url}
+    done = run(["ledger", "export", form, "--output", "/dev/full"], variables)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "holdfast: /dev/full: No space left on device"
+
+
+@FORMATS
 def test_what_can_still_be_written_is(url: str, form: str) -> None:
     """Whoever verifies the file finds it."""
     change(url, "labels = '[1]'")

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
@@ -309,25 +309,31 @@ async def _export(
         chosen = known_partitions(partitions or there, len(there))
         with Progress(console=Console(stderr=True), transient=True) as progress:
             for partition in progress.track(chosen, description="partitions"):
-                async for recorded in ledger.stream_entries(partition):
-                    write(recorded)
-                    count += 1
+                async with aclosing(ledger.stream_entries(partition)) as entries:
+                    async for recorded in entries:
+                        write(recorded)
+                        count += 1
     return count
 
 
 @contextmanager
 def _opened_output(path: Path | None) -> Iterator[TextIO]:
     """In UTF-8, whatever the locale: an export is read elsewhere."""
-    if path is None:
-        if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")
-        yield sys.stdout
-    elif path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
-    else:
-        with _opened_file(path.resolve()) as stream:
-            yield stream
+    try:
+        if path is None:
+            if isinstance(sys.stdout, TextIOWrapper):
+                sys.stdout.reconfigure(encoding="utf-8")
+            yield sys.stdout
+        elif path.exists() and not path.is_file():
+            with path.open("w", encoding="utf-8", newline="") as stream:
+                yield stream
+        else:
+            with _opened_file(path.resolve()) as stream:
+                yield stream
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Problem(f"{path or 'standard output'}: {error.strerror}") from error
 
 
 @contextmanager

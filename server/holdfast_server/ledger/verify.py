@@ -6,10 +6,11 @@ the same code.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, cast
 
 from psycopg import DataError
 
@@ -241,18 +242,20 @@ class Verification(Snapshots):
             found = await fetch_all(cursor, QUERIES["partitions"])
         return {*await self.tips(), *(row["partition"] for row in found)}
 
-    async def stream_entries(self, partition: int) -> AsyncIterator[RecordedEntry]:
+    async def stream_entries(self, partition: int) -> AsyncGenerator[RecordedEntry, None]:
         """Every entry of a partition in order, as of one instant: what an export consists of.
+        Whoever does not read to the end closes it.
 
         Raises `UnreadableEntry`.
         """
         seq = 1
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             try:
-                async for row in _rows(cursor, partition):
-                    seq = row["seq"]
-                    yield rows.recorded_entry(row)
-                    seq += 1
+                async with aclosing(_rows(cursor, partition)) as found:
+                    async for row in found:
+                        seq = row["seq"]
+                        yield rows.recorded_entry(row)
+                        seq += 1
             except UNREADABLE as error:
                 message = f"entry {seq} of partition {partition} cannot be read"
                 raise UnreadableEntry(f"{message} ({type(error).__name__})") from error
@@ -312,8 +315,10 @@ async def _checked(cursor: Cursor, check: PartitionCheck) -> AsyncIterator[Recor
         check.note_unread(error)
 
 
-def _rows(cursor: Cursor, partition: int) -> AsyncIterator[rows.Row]:
-    return cursor.stream(QUERIES["partition_entries"], {"partition": partition}, size=FETCH_ROWS)
+def _rows(cursor: Cursor, partition: int) -> AsyncGenerator[rows.Row, None]:
+    found = cursor.stream(QUERIES["partition_entries"], {"partition": partition}, size=FETCH_ROWS)
+    # The driver promises less than it gives: one that is not closed keeps the connection busy.
+    return cast("AsyncGenerator[rows.Row, None]", found)
 
 
 def _plus(state: Buckets, delta: Buckets) -> tuple[int, ...]:
