@@ -612,8 +612,8 @@ class Violation(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     check: _builtins.str
-    """Which check: "chain", "sequence", "version", "conservation", "hold", "key", "cursor",
-    "checkpoint" or "snapshot".
+    """Which check: "chain", "sequence", "version", "conservation", "hold", "key", "terms",
+    "cursor", "checkpoint" or "snapshot".
     """
     partition: _builtins.int
     """Where."""

@@ -85,8 +85,8 @@ class LedgerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Checks hash chain, sequence, versions, conservation, holds, keys, cursors and snapshots of trees,
-        of every tenant. Only for credentials that serve every tenant.
+        """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
+        and snapshots of trees, of every tenant. Only for credentials that serve every tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

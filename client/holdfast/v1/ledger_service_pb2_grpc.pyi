@@ -43,8 +43,8 @@ class LedgerServiceStub:
     Explain: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ExplainRequest, _ledger_service_pb2.ExplainResponse]
     """The entries and grants behind a balance or a transaction."""
     Verify: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.VerifyRequest, _ledger_service_pb2.VerifyResponse]
-    """Checks hash chain, sequence, versions, conservation, holds, keys, cursors and snapshots of trees,
-    of every tenant. Only for credentials that serve every tenant.
+    """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
+    and snapshots of trees, of every tenant. Only for credentials that serve every tenant.
     """
 
 @_typing.type_check_only
@@ -62,8 +62,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     Explain: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ExplainRequest, _ledger_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """The entries and grants behind a balance or a transaction."""
     Verify: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.VerifyRequest, _ledger_service_pb2.VerifyResponse]  # type: ignore[assignment]
-    """Checks hash chain, sequence, versions, conservation, holds, keys, cursors and snapshots of trees,
-    of every tenant. Only for credentials that serve every tenant.
+    """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
+    and snapshots of trees, of every tenant. Only for credentials that serve every tenant.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -102,8 +102,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.VerifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.VerifyResponse, _abc.Awaitable[_ledger_service_pb2.VerifyResponse]]:
-        """Checks hash chain, sequence, versions, conservation, holds, keys, cursors and snapshots of trees,
-        of every tenant. Only for credentials that serve every tenant.
+        """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
+        and snapshots of trees, of every tenant. Only for credentials that serve every tenant.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

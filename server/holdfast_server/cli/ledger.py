@@ -172,10 +172,11 @@ def await_durable(client: Client, as_json: bool, transaction_id: str, durability
 def verify(
     connection: Connection, as_json: bool, partitions: tuple[int, ...], **where: Any
 ) -> None:
-    """Check hash chain, sequence, versions, conservation, holds and keys; status 1 where one fails.
+    """Check hash chain, sequence, versions, conservation, holds, keys and terms of grants and
+    accounts; status 1 where one fails.
 
     With --checkpoints also that nothing is missing at the end, which a chain alone cannot show.
-    A file says nothing about keys.
+    A file says nothing about keys and terms.
     """
     if where["file"] and (where["offline"] or partitions):
         raise click.UsageError("a --file is verified whole, and without Postgres")

@@ -154,7 +154,7 @@ class BurnedTransaction:
 @dataclass(frozen=True, slots=True)
 class Violation:
     """Something that does not hold. `check` is chain, sequence, version, conservation, hold, key,
-    cursor, checkpoint or snapshot.
+    terms, cursor, checkpoint or snapshot.
     """
 
     check: str

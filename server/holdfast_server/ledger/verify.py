@@ -21,6 +21,7 @@ from holdfast_server.domain.reply import Buckets
 from holdfast_server.ledger import rows
 from holdfast_server.ledger.database import EVERY_TENANT, Cursor, fetch_all, fetch_one
 from holdfast_server.ledger.hold_check import HoldCheck
+from holdfast_server.ledger.projection_check import ProjectionCheck
 from holdfast_server.ledger.records import RecordedEntry, VerifyReport, Violation
 from holdfast_server.ledger.snapshot_check import Judged, SnapshotCheck
 from holdfast_server.ledger.snapshots import Snapshots, snapshots_in
@@ -148,6 +149,10 @@ class PartitionCheck:
             message = f"the snapshot of {tenant}/{root} does not follow from its entries"
             self._note("snapshot", seq, f"{message}; it is removed")
 
+    def note_projected(self, seq: int, what: str) -> None:
+        """Notes a copy of what an entry says, which no chain covers, that says something else."""
+        self._note("terms", seq, f"{what} are not what this entry says")
+
     def note_unprotected(self, operations: int, first: int) -> None:
         """Notes what the ledger would let happen once more: no chain covers what protects it."""
         message = f"{operations} operations, this the first, have no row that keeps them from being"
@@ -212,13 +217,14 @@ class Verification(Snapshots):
         anchors: Mapping[int, Vouched] | None = None,
         on_progress: OnProgress | None = None,
     ) -> VerifyReport:
-        """Checks hash chain, sequence, versions, conservation, time, holds, keys and cursors, and
-        what checkpoints vouch for (by partition). None means all partitions that there should be or
-        that have entries. A snapshot that does not follow from the entries is removed: it must not
-        be used, and nothing depends on it.
+        """Checks chain, sequence, versions, conservation, time, holds, keys, terms and cursors,
+        and what checkpoints vouch for (by partition). None means all partitions that there should
+        be or that have entries. A snapshot that does not follow from the entries is removed: it
+        must not be used, and nothing depends on it.
 
         Reads one partition at a time, each as of one instant, and keeps one state per account and
-        credit type of it in memory. Entries that are recorded meanwhile do no harm.
+        credit type of it in memory, and a digest per grant. Entries that are recorded meanwhile do
+        no harm.
         """
         anchors = anchors or {}
         entries, violations = 0, list[Violation]()
@@ -266,8 +272,12 @@ class Verification(Snapshots):
             tip = await _tip(cursor, partition)
             unprotected = await fetch_one(cursor, QUERIES["unprotected"], partition=partition)
             snapshots = SnapshotCheck(await snapshots_in(cursor, partition))
+            projected = ProjectionCheck()
             async for recorded in _checked(cursor, check):
                 snapshots.add(recorded.entry)
+                projected.add(recorded.entry)
+            async for seq, what in projected.finish(cursor):
+                check.note_projected(seq, what)
         check.finish()
         check.compare(tip)
         if unprotected and unprotected["operations"]:

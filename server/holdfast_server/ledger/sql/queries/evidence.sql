@@ -38,6 +38,26 @@ LEFT JOIN LATERAL (
 WHERE (o.partition, o.epoch, o.first_seq, o.fingerprint, o.hold_ended)
     IS DISTINCT FROM (e.partition, e.epoch, e.first_seq, e.fingerprint, e.hold_ended);
 
+-- grants_named --
+-- The terms of some grants, as they are read. Each is looked up by itself: a join may read all there are.
+SELECT found.*
+FROM unnest(%(tenants)s::text[], %(names)s::uuid[]) AS wanted (tenant, name)
+CROSS JOIN LATERAL (
+    SELECT * FROM holdfast.grant_terms AS g
+    WHERE g.tenant = wanted.tenant AND g.grant_id = wanted.name
+    LIMIT 1
+) AS found;
+
+-- accounts_named --
+-- The same of accounts.
+SELECT found.*
+FROM unnest(%(tenants)s::text[], %(names)s::text[]) AS wanted (tenant, name)
+CROSS JOIN LATERAL (
+    SELECT * FROM holdfast.account AS a
+    WHERE a.tenant = wanted.tenant AND a.account = wanted.name
+    LIMIT 1
+) AS found;
+
 -- tip --
 -- Where a partition ends, by what the flusher says.
 SELECT partition, epoch, last_seq AS seq, last_hash AS hash FROM holdfast.flush_cursor
