@@ -8,8 +8,12 @@ LIMIT_EXCEEDED, INSUFFICIENT_CREDITS, OVERAGE_REJECTED, ACCOUNT_CLOSED) are answ
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from enum import Enum, IntEnum
+
+#: Random bytes of the reference that joins an INTERNAL answer to its log line.
+_REFERENCE_BYTES = 8
 
 #: The domain of every `google.rpc.ErrorInfo` that Holdfast sends.
 ERROR_DOMAIN = "holdfast"
@@ -208,3 +212,8 @@ class HoldfastError(Exception):
     def status(self) -> Status:
         """The gRPC status that this error has on the wire."""
         return STATUS_OF_REASON[self.reason]
+
+
+def new_reference() -> str:
+    """What an INTERNAL answer is found by in the log; whoever answers so MUST log it."""
+    return secrets.token_hex(_REFERENCE_BYTES)

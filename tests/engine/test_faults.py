@@ -84,8 +84,12 @@ async def test_a_key_of_a_wrong_type_leaves_no_partial_write(valkey_url: str) ->
     await real.store.close()
 
 
-async def test_a_faulty_operation_does_not_take_others_with_it(real: Real) -> None:
-    """A batch with a fault is taken apart: only the faulty operation fails."""
+async def test_a_faulty_operation_does_not_take_others_with_it(
+    real: Real, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch with a fault is taken apart: only the faulty operation fails, and its caller is told
+    where the log has why.
+    """
     await prepare(real)
     await real.decide([op.CreateAccount("t", "b", op.AccountTerms(), "b1")])
     tree = real.keys.tree_keys(real.keys.partition("t", "b"), 1, "t", "b")[0]
@@ -102,6 +106,9 @@ async def test_a_faulty_operation_does_not_take_others_with_it(real: Real) -> No
         None,
     ]
     assert answers[3].credits[0].buckets.held == 30
+    reference = answers[1].metadata["reference"]
+    assert reference in answers[1].message
+    assert "fault" in next(each.message for each in caplog.records if reference in str(vars(each)))
 
 
 async def test_a_zone_that_cannot_be_read_fails_its_account_alone(real: Real) -> None:

@@ -85,7 +85,7 @@ class Away:
     async def bring(self, names: Sequence[Name]) -> Mapping[Name, Outcome]:
         self._times -= 1
         if self._times >= 0:
-            return dict.fromkeys(names, internal())
+            return dict.fromkeys(names, internal("reference"))
         return await self._inner.bring(names)
 
 

@@ -138,12 +138,17 @@ async def test_no_error_of_the_driver_leaves_while_postgres_is_away(
         await ledger.close()
 
 
-async def test_a_statement_that_is_refused_shows_nothing_of_itself(ledger: Ledger) -> None:
+async def test_a_statement_that_is_refused_shows_nothing_of_itself(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(HoldfastError) as caught:
         await ledger.hold_entries("t", "no hold")
 
     assert caught.value.reason is Reason.INTERNAL
     assert "uuid" not in str(caught.value)
+    reference = caught.value.metadata["reference"]
+    (record,) = [each for each in caplog.records if reference in str(vars(each))]
+    assert record.exc_info is not None
 
 
 async def test_a_connection_that_died_is_replaced(

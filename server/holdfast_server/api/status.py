@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from typing import Final
 
 import grpc
@@ -11,12 +10,16 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
-from holdfast_server.errors import ERROR_DOMAIN, STATUS_OF_REASON, HoldfastError, Reason
+from holdfast_server.errors import (
+    ERROR_DOMAIN,
+    STATUS_OF_REASON,
+    HoldfastError,
+    Reason,
+    new_reference,
+)
 
 #: The trailing metadata in which gRPC clients look for a `google.rpc.Status`.
 DETAILS_KEY = "grpc-status-details-bin"
-#: Random bytes of the reference that joins an INTERNAL answer to its log line.
-_REFERENCE_BYTES = 8
 
 _STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -30,7 +33,7 @@ def sendable(method: str, error: Exception) -> HoldfastError:
     """
     if isinstance(error, HoldfastError) and error.reason in STATUS_OF_REASON:
         return error
-    reference = secrets.token_hex(_REFERENCE_BYTES)
+    reference = new_reference()
     facts = {"method": method, "reference": reference}
     _log.error("a call failed", exc_info=error, extra={"facts": facts})
     return HoldfastError(

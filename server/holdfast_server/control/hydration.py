@@ -27,7 +27,7 @@ from holdfast_server.engine.drains import Drains
 from holdfast_server.engine.failures import ledger_behind
 from holdfast_server.engine.image import draw_image
 from holdfast_server.engine.tree_store import Installed, NewTree, TreeStore
-from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.errors import HoldfastError, Reason, new_reference
 from holdfast_server.ledger.histories import HistoryTooLong, TreesRead
 from holdfast_server.telemetry.names import Hydrated
 from holdfast_server.telemetry.recorder import Recorder
@@ -203,8 +203,10 @@ class Hydrator:
         except Exception:
             if len(left) > 1:
                 return outcomes | await self._bring_halves(left)
-            _LOG.exception("%d accounts could not be read from the ledger", len(left))
-            error = failures.internal()
+            reference = new_reference()
+            facts = {"accounts": len(left), "reference": reference}
+            _LOG.exception("accounts could not be read from the ledger", extra={"facts": facts})
+            error = failures.internal(reference)
         return outcomes | dict.fromkeys(left, error)
 
     async def _bring_halves(self, names: Sequence[Name]) -> dict[Name, Outcome]:

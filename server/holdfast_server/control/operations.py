@@ -32,7 +32,7 @@ from holdfast_server.engine.pack import PROTECTED
 from holdfast_server.engine.request import Called, NeedsLedger, Request
 from holdfast_server.engine.unpack import Place
 from holdfast_server.engine.watermark import Watermarks
-from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.errors import HoldfastError, Reason, new_reference
 from holdfast_server.ledger.records import RecordedHold, RecordedOperation
 from holdfast_server.ledger.store import Ledger
 
@@ -301,8 +301,12 @@ class Operations:
         if found is None:
             return failures.failed(Reason.HOLD_NOT_FOUND, {})
         if found.state is rp.HoldState.OPEN:
-            _LOG.critical("hold %s is open in the ledger and unknown to the hot store", hold)
-            return failures.internal()
+            reference = new_reference()
+            facts = {"hold": hold, "reference": reference}
+            _LOG.critical(
+                "a hold is open in the ledger and unknown to the hot store", extra={"facts": facts}
+            )
+            return failures.internal(reference)
         error = _ended(operation, found)
         if isinstance(operation, op.Commit) and error.reason is Reason.HOLD_EXPIRED:
             await self.ledger.note_late_use(found, operation)

@@ -38,7 +38,7 @@ from holdfast_server.engine.pack import digest_of, pack_operation
 from holdfast_server.engine.rows import pack_row, pack_value
 from holdfast_server.engine.scripts import Clock, Script, beyond_memory, load
 from holdfast_server.engine.store import ScriptFault, Store, unanswered
-from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.errors import HoldfastError, Reason, new_reference
 from holdfast_server.telemetry.names import Attribute
 from holdfast_server.telemetry.tracing import Span, TraceContext, Tracing
 
@@ -262,9 +262,13 @@ class Batcher:
         try:
             return await self._call(items, claimed_since_ms, script or self._calls.script)
         except ScriptFault as fault:
-            _LOG.error("script fault in a batch of %d: %s", len(items), fault)
+            reference = new_reference()
+            facts = {"reference": reference}
+            _LOG.error(
+                "script fault in a batch of %d: %s", len(items), fault, extra={"facts": facts}
+            )
             if len(items) == 1:
-                return [internal()]
+                return [internal(reference)]
             middle = len(items) // 2
             return [
                 *await self._decide(items[:middle], claimed_since_ms, script),
@@ -275,8 +279,10 @@ class Batcher:
                 return await self._decide_beyond_memory(items, claimed_since_ms, error)
             return [error for _ in items]
         except Exception:
-            _LOG.exception("a batch of %d could not be run", len(items))
-            return [internal() for _ in items]
+            reference = new_reference()
+            facts = {"reference": reference}
+            _LOG.exception("a batch of %d could not be run", len(items), extra={"facts": facts})
+            return [internal(reference) for _ in items]
 
     async def _decide_beyond_memory(
         self, items: Sequence[Item], claimed_since_ms: int, error: HoldfastError

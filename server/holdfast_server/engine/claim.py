@@ -16,7 +16,7 @@ from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.rows import pack_value
 from holdfast_server.engine.scripts import Script, beyond_memory
 from holdfast_server.engine.store import ScriptFault, Store, failure
-from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.errors import HoldfastError, Reason, new_reference
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,6 +104,8 @@ class Claims:
             is_lost = error.reason is Reason.RESULT_UNKNOWN
             return failure(Reason.STORE_UNAVAILABLE, error) if is_lost else error
         except ScriptFault:
-            _LOG.exception("%d keys could not be claimed in %s", len(wanted), keys[0])
-            return internal()
+            reference = new_reference()
+            facts = {"keys": len(wanted), "shard": keys[0], "reference": reference}
+            _LOG.exception("keys could not be claimed", extra={"facts": facts})
+            return internal(reference)
         return [int(number) for number in msgpack.unpackb(answer, raw=True)]

@@ -91,12 +91,10 @@ def fenced() -> HoldfastError:
     )
 
 
-def internal() -> HoldfastError:
-    """A script refused to keep what it computed. The log has the cause."""
-    return HoldfastError(
-        Reason.INTERNAL,
-        "nothing was changed; retry with the same key, and report it if it persists",
-    )
+def internal(reference: str) -> HoldfastError:
+    """A script refused to keep what it computed. The log has the cause under the reference."""
+    message = f"nothing was changed; retry with the same key, and report {reference} if it persists"
+    return HoldfastError(Reason.INTERNAL, message, reference=reference)
 
 
 def ledger_behind() -> HoldfastError:

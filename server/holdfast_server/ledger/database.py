@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow, TupleRow, dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from holdfast_server.errors import HoldfastError, Reason
+from holdfast_server.errors import HoldfastError, Reason, new_reference
 from holdfast_server.ledger.sql import QUERIES
 from holdfast_server.settings import SettingsError
 
@@ -94,8 +94,11 @@ def translated() -> Iterator[None]:
             Reason.LEDGER_UNAVAILABLE, "The ledger cannot be reached; retry later."
         ) from error
     except psycopg.Error as error:
-        _log.error("the ledger refused a statement", exc_info=error)
-        raise HoldfastError(Reason.INTERNAL, "The ledger refused a statement.") from error
+        reference = new_reference()
+        facts = {"reference": reference}
+        _log.error("the ledger refused a statement", exc_info=error, extra={"facts": facts})
+        message = f"The ledger refused a statement; the log has why under reference {reference}."
+        raise HoldfastError(Reason.INTERNAL, message, reference=reference) from error
 
 
 class Database:
