@@ -33,9 +33,11 @@ class _AccountStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Account
     ACCOUNT_STATUS_ACTIVE: _AccountStatus.ValueType  # 1
     """Everything."""
     ACCOUNT_STATUS_FROZEN: _AccountStatus.ValueType  # 2
-    """Denies Reserve and Burn, here and below; Commit, Release, Refund and Grant work."""
+    """Denies Reserve and Burn, here and below; all else works."""
     ACCOUNT_STATUS_CLOSED: _AccountStatus.ValueType  # 3
-    """Denies Reserve, Burn and Grant, here and below; what is open can be settled."""
+    """Denies Reserve and Burn and refuses Grant, here and below; what is open can be settled and
+    extended, what was burned refunded. It can be made active again.
+    """
 
 class AccountStatus(_AccountStatus, metaclass=_AccountStatusEnumTypeWrapper):
     """What an account may do."""
@@ -45,9 +47,11 @@ ACCOUNT_STATUS_UNSPECIFIED: AccountStatus.ValueType  # 0
 ACCOUNT_STATUS_ACTIVE: AccountStatus.ValueType  # 1
 """Everything."""
 ACCOUNT_STATUS_FROZEN: AccountStatus.ValueType  # 2
-"""Denies Reserve and Burn, here and below; Commit, Release, Refund and Grant work."""
+"""Denies Reserve and Burn, here and below; all else works."""
 ACCOUNT_STATUS_CLOSED: AccountStatus.ValueType  # 3
-"""Denies Reserve, Burn and Grant, here and below; what is open can be settled."""
+"""Denies Reserve and Burn and refuses Grant, here and below; what is open can be settled and
+extended, what was burned refunded. It can be made active again.
+"""
 Global___AccountStatus: _TypeAlias = AccountStatus  # noqa: Y015
 
 @_typing.final
@@ -110,7 +114,9 @@ class Account(_message.Message):
     account: _builtins.str
     """The id, unique in the tenant."""
     parent: _builtins.str
-    """The account above; empty for a root. At most 5 levels, root included."""
+    """The account above; empty for a root. At most 5 levels, root included. It may be changed within the
+    tree; a root stays one.
+    """
     root: _builtins.str
     """The top of the tree; the account itself for a root. Set by the server."""
     display_name: _builtins.str

@@ -72,7 +72,8 @@ class AccountServiceServicer(object):
     """
 
     def CreateAccount(self, request, context):
-        """Creates an account, alone or below a parent.
+        """Creates an account, alone or below a parent. Refused with REASON_ACCOUNT_ALREADY_EXISTS where there
+        is one, whatever it is, unless it was created under the same key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,14 +94,15 @@ class AccountServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAccounts(self, request, context):
-        """The tenant's accounts, by id, as the ledger knows them.
+        """The tenant's accounts, by id, as the ledger knows them: a moment after they were created or
+        changed. Empty for a parent that it does not know.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateCreditType(self, request, context):
-        """Defines a credit type. It never changes afterwards.
+        """Defines a credit type. It never changes afterwards. A tenant has at most 64.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

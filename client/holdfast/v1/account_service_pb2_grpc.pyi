@@ -34,15 +34,19 @@ class AccountServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AccountServiceAsyncStub: ...
     CreateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateAccountRequest, _account_service_pb2.CreateAccountResponse]
-    """Creates an account, alone or below a parent."""
+    """Creates an account, alone or below a parent. Refused with REASON_ACCOUNT_ALREADY_EXISTS where there
+    is one, whatever it is, unless it was created under the same key.
+    """
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]
     """Changes an account's status, parent, overdraft, limits, zone, name or labels."""
     GetAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetAccountRequest, _account_service_pb2.GetAccountResponse]
     """One account."""
     ListAccounts: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListAccountsRequest, _account_service_pb2.ListAccountsResponse]
-    """The tenant's accounts, by id, as the ledger knows them."""
+    """The tenant's accounts, by id, as the ledger knows them: a moment after they were created or
+    changed. Empty for a parent that it does not know.
+    """
     CreateCreditType: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateCreditTypeRequest, _account_service_pb2.CreateCreditTypeResponse]
-    """Defines a credit type. It never changes afterwards."""
+    """Defines a credit type. It never changes afterwards. A tenant has at most 64."""
     ListCreditTypes: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListCreditTypesRequest, _account_service_pb2.ListCreditTypesResponse]
     """The tenant's credit types, by code."""
 
@@ -52,15 +56,19 @@ class AccountServiceAsyncStub(AccountServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateAccountRequest, _account_service_pb2.CreateAccountResponse]  # type: ignore[assignment]
-    """Creates an account, alone or below a parent."""
+    """Creates an account, alone or below a parent. Refused with REASON_ACCOUNT_ALREADY_EXISTS where there
+    is one, whatever it is, unless it was created under the same key.
+    """
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]  # type: ignore[assignment]
     """Changes an account's status, parent, overdraft, limits, zone, name or labels."""
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetAccountRequest, _account_service_pb2.GetAccountResponse]  # type: ignore[assignment]
     """One account."""
     ListAccounts: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListAccountsRequest, _account_service_pb2.ListAccountsResponse]  # type: ignore[assignment]
-    """The tenant's accounts, by id, as the ledger knows them."""
+    """The tenant's accounts, by id, as the ledger knows them: a moment after they were created or
+    changed. Empty for a parent that it does not know.
+    """
     CreateCreditType: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateCreditTypeRequest, _account_service_pb2.CreateCreditTypeResponse]  # type: ignore[assignment]
-    """Defines a credit type. It never changes afterwards."""
+    """Defines a credit type. It never changes afterwards. A tenant has at most 64."""
     ListCreditTypes: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListCreditTypesRequest, _account_service_pb2.ListCreditTypesResponse]  # type: ignore[assignment]
     """The tenant's credit types, by code."""
 
@@ -73,7 +81,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.CreateAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.CreateAccountResponse, _abc.Awaitable[_account_service_pb2.CreateAccountResponse]]:
-        """Creates an account, alone or below a parent."""
+        """Creates an account, alone or below a parent. Refused with REASON_ACCOUNT_ALREADY_EXISTS where there
+        is one, whatever it is, unless it was created under the same key.
+        """
 
     @_abc_1.abstractmethod
     def UpdateAccount(
@@ -97,7 +107,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ListAccountsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ListAccountsResponse, _abc.Awaitable[_account_service_pb2.ListAccountsResponse]]:
-        """The tenant's accounts, by id, as the ledger knows them."""
+        """The tenant's accounts, by id, as the ledger knows them: a moment after they were created or
+        changed. Empty for a parent that it does not know.
+        """
 
     @_abc_1.abstractmethod
     def CreateCreditType(
@@ -105,7 +117,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.CreateCreditTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.CreateCreditTypeResponse, _abc.Awaitable[_account_service_pb2.CreateCreditTypeResponse]]:
-        """Defines a credit type. It never changes afterwards."""
+        """Defines a credit type. It never changes afterwards. A tenant has at most 64."""
 
     @_abc_1.abstractmethod
     def ListCreditTypes(

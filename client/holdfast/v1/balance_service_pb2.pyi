@@ -115,15 +115,15 @@ class ReserveResponse(_message.Message):
     """Names the hold for Commit, Release and Extend. Empty when denied."""
     @_builtins.property
     def decision(self) -> _types_pb2.Decision:
-        """Granted, granted in part, bypassed or denied."""
+        """Granted, in part or in shadow mode, too; bypassed; or denied."""
 
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.HeldLine]:
-        """What is held."""
+        """What is held. Empty when denied and in MODE_OFF."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When the hold expires unless it is settled or extended."""
+        """When the hold expires unless it is settled or extended. Unset when denied and in MODE_OFF."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Warning]:
@@ -162,7 +162,9 @@ class CommitLine(_message.Message):
     credit_type: _builtins.str
     """The credit type's code, one of the hold's."""
     amount: _builtins.int
-    """What was used, 0 to 2^53-1. Unset means what is held."""
+    """What was used since the hold was placed or last captured from, 0 to 2^53-1. Unset means what is
+    still held.
+    """
     def __init__(
         self,
         *,
@@ -219,10 +221,13 @@ class CommitRequest(_message.Message):
     hold_id: _builtins.str
     """The hold, as Reserve named it."""
     final: _builtins.bool
-    """Unset or true ends the hold. False captures a part and keeps the rest held."""
+    """Unset or true ends the hold. False captures a part and keeps the rest held; the hold stays open
+    even where nothing is left.
+    """
     ttl_ms: _builtins.int
     """With `final` false: a new time to live, measured from now, 1,000 to 86,400,000 ms; cut where the
-    hold would pass its maximum age. 0 leaves the old one. With `final` true only 0.
+    hold would pass its maximum age of 7 days, and refused where it has reached it. 0 leaves the old
+    one. Of a hold that has expired it changes nothing. With `final` true only 0.
     """
     overage: _types_pb2.Overage.ValueType
     """What to do with an actual amount above the hold."""
@@ -275,22 +280,24 @@ class CommitResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
     late: _builtins.bool
-    """True when the hold had expired, or was lost with the hot store: the usage was booked from what is
-    available, then as debt.
+    """True when usage was booked of a hold that had expired, or was lost with the hot store: from what
+    is available, then as debt. Until 24 hours after it expired; then it is REASON_HOLD_EXPIRED.
     """
     state: _types_pb2.HoldState.ValueType
     """The hold afterwards."""
     @_builtins.property
     def decision(self) -> _types_pb2.Decision:
-        """Granted, or denied when OVERAGE_REJECT was chosen and the actual amount was above the hold."""
+        """Granted; bypassed where the hold was, or where it is booked later; or denied when OVERAGE_REJECT
+        was chosen and the actual amount was above the hold.
+        """
 
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SettledLine]:
-        """The receipt, per line and grant."""
+        """The receipt, per line and grant. Empty when denied, in MODE_OFF, and where it is not known yet."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When the hold expires, if it is still open."""
+        """When the hold expires, if it is still open. Unset for one that was bypassed."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Warning]:
@@ -372,7 +379,7 @@ class ReleaseResponse(_message.Message):
 
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SettledLine]:
-        """What was given back, per line and grant."""
+        """What was given back, per line and grant. Empty when bypassed."""
 
     @_builtins.property
     def applied(self) -> _types_pb2.Applied:
@@ -408,7 +415,10 @@ class ExtendRequest(_message.Message):
     hold_id: _builtins.str
     """The hold, as Reserve named it."""
     ttl_ms: _builtins.int
-    """The new time to live, measured from now: 1,000 to 86,400,000 ms; cut where the hold would pass its maximum age of 7 days."""
+    """The new time to live, measured from now, also where the hold ends sooner by it: 1,000 to
+    86,400,000 ms; cut where the hold would pass its maximum age of 7 days, and refused where it has
+    reached it.
+    """
     idempotency_key: _builtins.str
     """See the service's comment."""
     def __init__(
@@ -502,7 +512,7 @@ class BurnRequest(_message.Message):
     account: _builtins.str
     """Who spends."""
     feature: _builtins.str
-    """What the work was for. May be empty."""
+    """What the work was for: an id, used by limits, policies and reports. May be empty."""
     idempotency_key: _builtins.str
     """See the service's comment."""
     fit: _types_pb2.Fit.ValueType
@@ -549,11 +559,11 @@ class BurnResponse(_message.Message):
     APPLIED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def decision(self) -> _types_pb2.Decision:
-        """Granted, granted in part, bypassed or denied."""
+        """Granted, in part or in shadow mode, too; bypassed; or denied."""
 
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SettledLine]:
-        """The receipt, per line and grant."""
+        """The receipt, per line and grant. Empty when denied and in MODE_OFF."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Warning]:
@@ -621,9 +631,11 @@ class RefundRequest(_message.Message):
     tenant: _builtins.str
     """See the service's comment."""
     transaction_id: _builtins.str
-    """The Commit or Burn, as its answer's `applied.transaction_id` named it."""
+    """The Commit or Burn, as its answer's `applied.transaction_id` named it. Each capture of a hold is a
+    Commit of its own.
+    """
     reason_code: _builtins.str
-    """Why, for the ledger: an id such as "quality" or "duplicate"."""
+    """Why, for the ledger: an id such as "quality" or "duplicate". May be empty."""
     goodwill_ttl_ms: _builtins.int
     """What belonged to a grant that has expired since goes to `expired`; with a value here (1 s to 10 years)
     it becomes a new grant, as goodwill, that lives this long.
@@ -634,7 +646,7 @@ class RefundRequest(_message.Message):
     """What must have happened before the answer."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundLine]:
-        """What to give back. Empty means all that is left to refund."""
+        """What to give back, at most 8 credit types. Empty means all that is left to refund."""
 
     def __init__(
         self,
@@ -679,7 +691,9 @@ class RefundedLine(_message.Message):
     """The account's own available credits afterwards."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.GrantShare]:
-        """The grants that got the rest; `returned` and `expired` say where it went."""
+        """The grants that got the rest; `returned`, `expired` and `revoked` say where it went. A new grant,
+        which never expires, stands for debt that was repaid meanwhile.
+        """
 
     def __init__(
         self,
@@ -826,7 +840,9 @@ class CreditBalance(_message.Message):
 
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantBalance]:
-        """The grants that still have something, in burn order. Empty when stale: ListGrants has them."""
+        """The grants that still have something, in burn order, and then those that are not effective yet.
+        Empty when stale: ListGrants has them.
+        """
 
     def __init__(
         self,
@@ -860,7 +876,7 @@ class BalanceResponse(_message.Message):
     account: _builtins.str
     """Whose balance."""
     open_holds: _builtins.int
-    """The account's own open holds. 0 when stale: not known then."""
+    """The account's own open holds, not those placed by accounts below. 0 when stale: not known then."""
     stale: _builtins.bool
     """True when the hot store is away and this is the ledger's figure."""
     @_builtins.property
@@ -869,7 +885,7 @@ class BalanceResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LimitUse]:
-        """How much of each limit is used, the account's own first, then those above. Empty when stale: only
+        """How much of each limit is used, the account's own first, then of those above. Empty when stale: only
         the hot store counts it.
         """
 
@@ -1005,7 +1021,7 @@ class AwaitDurableResponse(_message.Message):
 
     DURABILITY_FIELD_NUMBER: _builtins.int
     durability: _types_pb2.Durability.ValueType
-    """What is known to have been reached: less than was asked where it took too long."""
+    """What is known to have been reached: less than was asked where it took longer than 1.5 seconds."""
     def __init__(
         self,
         *,
@@ -1100,7 +1116,7 @@ class BatchRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchItem]:
-        """1 to 1,000 operations."""
+        """1 to 1,000 operations, of one tenant."""
 
     def __init__(
         self,

@@ -29,17 +29,28 @@ class BalanceServiceStub(object):
     """The hot path: ask before the work, settle after.
 
     A denial is an answer (status OK, OUTCOME_DENIED). An error status means that no decision was
-    made, except UNAVAILABLE with REASON_RESULT_UNKNOWN and DEADLINE_EXCEEDED: these may have been
-    applied. One rule covers both: retry with the same idempotency key. It is always safe.
+    made, with few exceptions, after which it may have been applied: UNAVAILABLE with
+    REASON_RESULT_UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, and what gRPC says by itself, such as that a
+    connection broke, which has no reason. One rule covers them all: retry with the same idempotency
+    key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
-    method; UUIDv7 is recommended, because its time proves freshness without a look-up. The same key
-    with the same content gets the same answer, denials included, marked `replayed`; with other
-    content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
-    match when given, and is required only for credentials that serve every tenant.
+    method, which is the same for a call, in a Batch and in a Session; UUIDv7 is recommended, because
+    its time proves freshness without a look-up. The same key with the same content, of which the
+    durability is no part, gets the same answer, denials included, marked `replayed`; with other
+    content ALREADY_EXISTS. An error is not remembered. Keys are remembered for 15 minutes, unless a
+    policy says otherwise. After that, what was applied is still applied once, for ever; but a Reserve
+    makes a new hold, which expires, and what was denied is decided anew.
+
+    The tenant comes from the credential; `tenant` may be left empty, must match when given, and is
+    required only for credentials that serve every tenant.
 
     Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
-    of credit types are ids of at most 32.
+    of credit types are ids of at most 32. Page tokens are for the same tenant, method and filters,
+    are good in every process, and do not expire.
+
+    Unless the deployment says otherwise, a call is answered within 5 seconds, and a request has at
+    most 1 MiB.
     """
 
     def __init__(self, channel):
@@ -109,17 +120,28 @@ class BalanceServiceServicer(object):
     """The hot path: ask before the work, settle after.
 
     A denial is an answer (status OK, OUTCOME_DENIED). An error status means that no decision was
-    made, except UNAVAILABLE with REASON_RESULT_UNKNOWN and DEADLINE_EXCEEDED: these may have been
-    applied. One rule covers both: retry with the same idempotency key. It is always safe.
+    made, with few exceptions, after which it may have been applied: UNAVAILABLE with
+    REASON_RESULT_UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, and what gRPC says by itself, such as that a
+    connection broke, which has no reason. One rule covers them all: retry with the same idempotency
+    key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
-    method; UUIDv7 is recommended, because its time proves freshness without a look-up. The same key
-    with the same content gets the same answer, denials included, marked `replayed`; with other
-    content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
-    match when given, and is required only for credentials that serve every tenant.
+    method, which is the same for a call, in a Batch and in a Session; UUIDv7 is recommended, because
+    its time proves freshness without a look-up. The same key with the same content, of which the
+    durability is no part, gets the same answer, denials included, marked `replayed`; with other
+    content ALREADY_EXISTS. An error is not remembered. Keys are remembered for 15 minutes, unless a
+    policy says otherwise. After that, what was applied is still applied once, for ever; but a Reserve
+    makes a new hold, which expires, and what was denied is decided anew.
+
+    The tenant comes from the credential; `tenant` may be left empty, must match when given, and is
+    required only for credentials that serve every tenant.
 
     Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
-    of credit types are ids of at most 32.
+    of credit types are ids of at most 32. Page tokens are for the same tenant, method and filters,
+    are good in every process, and do not expire.
+
+    Unless the deployment says otherwise, a call is answered within 5 seconds, and a request has at
+    most 1 MiB.
     """
 
     def Reserve(self, request, context):
@@ -137,14 +159,15 @@ class BalanceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Gives all of a hold back.
+        """Gives back all that a hold still holds. One that has expired has done so, and is refused with
+        REASON_HOLD_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Extend(self, request, context):
-        """Gives a hold more time.
+        """Gives a hold another time to live. One that has expired is refused with REASON_HOLD_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,14 +181,15 @@ class BalanceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Refund(self, request, context):
-        """Gives burned credits back to the grants they came from.
+        """Gives burned credits back to the grants they came from, newest burn first. Asks the ledger:
+        REASON_LEDGER_UNAVAILABLE where that is away or behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Balance(self, request, context):
-        """What an account has, holds and has used.
+        """What an account has, holds and has used now; while the hot store is away, what the ledger has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,14 +204,17 @@ class BalanceServiceServicer(object):
 
     def AwaitDurable(self, request, context):
         """Waits until what was applied has a durability, and says which one it has. Changes nothing, so it
-        can be called again as often as needed.
+        can be called again as often as needed. It looks at how far the partition is, and not at whose
+        transaction it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Batch(self, request, context):
-        """Up to 1,000 operations, each with its own outcome, decided in the order given. The answers have
+        """Up to 1,000 operations, each with its own outcome, decided in the order given. What makes a batch
+        wrong refuses all of it: no items or too many, an item of another tenant than the credential's or
+        the other items', a key that comes twice for one method. The answers have
         3.5 MB together: what is behind that is answered by RESULT_UNKNOWN, and answered when it is sent
         again with its key, in a smaller batch.
         """
@@ -210,6 +237,9 @@ class BalanceServiceServicer(object):
         `closing` is true the server wants no more on this stream (it shuts down, or the stream is older
         than 8 minutes): open another one, on a new connection where there can be one, and half-close
         this one; what was sent is still answered.
+
+        A message without operations or with too many, and an id that is 0 or taken, end the stream with
+        INVALID_ARGUMENT. All else that is wrong with an operation is its own error.
 
         When a stream breaks, what was unanswered may or may not have been applied: send it again, with
         the same idempotency keys, on another stream. A caller that no longer waits for an operation
@@ -289,17 +319,28 @@ class BalanceService(object):
     """The hot path: ask before the work, settle after.
 
     A denial is an answer (status OK, OUTCOME_DENIED). An error status means that no decision was
-    made, except UNAVAILABLE with REASON_RESULT_UNKNOWN and DEADLINE_EXCEEDED: these may have been
-    applied. One rule covers both: retry with the same idempotency key. It is always safe.
+    made, with few exceptions, after which it may have been applied: UNAVAILABLE with
+    REASON_RESULT_UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, and what gRPC says by itself, such as that a
+    connection broke, which has no reason. One rule covers them all: retry with the same idempotency
+    key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
-    method; UUIDv7 is recommended, because its time proves freshness without a look-up. The same key
-    with the same content gets the same answer, denials included, marked `replayed`; with other
-    content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
-    match when given, and is required only for credentials that serve every tenant.
+    method, which is the same for a call, in a Batch and in a Session; UUIDv7 is recommended, because
+    its time proves freshness without a look-up. The same key with the same content, of which the
+    durability is no part, gets the same answer, denials included, marked `replayed`; with other
+    content ALREADY_EXISTS. An error is not remembered. Keys are remembered for 15 minutes, unless a
+    policy says otherwise. After that, what was applied is still applied once, for ever; but a Reserve
+    makes a new hold, which expires, and what was denied is decided anew.
+
+    The tenant comes from the credential; `tenant` may be left empty, must match when given, and is
+    required only for credentials that serve every tenant.
 
     Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
-    of credit types are ids of at most 32.
+    of credit types are ids of at most 32. Page tokens are for the same tenant, method and filters,
+    are good in every process, and do not expire.
+
+    Unless the deployment says otherwise, a call is answered within 5 seconds, and a request has at
+    most 1 MiB.
     """
 
     @staticmethod

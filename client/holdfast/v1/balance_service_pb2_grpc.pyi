@@ -30,17 +30,28 @@ class BalanceServiceStub:
     """The hot path: ask before the work, settle after.
 
     A denial is an answer (status OK, OUTCOME_DENIED). An error status means that no decision was
-    made, except UNAVAILABLE with REASON_RESULT_UNKNOWN and DEADLINE_EXCEEDED: these may have been
-    applied. One rule covers both: retry with the same idempotency key. It is always safe.
+    made, with few exceptions, after which it may have been applied: UNAVAILABLE with
+    REASON_RESULT_UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, and what gRPC says by itself, such as that a
+    connection broke, which has no reason. One rule covers them all: retry with the same idempotency
+    key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
-    method; UUIDv7 is recommended, because its time proves freshness without a look-up. The same key
-    with the same content gets the same answer, denials included, marked `replayed`; with other
-    content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
-    match when given, and is required only for credentials that serve every tenant.
+    method, which is the same for a call, in a Batch and in a Session; UUIDv7 is recommended, because
+    its time proves freshness without a look-up. The same key with the same content, of which the
+    durability is no part, gets the same answer, denials included, marked `replayed`; with other
+    content ALREADY_EXISTS. An error is not remembered. Keys are remembered for 15 minutes, unless a
+    policy says otherwise. After that, what was applied is still applied once, for ever; but a Reserve
+    makes a new hold, which expires, and what was denied is decided anew.
+
+    The tenant comes from the credential; `tenant` may be left empty, must match when given, and is
+    required only for credentials that serve every tenant.
 
     Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
-    of credit types are ids of at most 32.
+    of credit types are ids of at most 32. Page tokens are for the same tenant, method and filters,
+    are good in every process, and do not expire.
+
+    Unless the deployment says otherwise, a call is answered within 5 seconds, and a request has at
+    most 1 MiB.
     """
 
     @_typing.overload
@@ -52,23 +63,30 @@ class BalanceServiceStub:
     Commit: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.CommitRequest, _balance_service_pb2.CommitResponse]
     """Burns what was used of a hold and gives the rest back. Never refused for balance."""
     Release: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.ReleaseRequest, _balance_service_pb2.ReleaseResponse]
-    """Gives all of a hold back."""
+    """Gives back all that a hold still holds. One that has expired has done so, and is refused with
+    REASON_HOLD_EXPIRED.
+    """
     Extend: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.ExtendRequest, _balance_service_pb2.ExtendResponse]
-    """Gives a hold more time."""
+    """Gives a hold another time to live. One that has expired is refused with REASON_HOLD_EXPIRED."""
     Burn: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.BurnRequest, _balance_service_pb2.BurnResponse]
     """Reserve and Commit in one step."""
     Refund: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.RefundRequest, _balance_service_pb2.RefundResponse]
-    """Gives burned credits back to the grants they came from."""
+    """Gives burned credits back to the grants they came from, newest burn first. Asks the ledger:
+    REASON_LEDGER_UNAVAILABLE where that is away or behind.
+    """
     Balance: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.BalanceRequest, _balance_service_pb2.BalanceResponse]
-    """What an account has, holds and has used."""
+    """What an account has, holds and has used now; while the hot store is away, what the ledger has."""
     ListHolds: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.ListHoldsRequest, _balance_service_pb2.ListHoldsResponse]
     """The open holds of an account."""
     AwaitDurable: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.AwaitDurableRequest, _balance_service_pb2.AwaitDurableResponse]
     """Waits until what was applied has a durability, and says which one it has. Changes nothing, so it
-    can be called again as often as needed.
+    can be called again as often as needed. It looks at how far the partition is, and not at whose
+    transaction it is.
     """
     Batch: _grpc.UnaryUnaryMultiCallable[_balance_service_pb2.BatchRequest, _balance_service_pb2.BatchResponse]
-    """Up to 1,000 operations, each with its own outcome, decided in the order given. The answers have
+    """Up to 1,000 operations, each with its own outcome, decided in the order given. What makes a batch
+    wrong refuses all of it: no items or too many, an item of another tenant than the credential's or
+    the other items', a key that comes twice for one method. The answers have
     3.5 MB together: what is behind that is answered by RESULT_UNKNOWN, and answered when it is sent
     again with its key, in a smaller batch.
     """
@@ -88,6 +106,9 @@ class BalanceServiceStub:
     than 8 minutes): open another one, on a new connection where there can be one, and half-close
     this one; what was sent is still answered.
 
+    A message without operations or with too many, and an id that is 0 or taken, end the stream with
+    INVALID_ARGUMENT. All else that is wrong with an operation is its own error.
+
     When a stream breaks, what was unanswered may or may not have been applied: send it again, with
     the same idempotency keys, on another stream. A caller that no longer waits for an operation
     ignores its answer.
@@ -98,17 +119,28 @@ class BalanceServiceAsyncStub(BalanceServiceStub):
     """The hot path: ask before the work, settle after.
 
     A denial is an answer (status OK, OUTCOME_DENIED). An error status means that no decision was
-    made, except UNAVAILABLE with REASON_RESULT_UNKNOWN and DEADLINE_EXCEEDED: these may have been
-    applied. One rule covers both: retry with the same idempotency key. It is always safe.
+    made, with few exceptions, after which it may have been applied: UNAVAILABLE with
+    REASON_RESULT_UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, and what gRPC says by itself, such as that a
+    connection broke, which has no reason. One rule covers them all: retry with the same idempotency
+    key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
-    method; UUIDv7 is recommended, because its time proves freshness without a look-up. The same key
-    with the same content gets the same answer, denials included, marked `replayed`; with other
-    content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
-    match when given, and is required only for credentials that serve every tenant.
+    method, which is the same for a call, in a Batch and in a Session; UUIDv7 is recommended, because
+    its time proves freshness without a look-up. The same key with the same content, of which the
+    durability is no part, gets the same answer, denials included, marked `replayed`; with other
+    content ALREADY_EXISTS. An error is not remembered. Keys are remembered for 15 minutes, unless a
+    policy says otherwise. After that, what was applied is still applied once, for ever; but a Reserve
+    makes a new hold, which expires, and what was denied is decided anew.
+
+    The tenant comes from the credential; `tenant` may be left empty, must match when given, and is
+    required only for credentials that serve every tenant.
 
     Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
-    of credit types are ids of at most 32.
+    of credit types are ids of at most 32. Page tokens are for the same tenant, method and filters,
+    are good in every process, and do not expire.
+
+    Unless the deployment says otherwise, a call is answered within 5 seconds, and a request has at
+    most 1 MiB.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -117,23 +149,30 @@ class BalanceServiceAsyncStub(BalanceServiceStub):
     Commit: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.CommitRequest, _balance_service_pb2.CommitResponse]  # type: ignore[assignment]
     """Burns what was used of a hold and gives the rest back. Never refused for balance."""
     Release: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.ReleaseRequest, _balance_service_pb2.ReleaseResponse]  # type: ignore[assignment]
-    """Gives all of a hold back."""
+    """Gives back all that a hold still holds. One that has expired has done so, and is refused with
+    REASON_HOLD_EXPIRED.
+    """
     Extend: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.ExtendRequest, _balance_service_pb2.ExtendResponse]  # type: ignore[assignment]
-    """Gives a hold more time."""
+    """Gives a hold another time to live. One that has expired is refused with REASON_HOLD_EXPIRED."""
     Burn: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.BurnRequest, _balance_service_pb2.BurnResponse]  # type: ignore[assignment]
     """Reserve and Commit in one step."""
     Refund: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.RefundRequest, _balance_service_pb2.RefundResponse]  # type: ignore[assignment]
-    """Gives burned credits back to the grants they came from."""
+    """Gives burned credits back to the grants they came from, newest burn first. Asks the ledger:
+    REASON_LEDGER_UNAVAILABLE where that is away or behind.
+    """
     Balance: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.BalanceRequest, _balance_service_pb2.BalanceResponse]  # type: ignore[assignment]
-    """What an account has, holds and has used."""
+    """What an account has, holds and has used now; while the hot store is away, what the ledger has."""
     ListHolds: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.ListHoldsRequest, _balance_service_pb2.ListHoldsResponse]  # type: ignore[assignment]
     """The open holds of an account."""
     AwaitDurable: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.AwaitDurableRequest, _balance_service_pb2.AwaitDurableResponse]  # type: ignore[assignment]
     """Waits until what was applied has a durability, and says which one it has. Changes nothing, so it
-    can be called again as often as needed.
+    can be called again as often as needed. It looks at how far the partition is, and not at whose
+    transaction it is.
     """
     Batch: _aio.UnaryUnaryMultiCallable[_balance_service_pb2.BatchRequest, _balance_service_pb2.BatchResponse]  # type: ignore[assignment]
-    """Up to 1,000 operations, each with its own outcome, decided in the order given. The answers have
+    """Up to 1,000 operations, each with its own outcome, decided in the order given. What makes a batch
+    wrong refuses all of it: no items or too many, an item of another tenant than the credential's or
+    the other items', a key that comes twice for one method. The answers have
     3.5 MB together: what is behind that is answered by RESULT_UNKNOWN, and answered when it is sent
     again with its key, in a smaller batch.
     """
@@ -153,6 +192,9 @@ class BalanceServiceAsyncStub(BalanceServiceStub):
     than 8 minutes): open another one, on a new connection where there can be one, and half-close
     this one; what was sent is still answered.
 
+    A message without operations or with too many, and an id that is 0 or taken, end the stream with
+    INVALID_ARGUMENT. All else that is wrong with an operation is its own error.
+
     When a stream breaks, what was unanswered may or may not have been applied: send it again, with
     the same idempotency keys, on another stream. A caller that no longer waits for an operation
     ignores its answer.
@@ -162,17 +204,28 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
     """The hot path: ask before the work, settle after.
 
     A denial is an answer (status OK, OUTCOME_DENIED). An error status means that no decision was
-    made, except UNAVAILABLE with REASON_RESULT_UNKNOWN and DEADLINE_EXCEEDED: these may have been
-    applied. One rule covers both: retry with the same idempotency key. It is always safe.
+    made, with few exceptions, after which it may have been applied: UNAVAILABLE with
+    REASON_RESULT_UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, and what gRPC says by itself, such as that a
+    connection broke, which has no reason. One rule covers them all: retry with the same idempotency
+    key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
-    method; UUIDv7 is recommended, because its time proves freshness without a look-up. The same key
-    with the same content gets the same answer, denials included, marked `replayed`; with other
-    content ALREADY_EXISTS. The tenant comes from the credential; `tenant` may be left empty, must
-    match when given, and is required only for credentials that serve every tenant.
+    method, which is the same for a call, in a Batch and in a Session; UUIDv7 is recommended, because
+    its time proves freshness without a look-up. The same key with the same content, of which the
+    durability is no part, gets the same answer, denials included, marked `replayed`; with other
+    content ALREADY_EXISTS. An error is not remembered. Keys are remembered for 15 minutes, unless a
+    policy says otherwise. After that, what was applied is still applied once, for ever; but a Reserve
+    makes a new hold, which expires, and what was denied is decided anew.
+
+    The tenant comes from the credential; `tenant` may be left empty, must match when given, and is
+    required only for credentials that serve every tenant.
 
     Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
-    of credit types are ids of at most 32.
+    of credit types are ids of at most 32. Page tokens are for the same tenant, method and filters,
+    are good in every process, and do not expire.
+
+    Unless the deployment says otherwise, a call is answered within 5 seconds, and a request has at
+    most 1 MiB.
     """
 
     @_abc_1.abstractmethod
@@ -197,7 +250,9 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _balance_service_pb2.ReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_balance_service_pb2.ReleaseResponse, _abc.Awaitable[_balance_service_pb2.ReleaseResponse]]:
-        """Gives all of a hold back."""
+        """Gives back all that a hold still holds. One that has expired has done so, and is refused with
+        REASON_HOLD_EXPIRED.
+        """
 
     @_abc_1.abstractmethod
     def Extend(
@@ -205,7 +260,7 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _balance_service_pb2.ExtendRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_balance_service_pb2.ExtendResponse, _abc.Awaitable[_balance_service_pb2.ExtendResponse]]:
-        """Gives a hold more time."""
+        """Gives a hold another time to live. One that has expired is refused with REASON_HOLD_EXPIRED."""
 
     @_abc_1.abstractmethod
     def Burn(
@@ -221,7 +276,9 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _balance_service_pb2.RefundRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_balance_service_pb2.RefundResponse, _abc.Awaitable[_balance_service_pb2.RefundResponse]]:
-        """Gives burned credits back to the grants they came from."""
+        """Gives burned credits back to the grants they came from, newest burn first. Asks the ledger:
+        REASON_LEDGER_UNAVAILABLE where that is away or behind.
+        """
 
     @_abc_1.abstractmethod
     def Balance(
@@ -229,7 +286,7 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _balance_service_pb2.BalanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_balance_service_pb2.BalanceResponse, _abc.Awaitable[_balance_service_pb2.BalanceResponse]]:
-        """What an account has, holds and has used."""
+        """What an account has, holds and has used now; while the hot store is away, what the ledger has."""
 
     @_abc_1.abstractmethod
     def ListHolds(
@@ -246,7 +303,8 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_balance_service_pb2.AwaitDurableResponse, _abc.Awaitable[_balance_service_pb2.AwaitDurableResponse]]:
         """Waits until what was applied has a durability, and says which one it has. Changes nothing, so it
-        can be called again as often as needed.
+        can be called again as often as needed. It looks at how far the partition is, and not at whose
+        transaction it is.
         """
 
     @_abc_1.abstractmethod
@@ -255,7 +313,9 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _balance_service_pb2.BatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_balance_service_pb2.BatchResponse, _abc.Awaitable[_balance_service_pb2.BatchResponse]]:
-        """Up to 1,000 operations, each with its own outcome, decided in the order given. The answers have
+        """Up to 1,000 operations, each with its own outcome, decided in the order given. What makes a batch
+        wrong refuses all of it: no items or too many, an item of another tenant than the credential's or
+        the other items', a key that comes twice for one method. The answers have
         3.5 MB together: what is behind that is answered by RESULT_UNKNOWN, and answered when it is sent
         again with its key, in a smaller batch.
         """
@@ -280,6 +340,9 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         `closing` is true the server wants no more on this stream (it shuts down, or the stream is older
         than 8 minutes): open another one, on a new connection where there can be one, and half-close
         this one; what was sent is still answered.
+
+        A message without operations or with too many, and an id that is 0 or taken, end the stream with
+        INVALID_ARGUMENT. All else that is wrong with an operation is its own error.
 
         When a stream breaks, what was unanswered may or may not have been applied: send it again, with
         the same idempotency keys, on another stream. A caller that no longer waits for an operation

@@ -38,7 +38,9 @@ class Scope(_message.Message):
         KIND_UNSPECIFIED: Scope._Kind.ValueType  # 0
         """Refused: a scope must be chosen."""
         KIND_GLOBAL: Scope._Kind.ValueType  # 1
-        """Every tenant. Only for credentials that serve every tenant."""
+        """Every tenant. Set only by credentials that serve every tenant; whoever may read policies may
+        read it.
+        """
         KIND_TENANT: Scope._Kind.ValueType  # 2
         """The whole tenant."""
         KIND_CREDIT_TYPE: Scope._Kind.ValueType  # 3
@@ -54,7 +56,9 @@ class Scope(_message.Message):
     KIND_UNSPECIFIED: Scope.Kind.ValueType  # 0
     """Refused: a scope must be chosen."""
     KIND_GLOBAL: Scope.Kind.ValueType  # 1
-    """Every tenant. Only for credentials that serve every tenant."""
+    """Every tenant. Set only by credentials that serve every tenant; whoever may read policies may
+    read it.
+    """
     KIND_TENANT: Scope.Kind.ValueType  # 2
     """The whole tenant."""
     KIND_CREDIT_TYPE: Scope.Kind.ValueType  # 3
@@ -101,7 +105,9 @@ class StoreUnavailablePolicy(_message.Message):
         KIND_DENY: StoreUnavailablePolicy._Kind.ValueType  # 1
         """An error: no decision is made and no work should be done."""
         KIND_ALLOW_BOUNDED: StoreUnavailablePolicy._Kind.ValueType  # 2
-        """Let through, up to `bound_amount` per account and minute in each process, and booked later."""
+        """Let through, up to `bound_amount` per account, credit type and minute in each process, and
+        booked later.
+        """
         KIND_ALLOW: StoreUnavailablePolicy._Kind.ValueType  # 3
         """Let through, and booked later."""
 
@@ -113,7 +119,9 @@ class StoreUnavailablePolicy(_message.Message):
     KIND_DENY: StoreUnavailablePolicy.Kind.ValueType  # 1
     """An error: no decision is made and no work should be done."""
     KIND_ALLOW_BOUNDED: StoreUnavailablePolicy.Kind.ValueType  # 2
-    """Let through, up to `bound_amount` per account and minute in each process, and booked later."""
+    """Let through, up to `bound_amount` per account, credit type and minute in each process, and
+    booked later.
+    """
     KIND_ALLOW: StoreUnavailablePolicy.Kind.ValueType  # 3
     """Let through, and booked later."""
 
@@ -161,9 +169,11 @@ class Policy(_message.Message):
     enforce_percent: _builtins.int
     """Evaluated accounts outside this share, 0 to 100, are in SHADOW. Unset means 100."""
     idempotency_window_ms: _builtins.int
-    """How long idempotency keys are remembered, 1 min to 24 h; only at tenant and global scope. 0 means 15 minutes."""
+    """How long idempotency keys are remembered, 1 min to 24 h; only at tenant and global scope. 0 means
+    as the global scope says, and there 15 minutes.
+    """
     version: _builtins.int
-    """Rises with every change. Set by the server."""
+    """Rises with every change of the scope. Set by the server."""
     changed_by: _builtins.str
     """Who set it. Set by the server."""
     reason: _builtins.str
@@ -178,7 +188,9 @@ class Policy(_message.Message):
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it reverts to the version before, by itself. Unset means never. Set by the server."""
+        """When it reverts, by itself, to the newest version that has not expired. Unset means never. Set by
+        the server.
+        """
 
     @_builtins.property
     def changed_at(self) -> _timestamp_pb2.Timestamp:
@@ -236,9 +248,9 @@ class SetPolicyRequest(_message.Message):
     expires_in_ms: _builtins.int
     """Reverts by itself after this long, 1 s to 30 days. 0 means never."""
     force: _builtins.bool
-    """Allows a dial to move by more than 25 points at once."""
+    """Allows a dial to move by more than 25 points at once, from 100 where no policy was set."""
     idempotency_key: _builtins.str
-    """See BalanceService."""
+    """See BalanceService. Remembered for ever."""
     @_builtins.property
     def policy(self) -> Global___Policy:
         """The whole policy as it shall be; what the server sets is ignored."""
@@ -430,7 +442,7 @@ class Process(_message.Message):
     killed: _builtins.bool
     """True while its kill switch is on."""
     killed_by: _builtins.str
-    """What turned the kill switch on: "file", "environment", "socket", or empty."""
+    """What turned the kill switch on, the first of "environment", "file" and "socket"; or empty."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When it started."""

@@ -64,7 +64,8 @@ class ControlServiceServicer(object):
     """
 
     def SetPolicy(self, request, context):
-        """Sets the policy of one scope, by compare-and-set.
+        """Sets the policy of one scope, by compare-and-set. This process applies it before it answers, every
+        other one within a second, as long as it reaches the ledger.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

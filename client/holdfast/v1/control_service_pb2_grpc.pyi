@@ -36,7 +36,9 @@ class ControlServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ControlServiceAsyncStub: ...
     SetPolicy: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.SetPolicyRequest, _control_service_pb2.SetPolicyResponse]
-    """Sets the policy of one scope, by compare-and-set."""
+    """Sets the policy of one scope, by compare-and-set. This process applies it before it answers, every
+    other one within a second, as long as it reaches the ledger.
+    """
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.GetPolicyRequest, _control_service_pb2.GetPolicyResponse]
     """The policy set at one scope."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.ListPoliciesRequest, _control_service_pb2.ListPoliciesResponse]
@@ -52,7 +54,9 @@ class ControlServiceAsyncStub(ControlServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetPolicy: _aio.UnaryUnaryMultiCallable[_control_service_pb2.SetPolicyRequest, _control_service_pb2.SetPolicyResponse]  # type: ignore[assignment]
-    """Sets the policy of one scope, by compare-and-set."""
+    """Sets the policy of one scope, by compare-and-set. This process applies it before it answers, every
+    other one within a second, as long as it reaches the ledger.
+    """
     GetPolicy: _aio.UnaryUnaryMultiCallable[_control_service_pb2.GetPolicyRequest, _control_service_pb2.GetPolicyResponse]  # type: ignore[assignment]
     """The policy set at one scope."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_control_service_pb2.ListPoliciesRequest, _control_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
@@ -71,7 +75,9 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_service_pb2.SetPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.SetPolicyResponse, _abc.Awaitable[_control_service_pb2.SetPolicyResponse]]:
-        """Sets the policy of one scope, by compare-and-set."""
+        """Sets the policy of one scope, by compare-and-set. This process applies it before it answers, every
+        other one within a second, as long as it reaches the ledger.
+        """
 
     @_abc_1.abstractmethod
     def GetPolicy(

@@ -65,12 +65,12 @@ class GrantTerms(_message.Message):
     priority: _builtins.int
     """Lower burns first, -1,000 to 1,000."""
     reason_code: _builtins.str
-    """Why, for reports: an id such as "order" or "apology"."""
+    """Why, for reports: an id such as "order" or "apology". May be empty."""
     repay_debt: _builtins.bool
     """Unset or true: repays debt of the credit type first."""
     @_builtins.property
     def effective_at(self) -> _timestamp_pb2.Timestamp:
-        """Not available before. Unset means now."""
+        """Not available before; one in the past counts for the burn order. Unset means now."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
@@ -78,7 +78,7 @@ class GrantTerms(_message.Message):
 
     @_builtins.property
     def cost_basis(self) -> _types_pb2.CostBasis:
-        """What was paid."""
+        """What was paid. Unset means nothing."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -161,7 +161,7 @@ class GrantResponse(_message.Message):
     grant_id: _builtins.str
     """Names the grant."""
     debt_repaid: _builtins.int
-    """What went into repaying debt."""
+    """What went into repaying debt. 0 for a grant that is not effective yet: it repays when it is."""
     @_builtins.property
     def buckets(self) -> _types_pb2.Buckets:
         """The account's own buckets of this credit type afterwards."""
@@ -205,7 +205,7 @@ class RevokeRequest(_message.Message):
     grant_id: _builtins.str
     """The grant."""
     reason_code: _builtins.str
-    """Why: an id such as "chargeback"."""
+    """Why: an id such as "chargeback". May be empty."""
     idempotency_key: _builtins.str
     """See BalanceService."""
     durability: _types_pb2.Durability.ValueType

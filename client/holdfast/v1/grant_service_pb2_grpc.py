@@ -57,7 +57,8 @@ class GrantServiceServicer(object):
     """
 
     def Grant(self, request, context):
-        """Gives credits. Answered when the ledger has them, unless asked otherwise.
+        """Gives credits. Answered when the ledger has them, unless asked otherwise. Refused with
+        REASON_ACCOUNT_FULL where the account has 256 grants of the credit type that are not spent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +73,8 @@ class GrantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListGrants(self, request, context):
-        """The grants of an account, spent ones included, newest first.
+        """The grants of an account, spent ones included, newest first. Empty for an account that the ledger
+        does not know.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

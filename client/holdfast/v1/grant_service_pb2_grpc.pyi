@@ -34,13 +34,17 @@ class GrantServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GrantServiceAsyncStub: ...
     Grant: _grpc.UnaryUnaryMultiCallable[_grant_service_pb2.GrantRequest, _grant_service_pb2.GrantResponse]
-    """Gives credits. Answered when the ledger has them, unless asked otherwise."""
+    """Gives credits. Answered when the ledger has them, unless asked otherwise. Refused with
+    REASON_ACCOUNT_FULL where the account has 256 grants of the credit type that are not spent.
+    """
     Revoke: _grpc.UnaryUnaryMultiCallable[_grant_service_pb2.RevokeRequest, _grant_service_pb2.RevokeResponse]
     """Takes back what a grant has left; held parts follow when they come back. A grant that has nothing left can
     be revoked, too: what a Refund gives back of it later is taken back at once.
     """
     ListGrants: _grpc.UnaryUnaryMultiCallable[_grant_service_pb2.ListGrantsRequest, _grant_service_pb2.ListGrantsResponse]
-    """The grants of an account, spent ones included, newest first."""
+    """The grants of an account, spent ones included, newest first. Empty for an account that the ledger
+    does not know.
+    """
 
 @_typing.type_check_only
 class GrantServiceAsyncStub(GrantServiceStub):
@@ -48,13 +52,17 @@ class GrantServiceAsyncStub(GrantServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Grant: _aio.UnaryUnaryMultiCallable[_grant_service_pb2.GrantRequest, _grant_service_pb2.GrantResponse]  # type: ignore[assignment]
-    """Gives credits. Answered when the ledger has them, unless asked otherwise."""
+    """Gives credits. Answered when the ledger has them, unless asked otherwise. Refused with
+    REASON_ACCOUNT_FULL where the account has 256 grants of the credit type that are not spent.
+    """
     Revoke: _aio.UnaryUnaryMultiCallable[_grant_service_pb2.RevokeRequest, _grant_service_pb2.RevokeResponse]  # type: ignore[assignment]
     """Takes back what a grant has left; held parts follow when they come back. A grant that has nothing left can
     be revoked, too: what a Refund gives back of it later is taken back at once.
     """
     ListGrants: _aio.UnaryUnaryMultiCallable[_grant_service_pb2.ListGrantsRequest, _grant_service_pb2.ListGrantsResponse]  # type: ignore[assignment]
-    """The grants of an account, spent ones included, newest first."""
+    """The grants of an account, spent ones included, newest first. Empty for an account that the ledger
+    does not know.
+    """
 
 class GrantServiceServicer(metaclass=_abc_1.ABCMeta):
     """Credits given and taken back. Tenant and idempotency key work as BalanceService describes."""
@@ -65,7 +73,9 @@ class GrantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _grant_service_pb2.GrantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_grant_service_pb2.GrantResponse, _abc.Awaitable[_grant_service_pb2.GrantResponse]]:
-        """Gives credits. Answered when the ledger has them, unless asked otherwise."""
+        """Gives credits. Answered when the ledger has them, unless asked otherwise. Refused with
+        REASON_ACCOUNT_FULL where the account has 256 grants of the credit type that are not spent.
+        """
 
     @_abc_1.abstractmethod
     def Revoke(
@@ -83,6 +93,8 @@ class GrantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _grant_service_pb2.ListGrantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_grant_service_pb2.ListGrantsResponse, _abc.Awaitable[_grant_service_pb2.ListGrantsResponse]]:
-        """The grants of an account, spent ones included, newest first."""
+        """The grants of an account, spent ones included, newest first. Empty for an account that the ledger
+        does not know.
+        """
 
 def add_GrantServiceServicer_to_server(servicer: GrantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -213,7 +213,9 @@ class Entry(_message.Message):
     version: _builtins.int
     """Gap-free per account and credit type."""
     hold_id: _builtins.str
-    """The hold, where there is one."""
+    """The hold, where there is one: 32 hexadecimal digits, the same in all of its entries. It is no id
+    that Commit takes.
+    """
     actor: _builtins.str
     """Who acted: the account that made the request, which may be below `account`."""
     mode: _types_pb2.Mode.ValueType
@@ -227,7 +229,7 @@ class Entry(_message.Message):
     idempotency_key: _builtins.str
     """The request's idempotency key."""
     reason: _builtins.str
-    """Reason code or text of the request."""
+    """Reason code or text of the request; that of a grant is among its terms."""
     hash: _builtins.bytes
     """SHA-256 over this entry and the hash before it."""
     @_builtins.property
@@ -244,7 +246,7 @@ class Entry(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The request's marks."""
+        """The request's marks; those of a grant are among its terms."""
 
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
@@ -382,7 +384,7 @@ class GetBalanceAtRequest(_message.Message):
     """Whose balance."""
     @_builtins.property
     def instant(self) -> _timestamp_pb2.Timestamp:
-        """The instant; unset means now."""
+        """The instant, itself included; unset means now."""
 
     def __init__(
         self,
@@ -446,7 +448,8 @@ class GetBalanceAtResponse(_message.Message):
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Up to when the ledger was complete for this account's partition when this was read, but for what had
-        ended by itself and was not booked yet (see GetBalanceAt).
+        ended by itself and was not booked yet (see GetBalanceAt). Unset for an account that the ledger does
+        not know.
         """
 
     def __init__(
@@ -476,7 +479,9 @@ class ExplainRequest(_message.Message):
     tenant: _builtins.str
     """See BalanceService."""
     transaction_id: _builtins.str
-    """A transaction: its entries, and those of the hold it belongs to."""
+    """A transaction: its entries, and those of the hold it belongs to. Refunds of it are not among
+    them.
+    """
     maximum_entries: _builtins.int
     """1 to 10,000 entries; 0 means 1,000. The newest are kept, of at most 3 MiB; `opening` stands for those
     before.

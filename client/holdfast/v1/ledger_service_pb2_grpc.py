@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class LedgerServiceStub(object):
-    """The immutable record: every state change, in order, from which any balance can be rebuilt.
+    """The immutable record: every state change, in order, from which any balance can be rebuilt. It is a
+    moment behind the hot store. An account that it does not know has no entries, and no balances.
+    Instants are taken in milliseconds, finer parts cut off.
     """
 
     def __init__(self, channel):
@@ -58,7 +60,9 @@ class LedgerServiceStub(object):
 
 
 class LedgerServiceServicer(object):
-    """The immutable record: every state change, in order, from which any balance can be rebuilt.
+    """The immutable record: every state change, in order, from which any balance can be rebuilt. It is a
+    moment behind the hot store. An account that it does not know has no entries, and no balances.
+    Instants are taken in milliseconds, finer parts cut off.
     """
 
     def ListEntries(self, request, context):
@@ -86,7 +90,8 @@ class LedgerServiceServicer(object):
 
     def Verify(self, request, context):
         """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
-        and snapshots of trees, of every tenant. Only for credentials that serve every tenant.
+        and snapshots of trees, of every tenant. Only for credentials that serve every tenant. Takes up to 10
+        minutes, and one at a time in a process: REASON_OVERLOADED for others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +129,9 @@ def add_LedgerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LedgerService(object):
-    """The immutable record: every state change, in order, from which any balance can be rebuilt.
+    """The immutable record: every state change, in order, from which any balance can be rebuilt. It is a
+    moment behind the hot store. An account that it does not know has no entries, and no balances.
+    Instants are taken in milliseconds, finer parts cut off.
     """
 
     @staticmethod

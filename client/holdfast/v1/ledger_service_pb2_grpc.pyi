@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LedgerServiceStub:
-    """The immutable record: every state change, in order, from which any balance can be rebuilt."""
+    """The immutable record: every state change, in order, from which any balance can be rebuilt. It is a
+    moment behind the hot store. An account that it does not know has no entries, and no balances.
+    Instants are taken in milliseconds, finer parts cut off.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -44,12 +47,16 @@ class LedgerServiceStub:
     """The entries and grants behind a balance or a transaction."""
     Verify: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.VerifyRequest, _ledger_service_pb2.VerifyResponse]
     """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
-    and snapshots of trees, of every tenant. Only for credentials that serve every tenant.
+    and snapshots of trees, of every tenant. Only for credentials that serve every tenant. Takes up to 10
+    minutes, and one at a time in a process: REASON_OVERLOADED for others.
     """
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
-    """The immutable record: every state change, in order, from which any balance can be rebuilt."""
+    """The immutable record: every state change, in order, from which any balance can be rebuilt. It is a
+    moment behind the hot store. An account that it does not know has no entries, and no balances.
+    Instants are taken in milliseconds, finer parts cut off.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListEntries: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]  # type: ignore[assignment]
@@ -63,11 +70,15 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """The entries and grants behind a balance or a transaction."""
     Verify: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.VerifyRequest, _ledger_service_pb2.VerifyResponse]  # type: ignore[assignment]
     """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
-    and snapshots of trees, of every tenant. Only for credentials that serve every tenant.
+    and snapshots of trees, of every tenant. Only for credentials that serve every tenant. Takes up to 10
+    minutes, and one at a time in a process: REASON_OVERLOADED for others.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The immutable record: every state change, in order, from which any balance can be rebuilt."""
+    """The immutable record: every state change, in order, from which any balance can be rebuilt. It is a
+    moment behind the hot store. An account that it does not know has no entries, and no balances.
+    Instants are taken in milliseconds, finer parts cut off.
+    """
 
     @_abc_1.abstractmethod
     def ListEntries(
@@ -103,7 +114,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.VerifyResponse, _abc.Awaitable[_ledger_service_pb2.VerifyResponse]]:
         """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
-        and snapshots of trees, of every tenant. Only for credentials that serve every tenant.
+        and snapshots of trees, of every tenant. Only for credentials that serve every tenant. Takes up to 10
+        minutes, and one at a time in a process: REASON_OVERLOADED for others.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

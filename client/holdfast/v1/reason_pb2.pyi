@@ -45,17 +45,17 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_MALFORMED_REQUEST: _Reason.ValueType  # 20
     """INVALID_ARGUMENT. The bytes are no valid message of this method."""
     REASON_TENANT_MISMATCH: _Reason.ValueType  # 21
-    """PERMISSION_DENIED. The tenant in the request is not the credential's. Metadata: `field`."""
+    """PERMISSION_DENIED. The tenant in the request is not the credential's, or what is asked is only for credentials that serve every tenant. Metadata: `field`."""
     REASON_BATCH_EMPTY: _Reason.ValueType  # 22
-    """INVALID_ARGUMENT. A batch has no items. Metadata: `field`."""
+    """INVALID_ARGUMENT. A batch, or a message of a Session, has no items. Metadata: `field`."""
     REASON_BATCH_TOO_LARGE: _Reason.ValueType  # 23
-    """INVALID_ARGUMENT. A batch has more items than allowed. Metadata: `maximum`, `items`."""
+    """INVALID_ARGUMENT. A batch, or a message of a Session, has more items than allowed. Metadata: `maximum`, `items`."""
     REASON_BATCH_DUPLICATE: _Reason.ValueType  # 24
     """INVALID_ARGUMENT. Two items of a batch carry the same idempotency key for one method. Metadata: `index`."""
     REASON_BATCH_MIXED_SCOPE: _Reason.ValueType  # 25
     """INVALID_ARGUMENT. The items of a batch name different tenants. Metadata: `index`."""
     REASON_ID_INVALID: _Reason.ValueType  # 26
-    """INVALID_ARGUMENT. An id is empty, longer than 128 bytes, or has a character outside `A-Za-z0-9._~-`. Metadata: `field`."""
+    """INVALID_ARGUMENT. An id is missing, longer than 128 bytes (the code of a credit type: than 32), or has a character outside `A-Za-z0-9._~-`. Metadata: `field`."""
     REASON_ENUM_UNKNOWN: _Reason.ValueType  # 27
     """INVALID_ARGUMENT. An enum is unset where a choice is required, or has a number this server does not know. Metadata: `field`."""
     REASON_IDEMPOTENCY_KEY_REQUIRED: _Reason.ValueType  # 28
@@ -63,7 +63,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_IDEMPOTENCY_KEY_INVALID: _Reason.ValueType  # 29
     """INVALID_ARGUMENT. The idempotency key is longer than 128 bytes or has a character outside printable ASCII. Metadata: `field`."""
     REASON_AMOUNT_NOT_POSITIVE: _Reason.ValueType  # 30
-    """INVALID_ARGUMENT. An amount is zero or negative where it must be positive. Metadata: `field`."""
+    """INVALID_ARGUMENT. An amount is zero where it must be positive, or negative. Metadata: `field`."""
     REASON_AMOUNT_TOO_LARGE: _Reason.ValueType  # 31
     """INVALID_ARGUMENT. An amount is above 2^53-1. Metadata: `field`, `maximum`."""
     REASON_AMOUNT_MALFORMED: _Reason.ValueType  # 32
@@ -71,11 +71,11 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_LINES_INVALID: _Reason.ValueType  # 33
     """INVALID_ARGUMENT. The lines are missing, too many, or name one credit type twice. Metadata: `field`, `maximum`."""
     REASON_TTL_OUT_OF_RANGE: _Reason.ValueType  # 34
-    """INVALID_ARGUMENT. A time to live is outside 1 s to 24 h, or one of goodwill outside 1 s to 10 years. Metadata: `field`, `minimum_ms`, `maximum_ms`."""
+    """INVALID_ARGUMENT. A time to live is outside 1 s to 24 h, one of goodwill outside 1 s to 10 years, or one of a policy outside 1 s to 30 days. Metadata: `field`, `minimum_ms`, `maximum_ms`."""
     REASON_METADATA_LIMIT: _Reason.ValueType  # 35
     """INVALID_ARGUMENT. Labels are too many or too long. Metadata: `field`, `maximum`."""
     REASON_FIELD_INVALID: _Reason.ValueType  # 36
-    """INVALID_ARGUMENT. Another field breaks the rule in its comment. Metadata: `field`."""
+    """INVALID_ARGUMENT. Another field breaks the rule in its comment. Metadata: `field`, and `maximum` where there is one."""
     REASON_PAGE_TOKEN_INVALID: _Reason.ValueType  # 37
     """INVALID_ARGUMENT. A page token was changed, is another tenant's, or belongs to another request. Metadata: `field`."""
     REASON_ROLLOUT_OUT_OF_RANGE: _Reason.ValueType  # 38
@@ -89,21 +89,21 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_STORE_OUT_OF_MEMORY: _Reason.ValueType  # 53
     """UNAVAILABLE. The hot store is out of memory; nothing was decided. Metadata: `retry_after_ms`."""
     REASON_RESULT_UNKNOWN: _Reason.ValueType  # 54
-    """UNAVAILABLE. The connection broke after the request was sent: it may or may not have been applied. Retry with the same key."""
+    """UNAVAILABLE. The connection to the hot store broke after the request was sent, or its answer had no room in that to a batch: it may or may not have been applied. Retry with the same key."""
     REASON_LEDGER_UNAVAILABLE: _Reason.ValueType  # 55
     """UNAVAILABLE. The answer needs the ledger and the ledger does not answer; nothing was decided. Metadata: `retry_after_ms`."""
     REASON_LEDGER_BACKLOG: _Reason.ValueType  # 56
     """UNAVAILABLE. Too many entries wait for the ledger, so no new holds are placed. Metadata: `retry_after_ms`."""
     REASON_FENCED: _Reason.ValueType  # 57
-    """UNAVAILABLE. The partition is closed while its history is verified; nothing was decided. Metadata: `retry_after_ms`."""
+    """UNAVAILABLE. The partition is closed while its history is verified, or the account was removed from the hot store by hand; nothing was decided. Metadata: `retry_after_ms`."""
     REASON_DEADLINE_EXCEEDED: _Reason.ValueType  # 58
     """DEADLINE_EXCEEDED. The time allowed is over: it may or may not have been applied. Retry with the same key."""
     REASON_DURABILITY_UNAVAILABLE: _Reason.ValueType  # 59
     """FAILED_PRECONDITION. The hot store cannot give the durability that is wanted: not enough replicas follow it, or it keeps no append-only file; nothing was decided. Metadata: `durability`."""
     REASON_IDEMPOTENCY_KEY_REUSED: _Reason.ValueType  # 70
-    """ALREADY_EXISTS. The idempotency key was used with other content. Metadata: `field`, the first that differs."""
+    """ALREADY_EXISTS. The idempotency key was used with other content. Metadata: `field`, the first that differs; `policy` for SetPolicy, whatever differs."""
     REASON_IDEMPOTENCY_KEY_EXPIRED: _Reason.ValueType  # 71
-    """FAILED_PRECONDITION. The idempotency key is too old to prove that it was not used before. Use a new key."""
+    """FAILED_PRECONDITION. The idempotency key is too old to prove that it was not used before. Never sent by this version, which asks the ledger."""
     REASON_CREDIT_TYPE_NOT_FOUND: _Reason.ValueType  # 72
     """NOT_FOUND. The credit type is not defined for this tenant. Metadata: `credit_type`."""
     REASON_ACCOUNT_NOT_FOUND: _Reason.ValueType  # 73
@@ -111,23 +111,23 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_HOLD_NOT_FOUND: _Reason.ValueType  # 74
     """NOT_FOUND. No such hold, or not this tenant's; the answer is the same."""
     REASON_GRANT_NOT_FOUND: _Reason.ValueType  # 75
-    """NOT_FOUND. The grant does not exist on this account. Metadata: `grant_id`."""
+    """NOT_FOUND. The grant does not exist on this account, or nothing of it is left or held. Metadata: `grant_id`."""
     REASON_TRANSACTION_NOT_FOUND: _Reason.ValueType  # 76
-    """NOT_FOUND. No such transaction, or not this tenant's. Metadata: `transaction_id`."""
+    """NOT_FOUND. No such transaction, or not this tenant's; for Refund: none that burned credits. Metadata: `transaction_id`."""
     REASON_POLICY_NOT_FOUND: _Reason.ValueType  # 77
     """NOT_FOUND. No policy is set at this scope."""
     REASON_ACCOUNT_ALREADY_EXISTS: _Reason.ValueType  # 78
-    """ALREADY_EXISTS. The account exists with other content. Metadata: `account`."""
+    """ALREADY_EXISTS. The account exists, with whatever content, and was not created under this key. Metadata: `account`."""
     REASON_CREDIT_TYPE_ALREADY_EXISTS: _Reason.ValueType  # 79
     """ALREADY_EXISTS. The credit type exists with other content. Metadata: `credit_type`."""
     REASON_ACCOUNT_TREE_INVALID: _Reason.ValueType  # 80
-    """FAILED_PRECONDITION. The parent is missing, in another tree, below the account itself, or the tree would have more than 5 levels. Metadata: `account`."""
+    """FAILED_PRECONDITION. The parent is missing, in another tree, or below the account itself; the account is a root, or would become one; or the tree would have more than 5 levels. Metadata: `account`."""
     REASON_HOLD_ALREADY_COMMITTED: _Reason.ValueType  # 81
-    """FAILED_PRECONDITION. The hold was committed. Metadata: `committed`, `transaction_id`."""
+    """FAILED_PRECONDITION. The hold was committed. Metadata: `committed`, such as "ai=3,video=1", and `transaction_id`."""
     REASON_HOLD_ALREADY_SETTLED: _Reason.ValueType  # 82
-    """FAILED_PRECONDITION. The hold was released, or committed before a Release arrived. Metadata: `state`."""
+    """FAILED_PRECONDITION. The hold was released, or committed before a Release or Extend arrived. Metadata: `state`."""
     REASON_HOLD_EXPIRED: _Reason.ValueType  # 83
-    """FAILED_PRECONDITION. The hold expired; for Commit: so long ago that the usage was not recorded. Metadata: `usage_recorded`."""
+    """FAILED_PRECONDITION. The hold expired; for Commit: so long ago that the usage was not recorded. Metadata for Commit: `usage_recorded`, which is "false"."""
     REASON_HOLD_MAXIMUM_AGE: _Reason.ValueType  # 84
     """FAILED_PRECONDITION. The hold is as old as a hold may become. Metadata: `maximum_age_ms`."""
     REASON_LINE_UNKNOWN: _Reason.ValueType  # 85
@@ -137,7 +137,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_BALANCE_LIMIT_EXCEEDED: _Reason.ValueType  # 87
     """FAILED_PRECONDITION. A bucket of the account would pass 2^53-1. Metadata: `credit_type`."""
     REASON_ACCOUNT_FULL: _Reason.ValueType  # 88
-    """FAILED_PRECONDITION. The account has as many grants, holds or limits as it may have. Metadata: `field`, `maximum`."""
+    """FAILED_PRECONDITION. The account has as many grants or limits as it may have. Metadata: `field`, `maximum`."""
     REASON_VERSION_CONFLICT: _Reason.ValueType  # 89
     """ABORTED. The object changed since the version you named; read it again. Metadata: `version`."""
     REASON_CONFIG_VERSION_CONFLICT: _Reason.ValueType  # 90
@@ -153,7 +153,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_OVERAGE_REJECTED: _Reason.ValueType  # 114
     """A denial of Commit: the actual amount is above the hold and the caller chose OVERAGE_REJECT. The hold is as it was."""
     REASON_INTERNAL: _Reason.ValueType  # 130
-    """INTERNAL. Holdfast is at fault; nothing of the cause is shown. Metadata: `reference`, to find it in the log."""
+    """INTERNAL. Holdfast is at fault; nothing of the cause is shown. It may have been applied: retry with the same key. Metadata: `reference`, to find it in the log."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request was refused or could not be decided: one closed list, in order of precedence.
@@ -161,8 +161,9 @@ class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     A reason reaches a caller in one of two ways. A denial is an answer: status OK, an outcome of
     OUTCOME_DENIED (or OUTCOME_GRANTED_SHADOW) and the reason in `Decision.reason`. Everything else is
     an error: a non-OK status whose details hold one `google.rpc.ErrorInfo` with `domain` "holdfast",
-    `reason` the name below without its `REASON_` prefix, and the metadata that the comment lists.
-    Numbers are never reused.
+    `reason` the name below without its `REASON_` prefix, and the metadata that the comment lists; with
+    `retry_after_ms` also a `google.rpc.RetryInfo`. What gRPC answers by itself has no details, such as
+    RESOURCE_EXHAUSTED for a request that is too long. Numbers are never reused.
     """
 
 REASON_UNSPECIFIED: Reason.ValueType  # 0
@@ -188,17 +189,17 @@ REASON_OVERLOADED: Reason.ValueType  # 9
 REASON_MALFORMED_REQUEST: Reason.ValueType  # 20
 """INVALID_ARGUMENT. The bytes are no valid message of this method."""
 REASON_TENANT_MISMATCH: Reason.ValueType  # 21
-"""PERMISSION_DENIED. The tenant in the request is not the credential's. Metadata: `field`."""
+"""PERMISSION_DENIED. The tenant in the request is not the credential's, or what is asked is only for credentials that serve every tenant. Metadata: `field`."""
 REASON_BATCH_EMPTY: Reason.ValueType  # 22
-"""INVALID_ARGUMENT. A batch has no items. Metadata: `field`."""
+"""INVALID_ARGUMENT. A batch, or a message of a Session, has no items. Metadata: `field`."""
 REASON_BATCH_TOO_LARGE: Reason.ValueType  # 23
-"""INVALID_ARGUMENT. A batch has more items than allowed. Metadata: `maximum`, `items`."""
+"""INVALID_ARGUMENT. A batch, or a message of a Session, has more items than allowed. Metadata: `maximum`, `items`."""
 REASON_BATCH_DUPLICATE: Reason.ValueType  # 24
 """INVALID_ARGUMENT. Two items of a batch carry the same idempotency key for one method. Metadata: `index`."""
 REASON_BATCH_MIXED_SCOPE: Reason.ValueType  # 25
 """INVALID_ARGUMENT. The items of a batch name different tenants. Metadata: `index`."""
 REASON_ID_INVALID: Reason.ValueType  # 26
-"""INVALID_ARGUMENT. An id is empty, longer than 128 bytes, or has a character outside `A-Za-z0-9._~-`. Metadata: `field`."""
+"""INVALID_ARGUMENT. An id is missing, longer than 128 bytes (the code of a credit type: than 32), or has a character outside `A-Za-z0-9._~-`. Metadata: `field`."""
 REASON_ENUM_UNKNOWN: Reason.ValueType  # 27
 """INVALID_ARGUMENT. An enum is unset where a choice is required, or has a number this server does not know. Metadata: `field`."""
 REASON_IDEMPOTENCY_KEY_REQUIRED: Reason.ValueType  # 28
@@ -206,7 +207,7 @@ REASON_IDEMPOTENCY_KEY_REQUIRED: Reason.ValueType  # 28
 REASON_IDEMPOTENCY_KEY_INVALID: Reason.ValueType  # 29
 """INVALID_ARGUMENT. The idempotency key is longer than 128 bytes or has a character outside printable ASCII. Metadata: `field`."""
 REASON_AMOUNT_NOT_POSITIVE: Reason.ValueType  # 30
-"""INVALID_ARGUMENT. An amount is zero or negative where it must be positive. Metadata: `field`."""
+"""INVALID_ARGUMENT. An amount is zero where it must be positive, or negative. Metadata: `field`."""
 REASON_AMOUNT_TOO_LARGE: Reason.ValueType  # 31
 """INVALID_ARGUMENT. An amount is above 2^53-1. Metadata: `field`, `maximum`."""
 REASON_AMOUNT_MALFORMED: Reason.ValueType  # 32
@@ -214,11 +215,11 @@ REASON_AMOUNT_MALFORMED: Reason.ValueType  # 32
 REASON_LINES_INVALID: Reason.ValueType  # 33
 """INVALID_ARGUMENT. The lines are missing, too many, or name one credit type twice. Metadata: `field`, `maximum`."""
 REASON_TTL_OUT_OF_RANGE: Reason.ValueType  # 34
-"""INVALID_ARGUMENT. A time to live is outside 1 s to 24 h, or one of goodwill outside 1 s to 10 years. Metadata: `field`, `minimum_ms`, `maximum_ms`."""
+"""INVALID_ARGUMENT. A time to live is outside 1 s to 24 h, one of goodwill outside 1 s to 10 years, or one of a policy outside 1 s to 30 days. Metadata: `field`, `minimum_ms`, `maximum_ms`."""
 REASON_METADATA_LIMIT: Reason.ValueType  # 35
 """INVALID_ARGUMENT. Labels are too many or too long. Metadata: `field`, `maximum`."""
 REASON_FIELD_INVALID: Reason.ValueType  # 36
-"""INVALID_ARGUMENT. Another field breaks the rule in its comment. Metadata: `field`."""
+"""INVALID_ARGUMENT. Another field breaks the rule in its comment. Metadata: `field`, and `maximum` where there is one."""
 REASON_PAGE_TOKEN_INVALID: Reason.ValueType  # 37
 """INVALID_ARGUMENT. A page token was changed, is another tenant's, or belongs to another request. Metadata: `field`."""
 REASON_ROLLOUT_OUT_OF_RANGE: Reason.ValueType  # 38
@@ -232,21 +233,21 @@ REASON_STORE_WRITE_BLOCKED: Reason.ValueType  # 52
 REASON_STORE_OUT_OF_MEMORY: Reason.ValueType  # 53
 """UNAVAILABLE. The hot store is out of memory; nothing was decided. Metadata: `retry_after_ms`."""
 REASON_RESULT_UNKNOWN: Reason.ValueType  # 54
-"""UNAVAILABLE. The connection broke after the request was sent: it may or may not have been applied. Retry with the same key."""
+"""UNAVAILABLE. The connection to the hot store broke after the request was sent, or its answer had no room in that to a batch: it may or may not have been applied. Retry with the same key."""
 REASON_LEDGER_UNAVAILABLE: Reason.ValueType  # 55
 """UNAVAILABLE. The answer needs the ledger and the ledger does not answer; nothing was decided. Metadata: `retry_after_ms`."""
 REASON_LEDGER_BACKLOG: Reason.ValueType  # 56
 """UNAVAILABLE. Too many entries wait for the ledger, so no new holds are placed. Metadata: `retry_after_ms`."""
 REASON_FENCED: Reason.ValueType  # 57
-"""UNAVAILABLE. The partition is closed while its history is verified; nothing was decided. Metadata: `retry_after_ms`."""
+"""UNAVAILABLE. The partition is closed while its history is verified, or the account was removed from the hot store by hand; nothing was decided. Metadata: `retry_after_ms`."""
 REASON_DEADLINE_EXCEEDED: Reason.ValueType  # 58
 """DEADLINE_EXCEEDED. The time allowed is over: it may or may not have been applied. Retry with the same key."""
 REASON_DURABILITY_UNAVAILABLE: Reason.ValueType  # 59
 """FAILED_PRECONDITION. The hot store cannot give the durability that is wanted: not enough replicas follow it, or it keeps no append-only file; nothing was decided. Metadata: `durability`."""
 REASON_IDEMPOTENCY_KEY_REUSED: Reason.ValueType  # 70
-"""ALREADY_EXISTS. The idempotency key was used with other content. Metadata: `field`, the first that differs."""
+"""ALREADY_EXISTS. The idempotency key was used with other content. Metadata: `field`, the first that differs; `policy` for SetPolicy, whatever differs."""
 REASON_IDEMPOTENCY_KEY_EXPIRED: Reason.ValueType  # 71
-"""FAILED_PRECONDITION. The idempotency key is too old to prove that it was not used before. Use a new key."""
+"""FAILED_PRECONDITION. The idempotency key is too old to prove that it was not used before. Never sent by this version, which asks the ledger."""
 REASON_CREDIT_TYPE_NOT_FOUND: Reason.ValueType  # 72
 """NOT_FOUND. The credit type is not defined for this tenant. Metadata: `credit_type`."""
 REASON_ACCOUNT_NOT_FOUND: Reason.ValueType  # 73
@@ -254,23 +255,23 @@ REASON_ACCOUNT_NOT_FOUND: Reason.ValueType  # 73
 REASON_HOLD_NOT_FOUND: Reason.ValueType  # 74
 """NOT_FOUND. No such hold, or not this tenant's; the answer is the same."""
 REASON_GRANT_NOT_FOUND: Reason.ValueType  # 75
-"""NOT_FOUND. The grant does not exist on this account. Metadata: `grant_id`."""
+"""NOT_FOUND. The grant does not exist on this account, or nothing of it is left or held. Metadata: `grant_id`."""
 REASON_TRANSACTION_NOT_FOUND: Reason.ValueType  # 76
-"""NOT_FOUND. No such transaction, or not this tenant's. Metadata: `transaction_id`."""
+"""NOT_FOUND. No such transaction, or not this tenant's; for Refund: none that burned credits. Metadata: `transaction_id`."""
 REASON_POLICY_NOT_FOUND: Reason.ValueType  # 77
 """NOT_FOUND. No policy is set at this scope."""
 REASON_ACCOUNT_ALREADY_EXISTS: Reason.ValueType  # 78
-"""ALREADY_EXISTS. The account exists with other content. Metadata: `account`."""
+"""ALREADY_EXISTS. The account exists, with whatever content, and was not created under this key. Metadata: `account`."""
 REASON_CREDIT_TYPE_ALREADY_EXISTS: Reason.ValueType  # 79
 """ALREADY_EXISTS. The credit type exists with other content. Metadata: `credit_type`."""
 REASON_ACCOUNT_TREE_INVALID: Reason.ValueType  # 80
-"""FAILED_PRECONDITION. The parent is missing, in another tree, below the account itself, or the tree would have more than 5 levels. Metadata: `account`."""
+"""FAILED_PRECONDITION. The parent is missing, in another tree, or below the account itself; the account is a root, or would become one; or the tree would have more than 5 levels. Metadata: `account`."""
 REASON_HOLD_ALREADY_COMMITTED: Reason.ValueType  # 81
-"""FAILED_PRECONDITION. The hold was committed. Metadata: `committed`, `transaction_id`."""
+"""FAILED_PRECONDITION. The hold was committed. Metadata: `committed`, such as "ai=3,video=1", and `transaction_id`."""
 REASON_HOLD_ALREADY_SETTLED: Reason.ValueType  # 82
-"""FAILED_PRECONDITION. The hold was released, or committed before a Release arrived. Metadata: `state`."""
+"""FAILED_PRECONDITION. The hold was released, or committed before a Release or Extend arrived. Metadata: `state`."""
 REASON_HOLD_EXPIRED: Reason.ValueType  # 83
-"""FAILED_PRECONDITION. The hold expired; for Commit: so long ago that the usage was not recorded. Metadata: `usage_recorded`."""
+"""FAILED_PRECONDITION. The hold expired; for Commit: so long ago that the usage was not recorded. Metadata for Commit: `usage_recorded`, which is "false"."""
 REASON_HOLD_MAXIMUM_AGE: Reason.ValueType  # 84
 """FAILED_PRECONDITION. The hold is as old as a hold may become. Metadata: `maximum_age_ms`."""
 REASON_LINE_UNKNOWN: Reason.ValueType  # 85
@@ -280,7 +281,7 @@ REASON_REFUND_EXCEEDS_BURNED: Reason.ValueType  # 86
 REASON_BALANCE_LIMIT_EXCEEDED: Reason.ValueType  # 87
 """FAILED_PRECONDITION. A bucket of the account would pass 2^53-1. Metadata: `credit_type`."""
 REASON_ACCOUNT_FULL: Reason.ValueType  # 88
-"""FAILED_PRECONDITION. The account has as many grants, holds or limits as it may have. Metadata: `field`, `maximum`."""
+"""FAILED_PRECONDITION. The account has as many grants or limits as it may have. Metadata: `field`, `maximum`."""
 REASON_VERSION_CONFLICT: Reason.ValueType  # 89
 """ABORTED. The object changed since the version you named; read it again. Metadata: `version`."""
 REASON_CONFIG_VERSION_CONFLICT: Reason.ValueType  # 90
@@ -296,5 +297,5 @@ REASON_INSUFFICIENT_CREDITS: Reason.ValueType  # 113
 REASON_OVERAGE_REJECTED: Reason.ValueType  # 114
 """A denial of Commit: the actual amount is above the hold and the caller chose OVERAGE_REJECT. The hold is as it was."""
 REASON_INTERNAL: Reason.ValueType  # 130
-"""INTERNAL. Holdfast is at fault; nothing of the cause is shown. Metadata: `reference`, to find it in the log."""
+"""INTERNAL. Holdfast is at fault; nothing of the cause is shown. It may have been applied: retry with the same key. Metadata: `reference`, to find it in the log."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -32,7 +32,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_GRANTED: _Outcome.ValueType  # 1
     """Granted, or done, as asked."""
     OUTCOME_GRANTED_PARTIAL: _Outcome.ValueType  # 2
-    """Less than asked was held, because the request allowed it (FIT_UP_TO)."""
+    """Less than asked was held or burned, because the request allowed it (FIT_UP_TO)."""
     OUTCOME_GRANTED_SHADOW: _Outcome.ValueType  # 3
     """Granted only because of shadow mode: `reason` says why enforcement would have denied it."""
     OUTCOME_BYPASSED: _Outcome.ValueType  # 4
@@ -48,7 +48,7 @@ OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 OUTCOME_GRANTED: Outcome.ValueType  # 1
 """Granted, or done, as asked."""
 OUTCOME_GRANTED_PARTIAL: Outcome.ValueType  # 2
-"""Less than asked was held, because the request allowed it (FIT_UP_TO)."""
+"""Less than asked was held or burned, because the request allowed it (FIT_UP_TO)."""
 OUTCOME_GRANTED_SHADOW: Outcome.ValueType  # 3
 """Granted only because of shadow mode: `reason` says why enforcement would have denied it."""
 OUTCOME_BYPASSED: Outcome.ValueType  # 4
@@ -164,7 +164,9 @@ class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mode.ValueType],
     MODE_UNSPECIFIED: _Mode.ValueType  # 0
     """No mode was given. Refused where a mode is required."""
     MODE_OFF: _Mode.ValueType  # 1
-    """Not evaluated, nothing booked; answered OUTCOME_BYPASSED."""
+    """Not evaluated, nothing booked; answered OUTCOME_BYPASSED. Only the form of the request is looked
+    at, and whether its credit types are defined.
+    """
     MODE_SHADOW: _Mode.ValueType  # 2
     """Evaluated and booked, never denied."""
     MODE_ENFORCE: _Mode.ValueType  # 3
@@ -176,7 +178,9 @@ class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
 MODE_UNSPECIFIED: Mode.ValueType  # 0
 """No mode was given. Refused where a mode is required."""
 MODE_OFF: Mode.ValueType  # 1
-"""Not evaluated, nothing booked; answered OUTCOME_BYPASSED."""
+"""Not evaluated, nothing booked; answered OUTCOME_BYPASSED. Only the form of the request is looked
+at, and whether its credit types are defined.
+"""
 MODE_SHADOW: Mode.ValueType  # 2
 """Evaluated and booked, never denied."""
 MODE_ENFORCE: Mode.ValueType  # 3
@@ -198,7 +202,7 @@ class _HoldStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldState.V
     HOLD_STATE_RELEASED: _HoldState.ValueType  # 3
     """Settled by Release, or by a Commit of nothing, in time or late, where nothing was captured before."""
     HOLD_STATE_EXPIRED: _HoldState.ValueType  # 4
-    """Ended by its time to live."""
+    """Ended by its time to live. A Commit may still book what was used."""
 
 class HoldState(_HoldState, metaclass=_HoldStateEnumTypeWrapper):
     """Where a hold is in its life."""
@@ -212,7 +216,7 @@ HOLD_STATE_COMMITTED: HoldState.ValueType  # 2
 HOLD_STATE_RELEASED: HoldState.ValueType  # 3
 """Settled by Release, or by a Commit of nothing, in time or late, where nothing was captured before."""
 HOLD_STATE_EXPIRED: HoldState.ValueType  # 4
-"""Ended by its time to live."""
+"""Ended by its time to live. A Commit may still book what was used."""
 Global___HoldState: _TypeAlias = HoldState  # noqa: Y015
 
 class _GrantSource:
@@ -396,7 +400,9 @@ class Applied(_message.Message):
     replayed: _builtins.bool
     """True when this answers a request that had been applied before, under the same idempotency key."""
     durability: Global___Durability.ValueType
-    """What was waited for before this answer was sent."""
+    """What is known to have been reached when this answer was sent: less than was asked where it took
+    longer than 1.5 seconds.
+    """
     def __init__(
         self,
         *,
@@ -501,9 +507,9 @@ class HeldLine(_message.Message):
     debt: _builtins.int
     """The part of `held` that is overdraft."""
     unenforced: _builtins.int
-    """The part of `held` that shadow mode let through."""
+    """The part of `held` that shadow mode, the kill switch or fail-open let through."""
     available_after: _builtins.int
-    """The account's own available credits afterwards."""
+    """The account's own available credits afterwards. 0 when bypassed and in ListHolds: not known then."""
     def __init__(
         self,
         *,
@@ -552,7 +558,7 @@ class SettledLine(_message.Message):
     held_after: _builtins.int
     """What the hold still holds."""
     available_after: _builtins.int
-    """The account's own available credits afterwards."""
+    """The account's own available credits afterwards. 0 when bypassed: not known then."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantShare]:
         """Which grants paid or got back how much."""
@@ -676,7 +682,10 @@ Global___Hold: _TypeAlias = Hold  # noqa: Y015
 
 @_typing.final
 class Limit(_message.Message):
-    """A cap on use over time, on an account and everything below it."""
+    """A cap on use over time, on an account and everything below it. Holds and burns count when they are
+    made, and what is used above a hold when it is settled; what a hold gives back is given back to the
+    window it was counted in, and what is refunded is not.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -767,7 +776,9 @@ class Limit(_message.Message):
     ENFORCEMENT_FIELD_NUMBER: _builtins.int
     WARN_PERCENTS_FIELD_NUMBER: _builtins.int
     limit_id: _builtins.str
-    """Names the limit on its account; counts are kept under this name."""
+    """Names the limit on its account: an id. What is counted under this name is kept when the limit is
+    changed, unless it counts something else or over another window.
+    """
     unit: Global___Limit.Unit.ValueType
     """What is counted."""
     credit_type: _builtins.str
@@ -831,7 +842,7 @@ class LimitUse(_message.Message):
     """What is left; 0 when exceeded."""
     @_builtins.property
     def resets_at(self) -> _timestamp_pb2.Timestamp:
-        """When all of the present use will have left the window."""
+        """When all of the present use will have left the window; of a calendar window its end."""
 
     def __init__(
         self,
@@ -894,7 +905,7 @@ class Buckets(_message.Message):
     EXPIRED_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     granted: _builtins.int
-    """Ever granted."""
+    """Ever granted, without what is not effective yet."""
     debt: _builtins.int
     """Owed: work done beyond the balance."""
     unenforced: _builtins.int
