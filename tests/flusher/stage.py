@@ -109,6 +109,10 @@ class Stage:
             async with asyncio.timeout(WAIT_SECONDS):
                 await running
 
+    async def length(self, partition: int) -> int:
+        """How many entries a partition's stream has, flushed ones that are not trimmed too."""
+        return int(await self.client.xlen(KEYS.outbox(partition, 1)))
+
     async def add(self, *entries: Entry) -> None:
         """Puts entries into the outbox."""
         await add(self.client, KEYS, *entries)

@@ -101,7 +101,7 @@ async def test_flushed_entries_are_trimmed_but_never_the_last_or_others(stage: S
         await stage.until_recorded(p0=len(entries))
 
         async def is_trimmed() -> bool:
-            return (await stage.outbox.lengths({0: 1}))[0] <= 200
+            return await stage.length(0) <= 200
 
         await until(is_trimmed)
         state = (await stage.outbox.states({0: (1, len(entries))}))[0]
@@ -119,7 +119,7 @@ async def test_nothing_is_trimmed_that_the_ledger_does_not_have(stage: Stage) ->
     await stage.outbox.trim({0: (1, 0)})
     await stage.outbox.trim({0: (1, 1)})
 
-    assert (await stage.outbox.lengths({0: 1, 1: 1})) == {0: len(entries), 1: 0}
+    assert [await stage.length(each) for each in (0, 1)] == [len(entries), 0]
 
 
 def test_retention_lets_go_after_its_time_and_once() -> None:

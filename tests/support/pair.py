@@ -17,6 +17,7 @@ from holdfast_server.domain import reply as rp
 from holdfast_server.domain.entry import BY_TIME, Entry
 from holdfast_server.domain.figures import contradictions, differences
 from holdfast_server.domain.operation import Caller, Mode, Operation
+from holdfast_server.domain.packed import to_entry
 from holdfast_server.domain.token import TokenSigner
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.domain.twin.memory import Facts
@@ -29,7 +30,7 @@ from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.engine import Engine, Parts
 from holdfast_server.engine.item import Flag
 from holdfast_server.engine.keys import Keys
-from holdfast_server.engine.outbox import OutboxEntry, decode
+from holdfast_server.engine.outbox import OutboxEntry, unpack
 from holdfast_server.engine.request import NeedsLedger, Request
 from holdfast_server.engine.roots import Roots
 from holdfast_server.engine.scripts import Clock, load
@@ -137,7 +138,8 @@ class Real:
             rows: Any = await self.store.client.xrange(name)
             for stream_id, fields in rows:
                 epoch, seq = stream_id.decode().split("-")
-                found.append(decode(OutboxEntry(partition, int(epoch), int(seq), fields[b"e"])))
+                raw = OutboxEntry(partition, int(epoch), int(seq), fields[b"e"])
+                found.append(to_entry(unpack(raw)))
         return found
 
 

@@ -17,14 +17,8 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
-from holdfast_server.domain.entry import Entry
 from holdfast_server.domain.epoch import Epoch
-from holdfast_server.domain.packed import (
-    MALFORMED,
-    PackedEntry,
-    to_entry,
-    unpack_entry,
-)
+from holdfast_server.domain.packed import MALFORMED, PackedEntry, unpack_entry
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import AWAY, WRITES_REFUSED, refused
@@ -180,15 +174,6 @@ class Outbox:
                 if isinstance(answer, Exception):
                     raise answer
 
-    async def lengths(self, epochs: Mapping[int, int]) -> dict[int, int]:
-        """How many entries each partition's stream holds, flushed but not yet trimmed ones too."""
-        pipeline = self._client.pipeline(transaction=False)
-        for partition, epoch in epochs.items():
-            pipeline.xlen(self._keys.outbox(partition, epoch))
-        with _translated():
-            counts = await pipeline.execute()
-        return dict(zip(epochs, counts, strict=True))
-
     async def states(self, positions: Positions) -> dict[int, OutboxState]:
         """The newest place of each partition's stream, and the entry at the given position."""
         pipeline = self._client.pipeline(transaction=False)
@@ -308,14 +293,6 @@ def _context(packed: bytes) -> list[Any]:
     if len(context) != CONTEXT_FIELDS:
         raise ValueError("not the context that this version knows")
     return context
-
-
-def decode(found: OutboxEntry) -> Entry:
-    """The entry that the bytes stand for. Raises OutboxEntryError."""
-    try:
-        return to_entry(unpack(found))
-    except MALFORMED as error:
-        raise OutboxEntryError(found, f"{type(error).__name__}: {error}"[:200]) from error
 
 
 def _run(partition: int, ids: bytes, entries: list[bytes]) -> OutboxRun:
