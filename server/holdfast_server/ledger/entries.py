@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from holdfast_server.domain.bounds import CREDIT_TYPES_MAX
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.ledger import rows
 from holdfast_server.ledger.database import Cursor, Database, fetch_all, fetch_one
@@ -23,7 +24,7 @@ TRANSACTION_ENTRIES_MAX: Final = 10_000
 #: Entries of one hold that are read, the newest: a long stream captures in part many times.
 HOLD_ENTRIES_MAX: Final = 10_000
 #: Credit types of one account that are looked at: those of a tenant, and none.
-ACCOUNT_CREDIT_TYPES_MAX: Final = 65
+ACCOUNT_CREDIT_TYPES_MAX: Final = CREDIT_TYPES_MAX + 1
 
 
 class Entries(Database):
