@@ -17,7 +17,7 @@ from holdfast_server.telemetry.names import (
 
 
 class Recorder:
-    """Takes reports and does nothing with them: for tests, and the base of `Metrics`.
+    """Takes reports and does nothing with them: for commands and tests, and the base of `Metrics`.
 
     Every method returns at once, never raises, and may be called from any thread. Labels are enums,
     so that no text of a caller becomes one; `method` is the name of an operation or RPC of ours.
