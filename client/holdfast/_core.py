@@ -30,8 +30,8 @@ TIMEOUT_MS = 10_000
 #: How long a verification of the whole ledger may take.
 VERIFY_TIMEOUT_MS = 600_000
 
-#: A source of its own: a program's seed must not make its clients retry in step.
-_CHANCE = random.Random()
+#: Chance that neither a program's seed nor a fork repeats: clients must not retry in step.
+_CHANCE = random.SystemRandom().random
 
 
 class Core:
@@ -86,7 +86,7 @@ class Core:
         deadlines = self._deadlines
         if call.timeout_ms is not None:
             deadlines = Deadlines(call.timeout_ms, call.timeout_ms)
-        return Attempts(deadlines, time.monotonic, _CHANCE.random)
+        return Attempts(deadlines, time.monotonic, _CHANCE)
 
     def bypass_without_asking(self, call: Call[T]) -> Bypass[T] | None:
         """What a client that fails open answers to settling a hold that it let through itself."""
