@@ -92,6 +92,7 @@ REFUND = Kind(
         lines=lambda answer: tuple(map(_refunded_line, answer.lines)),
         applied=_COMMON["applied"],
     ),
+    lasts=True,
 )
 BALANCE = Kind(
     "Balance",

@@ -21,6 +21,8 @@ T_co = TypeVar("T_co", covariant=True)
 M = TypeVar("M", bound=Message)
 P = TypeVar("P")
 
+#: To look up a member of an enumeration takes longer than to compare it.
+_MEMORY = Durability.MEMORY
 #: One amount of the client's credit type, or an amount per credit type.
 Amounts = int | Mapping[str, int]
 
@@ -64,13 +66,18 @@ class Call(Generic[T_co]):
 class Kind(Generic[T_co]):
     """What all operations of one method have in common."""
 
-    def __init__(self, method: str, response: type[M], read: Callable[[M], T_co]) -> None:
-        """`read` makes the result of the method's `response`."""
+    def __init__(
+        self, method: str, response: type[M], read: Callable[[M], T_co], *, lasts: bool = False
+    ) -> None:
+        """`read` makes the result of the method's `response`. It `lasts` in any case where it is
+        answered from the ledger.
+        """
         self.path = BALANCE + method
         #: Its name in `BatchItem` and `BatchResult`.
         self.item = method.lower()
         self.read: Callable[[Any], T_co] = read
         self.decode = decoder(response, read)
+        self.lasts = lasts
 
 
 class Operation(Call[T_co]):
@@ -78,7 +85,7 @@ class Operation(Call[T_co]):
     these, which has the request in it.
     """
 
-    __slots__ = ("fill", "is_slow", "kind")
+    __slots__ = ("durability", "fill", "is_slow", "kind")
 
     def __init__(
         self,
@@ -87,18 +94,24 @@ class Operation(Call[T_co]):
         bypass: Bypass[T_co] | None = None,
         durability: Durability = Durability.UNSPECIFIED,
     ) -> None:
-        """`fill` sets fields of an empty request, one at least. `durability` is what it asks for,
-        or has in any case.
-        """
+        """`fill` sets what is its own in an empty request, one field at least."""
         self.path, self.read, self.kind = kind.path, kind.decode, kind
         self.fill, self.bypass, self.timeout_ms = fill, bypass, None
+        self.durability = durability
         #: Whether it is answered later than others, when it will last.
-        self.is_slow = durability > Durability.MEMORY
+        self.is_slow = kind.lasts or durability > _MEMORY
 
     def build(self, defaults: Defaults) -> pb.BatchItem:
-        """The operation as an item."""
+        """The operation as an item. What most do not say is not named: that costs as much as all
+        the rest.
+        """
         item = pb.BatchItem()
-        self.fill(getattr(item, self.kind.item), defaults)
+        request = getattr(item, self.kind.item)
+        self.fill(request, defaults)
+        if defaults.tenant:
+            request.tenant = defaults.tenant
+        if self.durability:
+            request.durability = self.durability
         return item
 
     def write(self, message: pb.BatchItem) -> bytes:

@@ -30,12 +30,12 @@ class Deadlines:
 class Attempts:
     """The attempts of one call. `now_s` is a monotone clock; `random` answers from 0 up to 1."""
 
-    __slots__ = ("_attempt_s", "_end_s", "_failed", "_now_s", "_random", "_result_unknown")
+    __slots__ = ("_deadlines", "_end_s", "_failed", "_now_s", "_random", "_result_unknown")
 
     def __init__(
         self, deadlines: Deadlines, now_s: Callable[[], float], random: Callable[[], float]
     ) -> None:
-        self._attempt_s = deadlines.attempt_ms / 1_000
+        self._deadlines = deadlines
         self._now_s = now_s
         self._random = random
         self._end_s = now_s() + deadlines.total_ms / 1_000
@@ -44,7 +44,8 @@ class Attempts:
 
     def deadline_s(self) -> float:
         """When the next attempt must have ended."""
-        return min(self._now_s() + self._attempt_s, self._end_s)
+        deadline_s = self._now_s() + self._deadlines.attempt_ms / 1_000
+        return deadline_s if deadline_s < self._end_s else self._end_s
 
     def timeout_s(self) -> float:
         """How long the next attempt may take. The first one always gets some time."""

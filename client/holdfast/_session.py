@@ -68,9 +68,10 @@ class Session:
         """The answer to an operation. Whoever waits for it is raised its error, HoldfastError where
         there is no answer, `Unsupported` where the server knows no sessions; `TooLong` is at once.
         """
-        answer: asyncio.Future[pb.BatchResult] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[pb.BatchResult] = loop.create_future()
         asked = self.write(answer, operation, item, deadline_s, traceparent)
-        self.put(asked)
+        self.put(asked, loop)
         return self._answered(operation, asked, answer)
 
     async def _answered(
@@ -102,12 +103,14 @@ class Session:
             raise TooLong
         return Asked(answer, id, written, operation.is_slow, deadline_s)
 
-    def put(self, asked: Asked) -> None:
-        """Sends it with the next message. Raises FailedPrecondition where that cannot be."""
+    def put(self, asked: Asked, loop: asyncio.AbstractEventLoop) -> None:
+        """Sends it with the next message, from the loop that runs. Raises FailedPrecondition where
+        that cannot be.
+        """
         if self._is_closed:
             raise closed()
-        if self._loop is not asyncio.get_running_loop():
-            self._start()
+        if self._loop is not loop:
+            self._start(loop)
         asked.place = self._queue
         self._queue[asked.id] = asked
         self._wanted.set()
@@ -125,11 +128,11 @@ class Session:
         for stream in self._streams():
             await stream.close()
 
-    def _start(self) -> None:
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
             raise unusable("a client belongs to the event loop of its first call; make another")
-        self._loop = asyncio.get_running_loop()
-        self._pumping = self._loop.create_task(self._pump())
+        self._loop = loop
+        self._pumping = loop.create_task(self._pump())
 
     async def _pump(self) -> None:
         while True:

@@ -171,7 +171,7 @@ class SessionThread:
         self._is_told = False
         for asked in self._taken():
             try:
-                self._session.put(asked)
+                self._session.put(asked, self._loop)
             except HoldfastError as error:
                 asked.fail(error)
 

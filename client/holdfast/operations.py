@@ -61,7 +61,8 @@ def reserve(
         request.ttl_ms = ttl_ms
         request.idempotency_key = key
         _add_lines(request, amount, minimum, credit_type, defaults)
-        _complete(request, defaults, durability, labels)
+        if labels:
+            request.labels.update(labels)
 
     return Operation(_answers.RESERVE, fill, _RESERVE_BYPASSED, durability)
 
@@ -91,7 +92,8 @@ def commit(
             request.ttl_ms = ttl_ms
         if overage:
             request.overage = types_pb2.Overage.ValueType(overage)
-        _complete(request, defaults, durability, labels)
+        if labels:
+            request.labels.update(labels)
 
     bypass = _without_hold(hold_id, _COMMIT_BYPASSED)
     return Operation(_answers.COMMIT, fill, bypass, durability)
@@ -111,7 +113,6 @@ def release(
         request.hold_id = hold_id
         request.reason = reason
         request.idempotency_key = key
-        _complete(request, defaults, durability)
 
     bypass = _without_hold(hold_id, _RELEASE_BYPASSED)
     return Operation(_answers.RELEASE, fill, bypass, durability)
@@ -122,7 +123,6 @@ def extend(hold_id: str, ttl_ms: int, *, key: str | None = None) -> Operation[re
     key = key or new_key()
 
     def fill(request: pb.ExtendRequest, defaults: Defaults) -> None:
-        request.tenant = defaults.tenant
         request.hold_id = hold_id
         request.ttl_ms = ttl_ms
         request.idempotency_key = key
@@ -150,7 +150,8 @@ def burn(
         request.feature = feature
         request.idempotency_key = key
         _add_lines(request, amount, minimum, credit_type, defaults)
-        _complete(request, defaults, durability, labels)
+        if labels:
+            request.labels.update(labels)
 
     return Operation(_answers.BURN, fill, _BURN_BYPASSED, durability)
 
@@ -175,16 +176,14 @@ def refund(
         request.idempotency_key = key
         if amount is not None:
             _add_lines(request, amount, None, credit_type, defaults)
-        _complete(request, defaults, durability)
 
-    return Operation(_answers.REFUND, fill, durability=Durability.LEDGER)
+    return Operation(_answers.REFUND, fill, durability=durability)
 
 
 def balance(account: str) -> Operation[results.BalanceResult]:
     """What an account has, holds and has used."""
 
     def fill(request: pb.BalanceRequest, defaults: Defaults) -> None:
-        request.tenant = defaults.tenant
         request.account = account
 
     return Operation(_answers.BALANCE, fill)
@@ -212,18 +211,3 @@ def _add_lines(
         for line in request.lines:
             if line.credit_type in least:
                 line.minimum_amount = least[line.credit_type]
-
-
-def _complete(
-    request: Any,
-    defaults: Defaults,
-    durability: Durability,
-    labels: Mapping[str, str] | None = None,
-) -> None:
-    """Adds what most requests do not say: to name it costs as much as all the rest."""
-    if defaults.tenant:
-        request.tenant = defaults.tenant
-    if durability:
-        request.durability = durability
-    if labels:
-        request.labels.update(labels)

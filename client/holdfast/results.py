@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from holdfast._lazy import Lazy
 from holdfast.kinds import Durability, HoldState, Mode, Outcome, WarningKind
 
+#: To look up members of an enumeration takes longer than all else about a decision.
+_NOT_ALLOWED = (Outcome.DENIED, Outcome.UNSPECIFIED)
+
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
@@ -53,7 +56,7 @@ class Decision(Lazy):
     @property
     def allowed(self) -> bool:
         """Whether the work may be done. False for anything this release does not know."""
-        return self.outcome not in (Outcome.DENIED, Outcome.UNSPECIFIED)
+        return self.outcome not in _NOT_ALLOWED
 
 
 @dataclass(frozen=True, slots=True)
