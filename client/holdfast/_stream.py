@@ -50,7 +50,7 @@ class Answer(Protocol):
 class Asked:
     """One operation, from the call to its answer."""
 
-    __slots__ = ("answer", "deadline_s", "id", "is_slow", "item", "place", "stream")
+    __slots__ = ("answer", "deadline_s", "heard", "id", "is_slow", "item", "place", "stream")
 
     def __init__(
         self, answer: Answer, id: int, item: bytes, is_slow: bool, deadline_s: float
@@ -64,8 +64,9 @@ class Asked:
         self.deadline_s = deadline_s
         #: Where it waits: among those to be sent, or among those that were.
         self.place: MutableMapping[int, Asked] | None = None
-        #: What it was sent on.
+        #: What it was sent on, and how many messages had come of that before.
         self.stream: Stream | None = None
+        self.heard = 0
 
     def expire(self) -> None:
         """Its time is over."""
@@ -73,7 +74,7 @@ class Asked:
         was_sent = self.stream is not None
         self.fail(Unreachable("no answer in time", result_unknown=was_sent))
         if self.stream is not None:
-            self.stream.suspect(self.id)
+            self.stream.suspect(self)
 
     def fail(self, error: Exception) -> None:
         """Ends it without an answer, unless somebody has ended it before."""
@@ -98,6 +99,8 @@ class Stream:
         #: Of each message that has no answer yet, the last id that is answered soon.
         self._messages: deque[int] = deque()
         self._newest_answered = 0
+        #: How many messages have come.
+        self._heard = 0
         #: False as soon as nothing more may be sent.
         self.is_open = True
         self._half_closing: asyncio.Task[None] | None = None
@@ -125,7 +128,7 @@ class Stream:
     async def send(self, batch: Sequence[Asked]) -> None:
         """Sends operations in one message. What goes wrong becomes their answer."""
         for asked in batch:
-            asked.place, asked.stream = self.unanswered, self
+            asked.place, asked.stream, asked.heard = self.unanswered, self, self._heard
             self.unanswered[asked.id] = asked
         soon = [asked.id for asked in batch if not asked.is_slow]
         if soon:
@@ -150,9 +153,11 @@ class Stream:
         finally:
             self._writing = None
 
-    def suspect(self, id: int) -> None:
-        """An operation was not answered in time. If nothing was since, the connection is dead."""
-        if id > self._newest_answered:
+    def suspect(self, asked: Asked) -> None:
+        """An operation was not answered in time. If nothing has come since it was sent, the
+        connection is dead.
+        """
+        if asked.heard == self._heard:
             self._call.cancel()
 
     def retire(self) -> None:
@@ -185,6 +190,7 @@ class Stream:
         await self._channel.close()
 
     def _take(self, message: bytes) -> None:
+        self._heard += 1
         results, is_closing = read_message(message)
         ids = [result.id for result in results]
         for id, result in zip(ids, results, strict=True):

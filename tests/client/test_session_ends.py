@@ -89,6 +89,32 @@ async def test_a_peer_that_stops_reading_in_the_middle_of_a_write_is_left_behind
         await until(lambda: is_answered(client))
 
 
+async def test_a_server_that_is_slow_is_not_left_behind_while_it_answers(
+    server: SessionServer,
+) -> None:
+    """What comes after an operation was sent shows that its stream lives, whatever it answers."""
+    is_late_sent = asyncio.Event()
+
+    async def behind(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+        await is_late_sent.wait()
+        await context.write(server.apply(message))
+
+    async def never(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+        """The answer is not there in time."""
+
+    server.plan = [behind, never]
+    async with AsyncClient(server.address, attempt_timeout_ms=1_000) as client:
+        first = asyncio.create_task(client.reserve("a", 1, key="first"))
+        await until(lambda: server.messages)
+        late = asyncio.create_task(client.reserve("a", 1, key="late"))
+        await until(lambda: client._session and client._session._streams()[0].messages_left == 2)
+        is_late_sent.set()
+        assert (await first).decision.allowed
+        assert (await late).decision.allowed
+    assert server.came == {"first": 1, "late": 2}
+    assert server.streams == 1
+
+
 async def test_a_stream_that_has_ended_leaves_no_connection(server: SessionServer) -> None:
     async with proxied(server) as proxy, AsyncClient(f"{LOOPBACK}:{proxy.port}") as client:
         server.plan = [closing]
