@@ -38,9 +38,10 @@ TOKEN_CHARACTERS_MAX = 1_200
 #: Names that are remembered as they stand in tokens.
 NAMES_REMEMBERED = 10_000
 
-#: Between the alphabet of base64 and the one that needs no escaping in a URL.
+#: Between the alphabet of base64 and the one that needs no escaping in a URL. What only the other
+#: one has becomes what neither has.
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+_FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/...")
 #: The second character of tokens that begin with the byte of `TokenKind.HELD`.
 _SECOND_OF_HELD: Final = "QRSTUVWXYZabcdef"
 
@@ -62,6 +63,8 @@ _AMOUNT: Final = struct.Struct(">Q")
 _PLACED: Final = struct.Struct(">BIQQ")
 
 _KINDS: Final = {kind.value: kind for kind in TokenKind}
+#: To find a member in its class takes as long as to compare it ten times.
+_HELD: Final = TokenKind.HELD
 
 
 @value(frozen=True, slots=True)
@@ -126,9 +129,10 @@ class TokenSigner:
             raise ValueError(
                 "a token key must have at least 32 bytes, and the active one must exist"
             )
-        #: Where signing begins with each key: to go on from there is faster than from the key.
-        self._begun = {key_id: _begun(key) for key_id, key in keys.items()}
+        self._keys = dict(keys)
         self._active = active
+        #: Where signing goes on with a key and for a tenant: faster than from the key.
+        self._begun = lru_cache(maxsize=NAMES_REMEMBERED)(self._begin)
 
     def issue(self, tenant: str, token: HoldToken) -> str:
         """The text of a token, URL-safe, without padding."""
@@ -141,33 +145,33 @@ class TokenSigner:
         if raw is None or len(raw) < 2 + HOLD_ID_BYTES + SIGNATURE_BYTES:
             return None
         body, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
-        if body[1] not in self._begun:
+        if body[1] not in self._keys:
             return None
         if not hmac.compare_digest(signature, self._signature(body[1], tenant, body)):
             return None
         return _unpack(body)
 
     def _signature(self, key_id: int, tenant: str, body: bytes) -> bytes:
-        made = self._begun[key_id].copy()
-        made.update(_text(tenant))
+        made = self._begun(key_id, tenant).copy()
         made.update(body)
         return made.digest()
 
-
-def _begun(key: bytes) -> blake2b:
-    fitting = key if len(key) <= blake2b.MAX_KEY_SIZE else blake2b(key).digest()
-    return blake2b(key=fitting, digest_size=SIGNATURE_BYTES)
+    def _begin(self, key_id: int, tenant: str) -> blake2b:
+        key = self._keys[key_id]
+        fitting = key if len(key) <= blake2b.MAX_KEY_SIZE else blake2b(key).digest()
+        return blake2b(_text(tenant), key=fitting, digest_size=SIGNATURE_BYTES)
 
 
 def _decoded(text: str) -> bytes | None:
     if not text or len(text) > TOKEN_CHARACTERS_MAX or not text.isascii():
         return None
+    spelled = text.encode().translate(_FROM_URL) + b"=" * (-len(text) % 4)
     try:
-        raw = a2b_base64(text.encode().translate(_FROM_URL) + b"=" * (-len(text) % 4))
+        raw = a2b_base64(spelled)
     except Error:
         return None
     # One token has one spelling: what cannot be in it was left out, and its unused bits are zero.
-    return raw if _encoded(raw) == text else None
+    return raw if b2a_base64(raw, newline=False) == spelled else None
 
 
 def _encoded(raw: bytes) -> str:
@@ -183,7 +187,7 @@ def _text(text: str) -> bytes:
 def _pack(token: HoldToken) -> bytes:
     account = "" if token.account == token.root else token.account
     names = _text(token.root) + _text(account) + _text(token.feature)
-    if token.kind is TokenKind.HELD:
+    if token.kind is _HELD:
         return token.hold + names + token.packed
     return token.hold + names + _pack_lines((each.credit_type, each.amount) for each in token.lines)
 
@@ -195,8 +199,8 @@ def _unpack(body: bytes) -> HoldToken:
     account, place = _take(body, place)
     feature, place = _take(body, place)
     kind, hold = _KINDS[body[0]], body[2:names]
-    if kind is TokenKind.HELD:
-        return HoldToken(kind, root, account or root, hold, feature, packed=body[place:])
+    if kind is _HELD:
+        return HoldToken(kind, root, account or root, hold, feature, (), body[place:])
     lines = tuple(_unpack_lines(body, place))
     return HoldToken(kind, root, account or root, hold, feature, lines)
 
