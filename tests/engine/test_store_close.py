@@ -30,7 +30,7 @@ async def run(store: Store) -> Any:
 
 
 async def call(store: Store) -> Any:
-    return await store.call(load("read_fences"), KEYS, [])
+    return await store.call(load("read_fences"), [KEYS], [])
 
 
 async def read(store: Store) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -22,17 +23,19 @@ COMMIT = op.Commit("t", "h", "k")
 CREATE = op.CreateAccount("t", "a", op.AccountTerms(), "k")
 UPDATE = op.UpdateAccount("t", "a", op.AccountTerms(), frozenset({"zone"}), "k")
 SIGNER = TokenSigner({1: b"k" * 32, 2: b"l" * 100}, 2)
+GROUPS = st.lists(st.text("abc{}:/", min_size=1), max_size=5)
 
 
 @given(
-    keys=st.lists(st.text("abc{}:/", min_size=1), max_size=5),
+    keys=st.lists(GROUPS | GROUPS.map(tuple), max_size=3),
     arguments=st.lists(st.binary() | st.text() | st.integers(0), max_size=5),
 )
 def test_a_script_call_goes_over_the_wire_as_the_driver_would_send_it(
-    keys: list[str], arguments: list[str | bytes | int]
+    keys: list[list[str] | tuple[str, ...]], arguments: list[str | bytes | int]
 ) -> None:
     script = plain("test", "return 1")
-    expected = Connection().pack_command("EVALSHA", script.called, len(keys), *keys, *arguments)
+    names = [*chain(*keys)]
+    expected = Connection().pack_command("EVALSHA", script.called, len(names), *names, *arguments)
     assert pack_call(script, keys, arguments) == b"".join(expected)
 
 

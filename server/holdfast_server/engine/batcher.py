@@ -301,7 +301,7 @@ class Batcher:
         keys, arguments = self._pack(items, claimed_since_ms)
         started = time.perf_counter()
         failpoint.hit("app.before_eval")
-        raw = await self._calls.store.call(script, keys.names, arguments)
+        raw = await self._calls.store.call(script, keys.groups, arguments)
         failpoint.hit("app.after_eval")
         self._recorder.batch(len(items), time.perf_counter() - started)
         flat = msgpack.unpackb(raw, raw=True)

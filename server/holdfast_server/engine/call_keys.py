@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 from holdfast_server.domain.operation import CreateAccount, Operation
 from holdfast_server.domain.value import value
-from holdfast_server.engine.keys import CLAIM_KEYS, Keys, keys_of_partition, keys_of_tree
+from holdfast_server.engine.keys import PARTITION_KEYS, Keys, keys_of_partition, keys_of_tree
 
 
 @value(frozen=True, slots=True)
@@ -36,40 +39,33 @@ class CallKeys:
         self._tree_keys: list[str] = []
         self._whereabouts: list[str] = []
         #: All keys in order, once they are finished.
-        self.names: list[str] = []
+        self.groups: list[Sequence[str]] = []
 
     def place(self, operation: Operation, partition: int, root: str, digest: bytes) -> Places:
         """Declares what an operation touches. An empty digest claims nothing."""
-        return Places(
-            self._partition(partition),
-            self._tree(partition, operation.tenant, root),
-            *self._new_tree(partition, operation, root, self._shard(digest) if digest else 0),
-        )
+        tree = operation.tenant, root
+        index = self.partitions.get(partition) or self._add_partition(partition)
+        tree_index = self._trees.get(tree) or self._add_tree(partition, tree)
+        shard = self._shard(digest) if digest else 0
+        if not isinstance(operation, CreateAccount) or operation.account != root:
+            return Places(index, tree_index, 0, shard)
+        return Places(index, tree_index, *self._new_tree(partition, tree, shard))
 
-    def _partition(self, partition: int) -> int:
-        index = self.partitions.get(partition)
-        if index is None:
-            index = self.partitions[partition] = len(self.partitions) + 1
-            epoch = self.epochs[partition] = self._keys.epoch(partition)
-            self._prefixes[partition] = self._keys.prefix(partition, epoch)
+    def _add_partition(self, partition: int) -> int:
+        index = self.partitions[partition] = len(self.partitions) + 1
+        epoch = self.epochs[partition] = self._keys.epoch(partition)
+        self._prefixes[partition] = self._keys.prefix(partition, epoch)
         return index
 
-    def _tree(self, partition: int, tenant: str, root: str) -> int:
-        tree = self._trees.get((tenant, root))
-        if tree is None:
-            tree = self._trees[tenant, root] = len(self._trees) + 1
-            self._tree_keys += keys_of_tree(self._prefixes[partition], tenant, root)
-        return tree
+    def _add_tree(self, partition: int, tree: tuple[str, str]) -> int:
+        index = self._trees[tree] = len(self._trees) + 1
+        self._tree_keys += keys_of_tree(self._prefixes[partition], *tree)
+        return index
 
-    def _new_tree(
-        self, partition: int, operation: Operation, root: str, shard: int
-    ) -> tuple[int, int, int]:
+    def _new_tree(self, partition: int, tree: tuple[str, str], shard: int) -> tuple[int, int, int]:
         """Index of the whereabouts, the shard as it was given, and the number of a new tree."""
-        if not isinstance(operation, CreateAccount) or operation.account != root:
-            return 0, shard, 0
-        name = (operation.tenant, operation.account)
-        hot, number = self._keys.hot(partition, self.epochs[partition], *name)
-        self._whereabouts += (self._keys.whereabouts(*name), hot)
+        hot, number = self._keys.hot(partition, self.epochs[partition], *tree)
+        self._whereabouts += (self._keys.whereabouts(*tree), hot)
         return len(self._whereabouts) - 1, shard, number
 
     def _shard(self, digest: bytes) -> int:
@@ -77,16 +73,15 @@ class CallKeys:
 
     def finish(self) -> None:
         """Puts all keys in order. Nothing is declared afterwards."""
-        for prefix in self._prefixes.values():
-            self.names += keys_of_partition(prefix)
-        self.names += self._tree_keys + self._whereabouts
-        for shard in self._shards:
-            self.names += self._keys.claim_keys(shard)
+        claim_keys = chain.from_iterable(map(self._keys.claim_keys, self._shards))
+        self.groups += map(keys_of_partition, self._prefixes.values())
+        self.groups.append([*self._tree_keys, *self._whereabouts, *claim_keys])
 
     @property
     def claims_start(self) -> int:
         """How many keys stand before those of the claim shards."""
-        return len(self.names) - len(CLAIM_KEYS) * len(self._shards)
+        partition_keys = len(PARTITION_KEYS) * len(self._prefixes)
+        return partition_keys + len(self._tree_keys) + len(self._whereabouts)
 
     def whereabouts_index(self, places: Places) -> int:
         """The 1-based index of a whereabouts key among all keys; 0 stays 0."""

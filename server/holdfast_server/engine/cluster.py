@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
@@ -34,6 +35,7 @@ from holdfast_server.engine.store import (
     AWAY,
     CONNECT_TIMEOUT_S,
     Argument,
+    Groups,
     Store,
     broken_off,
     execute,
@@ -133,7 +135,7 @@ class ClusterStore(Store):
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """See `Store.run`. All keys MUST share a slot."""
-        call = pack_call(script, keys, arguments)
+        call = pack_call(script, [list(keys)], arguments)
         async with self._free:
             node, asking = await self._node_of(keys[0]), False
             for _ in range(REDIRECTS_MAX):
@@ -148,11 +150,9 @@ class ClusterStore(Store):
                     await asyncio.sleep(TRY_AGAIN_SECONDS)
             raise failure(Reason.STORE_UNAVAILABLE, TryAgainError())
 
-    async def call(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
-    ) -> bytes:
+    async def call(self, script: Script, keys: Groups, arguments: Sequence[Argument]) -> bytes:
         """See `Store.call`; not faster here."""
-        return bytes(await self.run(script, keys, arguments))
+        return bytes(await self.run(script, [*chain(*keys)], arguments))
 
     async def places(self) -> list[str]:
         """See `Store.places`."""

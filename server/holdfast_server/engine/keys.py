@@ -102,7 +102,7 @@ class Keys:
 
     def prefix(self, partition: int, epoch: int) -> str:
         """What every key of a partition begins with."""
-        return f"{{p{partition:03d}}}:e{self.epochs.home(partition, epoch)}:"
+        return _prefix(partition, self.epochs.home(partition, epoch))
 
     def state(self, partition: int, epoch: int) -> str:
         """The partition's numbers and the records of this generation."""
@@ -167,6 +167,11 @@ class Keys:
     def _prefix_of(self, tenant: str, account: str) -> str:
         partition = self.partition(tenant, account)
         return self.prefix(partition, self.epoch(partition))
+
+
+@lru_cache(maxsize=PARTITIONS_MAX)
+def _prefix(partition: int, home: int) -> str:
+    return f"{{p{partition:03d}}}:e{home}:"
 
 
 @lru_cache(maxsize=PARTITIONS_MAX)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 
 import redis.asyncio as redis
@@ -28,6 +30,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as NoGreetingError
 
+from holdfast_server.domain.bounds import PARTITIONS_MAX
 from holdfast_server.engine.address import Address
 from holdfast_server.engine.keys import ascii_names
 from holdfast_server.engine.line import Line
@@ -70,6 +73,8 @@ _POOL: dict[str, Any] = {"max_connections": CONNECTIONS_MAX, "timeout": CONNECT_
 _LOG = logging.getLogger(__name__)
 
 Argument = str | bytes | int
+#: Keys of a script call. Those that go together in call after call are a tuple, packed only once.
+Groups = Sequence[Sequence[str]]
 
 #: How the driver says that no server answers. What it raises of a cluster is no RedisError.
 AWAY: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
@@ -149,7 +154,7 @@ class Store:
 
         Raises `HoldfastError` (see the module) or `ScriptFault`.
         """
-        command = pack_call(script, keys, arguments)
+        command = pack_call(script, [list(keys)], arguments)
         connection = await self._connect()
         broken = True
         try:
@@ -166,9 +171,7 @@ class Store:
                 await connection.disconnect(nowait=True)
             await self._pool.release(connection)
 
-    async def call(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
-    ) -> bytes:
+    async def call(self, script: Script, keys: Groups, arguments: Sequence[Argument]) -> bytes:
         """Runs a script that answers with one string: the same as `run`, and faster.
 
         Raises `HoldfastError` (see the module) or `ScriptFault`.
@@ -180,7 +183,7 @@ class Store:
             return answer
         except ResponseError as error:
             if is_unknown(error):
-                return bytes(await self.run(script, keys, arguments))
+                return bytes(await self.run(script, [*chain(*keys)], arguments))
             raise refused(error) from error
         except (RedisError, OSError, TimeoutError) as error:
             raise broken_off(error) from error
@@ -306,17 +309,27 @@ def _pool(address: Address) -> Pool:
     return pool
 
 
-def pack_call(script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> bytes:
+def pack_call(script: Script, keys: Groups, arguments: Sequence[Argument]) -> bytes:
     """A script call as it goes over the wire. The driver takes ten times as long for so many keys,
     which are ASCII.
     """
-    words = (script.command, script.called, str(len(keys)), *keys)
-    texts = "".join([f"${len(text)}\r\n{text}\r\n" for text in words])
-    parts = [f"*{len(words) + len(arguments)}\r\n{texts}".encode("ascii")]
+    count = sum(map(len, keys))
+    words = (script.command, script.called, str(count))
+    groups = [_remembered(each) if isinstance(each, tuple) else _packed(each) for each in keys]
+    size = len(words) + count + len(arguments)
+    parts = [f"*{size}\r\n{_packed(words)}{''.join(groups)}".encode("ascii")]
     for argument in arguments:
         raw = argument if isinstance(argument, bytes) else str(argument).encode()
         parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
     return b"".join(parts)
+
+
+def _packed(words: Iterable[str]) -> str:
+    return "".join([f"${len(word)}\r\n{word}\r\n" for word in words])
+
+
+#: The same, as it was packed before.
+_remembered = lru_cache(maxsize=PARTITIONS_MAX)(_packed)
 
 
 async def execute(
