@@ -182,9 +182,10 @@ def _results(
     items: Sequence[messages.BatchItem], answers: Sequence[Answer | None]
 ) -> messages.SessionResponse:
     response = messages.SessionResponse()
+    results = response.results
     for item, answer in zip(items, answers, strict=True):
         if answer is not None:
-            result = response.results.add()
+            result = results.add()
             result.id = item.id
             say.put_result(result, answer)
     return response

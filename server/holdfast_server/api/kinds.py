@@ -44,7 +44,7 @@ class Kind:
     def asked(self, request: Any, tenant_of: TenantOf) -> Operation | HoldfastError:
         """The same, or why it cannot be asked."""
         try:
-            return self.operation(request, tenant_of)
+            return self.read(tenant_of(request.tenant), request)
         except HoldfastError as error:
             return error
 

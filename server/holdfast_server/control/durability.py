@@ -36,6 +36,9 @@ USUAL: Final[Mapping[type[Operation], Durability]] = {
 }
 
 
+#: What most wait for. To find a member in its class takes as long as to compare it ten times.
+_MEMORY: Final = Durability.MEMORY
+
 #: A partition and its epoch: where sequence numbers mean something.
 Life = tuple[int, int]
 
@@ -74,9 +77,9 @@ class Promises:
     def wanted(self, operation: Operation) -> Durability:
         """What an operation waits for."""
         asked: Durability | None = getattr(operation, "durability", None)
-        least = self.least.get(type(operation), Durability.MEMORY)
+        least = self.least.get(type(operation), _MEMORY)
         if asked is None:
-            asked = USUAL.get(type(operation), Durability.MEMORY)
+            asked = USUAL.get(type(operation), _MEMORY)
             if asked is Durability.REPLICATED and not self._replicas_keep_up:
                 return least
         return max(asked, least)
@@ -126,7 +129,7 @@ class Durable:
     async def attempt(self, asked: Sequence[Asked]) -> list[Answer | None]:
         """See `Attempter.attempt`: what waits for more than memory is submitted by itself."""
         wanted = self.promises.wanted
-        at_once = [each if wanted(each.operation) is Durability.MEMORY else None for each in asked]
+        at_once = [each if wanted(each.operation) is _MEMORY else None for each in asked]
         return await among(at_once, self.inner.attempt)
 
     async def await_durable(self, transaction_id: str, seq: int, level: Durability) -> Durability:

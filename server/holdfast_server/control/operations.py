@@ -25,7 +25,7 @@ from holdfast_server.domain.token import HoldToken
 from holdfast_server.domain.twin.grants import RefundPlan
 from holdfast_server.engine import failures
 from holdfast_server.engine.engine import Engine
-from holdfast_server.engine.facts import method_of
+from holdfast_server.engine.facts import key_of, method_of
 from holdfast_server.engine.fingerprint import fingerprint, first_difference, key_time_ms
 from holdfast_server.engine.item import Flag
 from holdfast_server.engine.pack import PROTECTED
@@ -275,8 +275,7 @@ class Operations:
 
     async def _recorded(self, operation: Operation) -> Answer | None:
         """What the ledger says about an idempotency key."""
-        key = getattr(operation, "key", "")
-        found = await self.ledger.find_operation(operation.tenant, method_of(operation), key)
+        found = await self.ledger.find_operation(operation.tenant, *_key_name(operation))
         return None if found is None else await self._recorded_answer(operation, found)
 
     async def _recorded_answer(self, operation: Operation, found: RecordedOperation) -> Answer:
@@ -369,14 +368,14 @@ class Operations:
 
 def _key_name(operation: Operation) -> tuple[str, str]:
     """Method and idempotency key."""
-    return method_of(operation), getattr(operation, "key", "")
+    return method_of(operation), key_of(operation)
 
 
 def _must_look_up(operation: Operation, now_ms: int) -> bool:
     """Whether a key is so old, or so plain, that only the ledger can say that it is new."""
     if type(operation) not in PROTECTED:
         return False
-    age_ms = now_ms - key_time_ms(getattr(operation, "key", ""))
+    age_ms = now_ms - key_time_ms(key_of(operation))
     return not -PROVEN_AGE_MS_MAX <= age_ms <= PROVEN_AGE_MS_MAX
 
 

@@ -50,8 +50,10 @@ class Attempter(Submitter, Protocol):
 async def among(
     asked: Sequence[Given | None], answer: Callable[[list[Given]], Awaitable[Sequence[Found]]]
 ) -> list[Found | None]:
-    """What `answer` finds for those that are not None, each in its place."""
-    some = [each for each in asked if each is not None]
+    """What `answer` finds for those that are not None, each in its place. Nothing that is asked
+    is falsy.
+    """
+    some = list(filter(None, asked))
     if len(some) == len(asked):
         return list(await answer(some))
     found = iter(await answer(some) if some else ())

@@ -34,7 +34,8 @@ def pack_context(
     """
     caller = facts.caller
     feature, labels, reason = _said(operation, facts)
-    detail = _detail(operation, facts, own)
+    describe = _DETAILS.get(type(operation))
+    detail = describe(operation, facts, own) if describe else {}
     packed: bytes = _PACKER.pack(
         (
             method_of(operation),
@@ -67,13 +68,6 @@ def _said(operation: Operation, facts: Facts) -> tuple[str, Mapping[str, str], s
 
 def _feature(facts: Facts) -> str:
     return facts.token.feature if facts.token else ""
-
-
-def _detail(operation: Operation, facts: Facts, own: list[Any]) -> dict[str, Any]:
-    """What the kind needs to be rebuilt from the ledger alone (domain/rebuild)."""
-    describe = _DETAILS.get(type(operation))
-    detail: dict[str, Any] = describe(operation, facts, own) if describe else {}
-    return detail
 
 
 def _hold_detail(operation: op.Reserve, facts: Facts, own: list[Any]) -> dict[str, Any]:
@@ -113,6 +107,7 @@ def _refund_detail(operation: op.Refund, facts: Facts, own: list[Any]) -> dict[s
     return {"goodwill": new, "grants": _old_grants(facts.refund)}
 
 
+#: What makes of a request what its kind needs to be rebuilt from the ledger alone (domain/rebuild).
 _DETAILS: Mapping[type[Operation], Any] = {
     op.Reserve: _hold_detail,
     op.Commit: _capture_detail,

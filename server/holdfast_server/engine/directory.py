@@ -59,6 +59,10 @@ class Directory:
         """The root, if it is remembered."""
         return self._roots.get((tenant, account))
 
+    def unknown(self, names: Iterable[Name]) -> list[Name]:
+        """Those whose root is not remembered."""
+        return [name for name in names if name not in self._roots]
+
     def learn(self, tenant: str, account: str, root: str) -> None:
         """Remembers a root; forgets the one learnt longest ago when there are too many."""
         self._roots[tenant, account] = root

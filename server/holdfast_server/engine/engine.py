@@ -37,7 +37,10 @@ from holdfast_server.errors import HoldfastError, Reason
 #: prepared without asking anybody.
 _SPENDING = (op.Reserve, op.Burn)
 _SETTLING = (op.Commit, op.Release, op.Extend)
-_HOT = (*_SPENDING, *_SETTLING, op.GetBalance)
+_HOT = frozenset({*_SPENDING, *_SETTLING, op.GetBalance})
+
+#: How the answer of an operation is flagged that was decided, now or before; as plain numbers.
+_FRESH, _REPLAYED = Flag.FRESH.value, Flag.REPLAYED.value
 
 KnownRoots = Mapping[Name, str | HoldfastError]
 
@@ -105,7 +108,7 @@ class Engine:
     ) -> list[Answer | NeedsLedger | Cold]:
         prepared = [
             self._hot(caller, request, roots)
-            if isinstance(request.operation, _HOT)
+            if type(request.operation) in _HOT
             else await self._prepare(caller, request, roots)
             for caller, request in called
         ]
@@ -141,13 +144,12 @@ class Engine:
 
     def _unknown(self, requests: Sequence[Request]) -> list[Name]:
         """The accounts whose roots this process does not remember."""
-        known = self._parts.roots.directory.known
-        return [
+        names = [
             (operation.tenant, name)
             for request in requests
             if (name := _asked_account(operation := request.operation))
-            and known(operation.tenant, name) is None
         ]
+        return self._parts.roots.directory.unknown(names)
 
     def _root_of(self, operation: Operation, roots: KnownRoots) -> str:
         if isinstance(operation, op.CreateAccount) and not operation.terms.parent:
@@ -260,8 +262,8 @@ class Engine:
     def _read(self, item: Item, raw: Raw | HoldfastError) -> Answer | NeedsLedger | Cold:
         if isinstance(raw, HoldfastError):
             return raw
-        if raw.flag <= Flag.REPLAYED:
-            return self._reply(item, raw, raw.flag == Flag.REPLAYED)
+        if raw.flag in (_FRESH, _REPLAYED):
+            return self._reply(item, raw, raw.flag == _REPLAYED)
         if raw.flag == Flag.FAILED:
             error = self._failed(item, raw)
             is_missing = error.reason is Reason.ACCOUNT_NOT_FOUND
@@ -304,10 +306,10 @@ class Engine:
 
     def _learn(self, item: Item) -> None:
         """Remembers the tree of an account that is now known to exist."""
-        tenant, account = item.operation.tenant, getattr(item.operation, "account", "")
-        directory = self._parts.roots.directory
-        if account and directory.known(tenant, account) != item.root:
-            directory.learn(tenant, account, item.root)
+        if account := getattr(item.operation, "account", ""):
+            tenant, directory = item.operation.tenant, self._parts.roots.directory
+            if directory.known(tenant, account) != item.root:
+                directory.learn(tenant, account, item.root)
 
     async def _again(
         self, caller: Caller, requests: Sequence[Request], answers: list[Answer | NeedsLedger]
@@ -373,9 +375,7 @@ def _tree_of(item: Item) -> Name:
 
 
 def _asked_account(operation: Operation) -> str:
-    """The account by which an operation's tree is found; empty where the operation names the tree
-    itself.
-    """
+    """The account by which an operation's tree is found; empty where it names the tree itself."""
     if isinstance(operation, op.CreateAccount):
         return operation.terms.parent
     return getattr(operation, "account", "")
@@ -383,8 +383,8 @@ def _asked_account(operation: Operation) -> str:
 
 def _is_cold(operation: Operation, cold: Collection[Name]) -> bool:
     """Whether somebody else has to be asked before an operation is sent."""
-    name = operation.tenant, _asked_account(operation)
-    return name in cold or not isinstance(operation, _HOT)
+    name = (operation.tenant, _asked_account(operation)) if cold else None
+    return name in cold or type(operation) not in _HOT
 
 
 def _met_another(operation: Operation, answer: object) -> bool:

@@ -36,6 +36,12 @@ class Facts:
     is_lost: bool = False
 
 
+def key_of(operation: Operation) -> str:
+    """The idempotency key; empty for what carries none."""
+    key: str = getattr(operation, "key", "")
+    return key
+
+
 def method_of(operation: Operation) -> str:
     """The method's name: the RPC's, except for what no RPC asks for."""
     return type(operation).__name__

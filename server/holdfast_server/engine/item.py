@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 from holdfast_server.domain.operation import GetBalance, Operation
 from holdfast_server.domain.value import value
@@ -40,7 +40,8 @@ class Flag(IntEnum):
     GRANT_GONE = 9
 
 
-class Raw(NamedTuple):
+@value(frozen=True, slots=True)
+class Raw:
     """A script's answer to one item: a flag (see apply.lua) and packed bytes."""
 
     flag: int

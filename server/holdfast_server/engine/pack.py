@@ -18,7 +18,7 @@ from holdfast_server.domain.twin.accounts import counters_of
 from holdfast_server.domain.twin.state import Counter
 from holdfast_server.engine.call_keys import Places
 from holdfast_server.engine.context import SOURCES, pack_context
-from holdfast_server.engine.facts import Facts, method_of
+from holdfast_server.engine.facts import Facts, key_of, method_of
 from holdfast_server.engine.fingerprint import fingerprint, key_digest, key_time_ms
 
 #: The number of each operation in apply.lua's table of handlers.
@@ -45,15 +45,11 @@ RECOVER_CODE = 14
 #: which expires.
 PROTECTED = frozenset(CODES) - {op.Reserve, op.GetBalance, op.ExpireDue}
 
-#: Operations that carry no key.
-_KEYLESS = (op.GetBalance, op.ExpireDue)
-
 
 def digest_of(operation: Operation) -> bytes:
     """The digest of an operation's idempotency key; empty when it has none."""
-    if isinstance(operation, _KEYLESS) or not operation.key:
-        return b""
-    return key_digest(operation.tenant, method_of(operation), operation.key)
+    key = key_of(operation)
+    return key_digest(operation.tenant, method_of(operation), key) if key else b""
 
 
 def pack_operation(
@@ -61,7 +57,7 @@ def pack_operation(
 ) -> list[Any]:
     """The list for one operation. `whereabouts` is the index of a key, or 0."""
     kind = type(operation)
-    key = "" if isinstance(operation, _KEYLESS) else operation.key
+    key = key_of(operation)
     print_of = fingerprint(operation) if digest else b""
     own = _PACKERS[kind](operation, facts)
     row = [

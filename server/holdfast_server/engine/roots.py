@@ -27,9 +27,7 @@ class Roots:
         """The roots of accounts that are not remembered; the account itself where nothing else is
         known. Raises STORE_UNAVAILABLE.
         """
-        found = await self.directory.find(
-            name for name in names if self.directory.known(*name) is None
-        )
+        found = await self.directory.find(self.directory.unknown(names))
         cold = [name for name, root in found.items() if root is None]
         outcomes = await self.bring(cold) if cold else {}
         return {

@@ -27,6 +27,7 @@ _BARE: Final[Mapping[tuple[int, int], rp.Decision]] = {
     for mode in Mode
 }
 _HOLD_STATES: Final = {state.value: state for state in rp.HoldState}
+_HELD: Final = TokenKind.HELD
 #: Values of a line of a hold, of a settled line before its shares, of a share.
 _HELD_VALUES, _SETTLED_VALUES, _SHARE_VALUES = 6, 8, 6
 
@@ -106,14 +107,13 @@ def _share(grant: bytes, account: bytes, *figures: int) -> rp.GrantShare:
 
 
 def _settled(rows: list[Any]) -> tuple[rp.SettledLine, ...]:
-    return tuple([_settled_line(*row) for row in rows])
+    return tuple([_settled_line(row) for row in rows])
 
 
-def _settled_line(credit_type: bytes, *rest: Any) -> rp.SettledLine:
-    first = _SETTLED_VALUES - 1
-    places = range(first, len(rest), _SHARE_VALUES)
-    shares = tuple([_share(*rest[place : place + _SHARE_VALUES]) for place in places])
-    fields = (credit_type.decode(), *rest[:first], shares)
+def _settled_line(row: list[Any]) -> rp.SettledLine:
+    places = range(_SETTLED_VALUES, len(row), _SHARE_VALUES)
+    shares = tuple([_share(*row[place : place + _SHARE_VALUES]) for place in places])
+    fields = (row[0].decode(), *row[1:_SETTLED_VALUES], shares)
     return rp.SettledLine(*fields)
 
 
@@ -139,14 +139,7 @@ def _reserve(
     if hold:
         held = [(line.credit_type, line.held) for line in lines]
         packed = pack_placed(decision.mode, applied.epoch, applied.seq, expires_ms, held)
-        what = HoldToken(
-            TokenKind.HELD,
-            place.root,
-            operation.account,
-            hold,
-            operation.feature,
-            packed=packed,
-        )
+        what = HoldToken(_HELD, place.root, operation.account, hold, operation.feature, (), packed)
         token = signer.issue(operation.tenant, what)
     warnings = _warnings(fields[WARNINGS])
     return rp.ReserveReply(decision, applied, token, lines, expires_ms, warnings)

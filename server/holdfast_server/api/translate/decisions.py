@@ -26,7 +26,7 @@ def put_decision(into: types.Decision, value: reply.Decision) -> None:
     """Outcome and mode; where there is a reason, also why, and what would help."""
     into.outcome = types.Outcome.ValueType(value.outcome)
     into.mode = types.Mode.ValueType(value.mode)
-    if value.reason is Reason.UNSPECIFIED:
+    if not value.reason:
         return
     into.reason = reasons.Reason.ValueType(value.reason)
     into.message = explanation(value)
