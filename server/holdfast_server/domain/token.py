@@ -200,7 +200,7 @@ def _unpack(body: bytes) -> HoldToken:
     feature, place = _take(body, place)
     kind, hold = _KINDS[body[0]], body[2:names]
     if kind is _HELD:
-        return HoldToken(kind, root, account or root, hold, feature, (), body[place:])
+        return HoldToken(kind, root, account or root, hold, feature, packed=body[place:])
     lines = tuple(_unpack_lines(body, place))
     return HoldToken(kind, root, account or root, hold, feature, lines)
 

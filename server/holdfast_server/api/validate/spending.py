@@ -38,15 +38,15 @@ def reserve(tenant: str, request: balance.ReserveRequest) -> Reserve:
     """A Reserve of 1 to 8 lines."""
     form = Form()
     operation = Reserve(
-        tenant,
-        form.identifier(request.account, "account"),
-        _asked(form, request.lines),
-        form.ttl(request.ttl_ms, "ttl_ms"),
-        form.idempotency_key(request.idempotency_key),
-        form.optional_identifier(request.feature, "feature"),
-        form.labels(request.labels),
-        form.choice(Fit, request.fit, "fit", Fit.EXACT),
-        durability(form, request.durability),
+        tenant=tenant,
+        account=form.identifier(request.account, "account"),
+        lines=_asked(form, request.lines),
+        ttl_ms=form.ttl(request.ttl_ms, "ttl_ms"),
+        key=form.idempotency_key(request.idempotency_key),
+        feature=form.optional_identifier(request.feature, "feature"),
+        labels=form.labels(request.labels),
+        fit=form.choice(Fit, request.fit, "fit", Fit.EXACT),
+        durability=durability(form, request.durability),
     )
     form.settle()
     return operation
@@ -56,15 +56,15 @@ def commit(tenant: str, request: balance.CommitRequest) -> Commit:
     """A Commit. A hold id of a wrong form is not refused here: it names no hold."""
     form = Form()
     operation = Commit(
-        tenant,
-        request.hold_id,
-        form.idempotency_key(request.idempotency_key),
-        _actual(form, request.lines),
-        request.final if request.HasField("final") else True,
-        form.optional_ttl(request.ttl_ms, "ttl_ms"),
-        form.choice(Overage, request.overage, "overage", Overage.CHARGE),
-        form.labels(request.labels),
-        durability(form, request.durability),
+        tenant=tenant,
+        hold=request.hold_id,
+        key=form.idempotency_key(request.idempotency_key),
+        lines=_actual(form, request.lines),
+        final=request.final if request.HasField("final") else True,
+        ttl_ms=form.optional_ttl(request.ttl_ms, "ttl_ms"),
+        overage=form.choice(Overage, request.overage, "overage", Overage.CHARGE),
+        labels=form.labels(request.labels),
+        durability=durability(form, request.durability),
     )
     if operation.final and operation.ttl_ms:
         form.invalid("ttl_ms", "needs final = false: a final commit ends the hold")
@@ -76,11 +76,11 @@ def release(tenant: str, request: balance.ReleaseRequest) -> Release:
     """A Release."""
     form = Form()
     operation = Release(
-        tenant,
-        request.hold_id,
-        form.idempotency_key(request.idempotency_key),
-        form.text(request.reason, "reason", bounds.REASON_BYTES_MAX),
-        durability(form, request.durability),
+        tenant=tenant,
+        hold=request.hold_id,
+        key=form.idempotency_key(request.idempotency_key),
+        reason=form.text(request.reason, "reason", bounds.REASON_BYTES_MAX),
+        durability=durability(form, request.durability),
     )
     form.settle()
     return operation
@@ -90,10 +90,10 @@ def extend(tenant: str, request: balance.ExtendRequest) -> Extend:
     """An Extend."""
     form = Form()
     operation = Extend(
-        tenant,
-        request.hold_id,
-        form.ttl(request.ttl_ms, "ttl_ms"),
-        form.idempotency_key(request.idempotency_key),
+        tenant=tenant,
+        hold=request.hold_id,
+        ttl_ms=form.ttl(request.ttl_ms, "ttl_ms"),
+        key=form.idempotency_key(request.idempotency_key),
     )
     form.settle()
     return operation
@@ -103,14 +103,14 @@ def burn(tenant: str, request: balance.BurnRequest) -> Burn:
     """A Burn of 1 to 8 lines."""
     form = Form()
     operation = Burn(
-        tenant,
-        form.identifier(request.account, "account"),
-        _asked(form, request.lines),
-        form.idempotency_key(request.idempotency_key),
-        form.optional_identifier(request.feature, "feature"),
-        form.labels(request.labels),
-        form.choice(Fit, request.fit, "fit", Fit.EXACT),
-        durability(form, request.durability),
+        tenant=tenant,
+        account=form.identifier(request.account, "account"),
+        lines=_asked(form, request.lines),
+        key=form.idempotency_key(request.idempotency_key),
+        feature=form.optional_identifier(request.feature, "feature"),
+        labels=form.labels(request.labels),
+        fit=form.choice(Fit, request.fit, "fit", Fit.EXACT),
+        durability=durability(form, request.durability),
     )
     form.settle()
     return operation
@@ -120,15 +120,15 @@ def refund(tenant: str, request: balance.RefundRequest) -> Refund:
     """A Refund of all that is left, or of 1 to 8 lines."""
     form = Form()
     operation = Refund(
-        tenant,
-        form.transaction_id(request.transaction_id, "transaction_id"),
-        form.idempotency_key(request.idempotency_key),
-        _given_back(form, request.lines),
-        form.optional_identifier(request.reason_code, "reason_code"),
-        form.optional_ttl(
+        tenant=tenant,
+        transaction_id=form.transaction_id(request.transaction_id, "transaction_id"),
+        key=form.idempotency_key(request.idempotency_key),
+        lines=_given_back(form, request.lines),
+        reason_code=form.optional_identifier(request.reason_code, "reason_code"),
+        goodwill_ttl_ms=form.optional_ttl(
             request.goodwill_ttl_ms, "goodwill_ttl_ms", maximum_ms=bounds.GOODWILL_TTL_MS_MAX
         ),
-        durability(form, request.durability),
+        durability=durability(form, request.durability),
     )
     form.settle()
     return operation
