@@ -187,6 +187,7 @@ def _report_all(metrics: Metrics) -> None:
     kind = next(iter(Alert))
     metrics.decision("Reserve", kind, kind, kind)
     metrics.refused("Reserve", kind)
+    metrics.warned(kind)
     metrics.bypassed("Reserve", Cause.KILL)
     metrics.rpc("Reserve", "OK", 0.001)
     metrics.batch(1, 0.001)

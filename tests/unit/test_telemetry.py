@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import holdfast_server
 from holdfast_server.domain.operation import Durability, Mode
-from holdfast_server.domain.reply import Outcome
+from holdfast_server.domain.reply import Outcome, WarningKind
 from holdfast_server.errors import Reason
 from holdfast_server.recovery.verdict import Verdict
 from holdfast_server.telemetry import names
@@ -64,6 +64,7 @@ def metrics() -> Iterator[Metrics]:
 def report_everything(recorder: Recorder) -> None:
     recorder.decision("Reserve", Outcome.DENIED, Reason.LIMIT_EXCEEDED, Mode.ENFORCE)
     recorder.refused("Commit", Reason.HOLD_NOT_FOUND)
+    recorder.warned(WarningKind.LIMIT_THRESHOLD)
     recorder.bypassed("Burn", Cause.KILL)
     recorder.rpc("Reserve", "OK", 0.003)
     recorder.batch(12, 0.001)

@@ -436,11 +436,11 @@ class Warning(_message.Message):
         KIND_UNSPECIFIED: Warning._Kind.ValueType  # 0
         """Never sent by a server."""
         KIND_LIMIT_THRESHOLD: Warning._Kind.ValueType  # 1
-        """A limit's use crossed one of its thresholds."""
+        """A limit's use crossed one of its thresholds. Once for each crossing."""
         KIND_BALANCE_THRESHOLD: Warning._Kind.ValueType  # 2
-        """The credits of an account crossed a threshold of what was granted."""
+        """Of what an account had after its last grant, 80 or 95 percent are gone. Once for each crossing."""
         KIND_SOFT_LIMIT_EXCEEDED: Warning._Kind.ValueType  # 3
-        """A soft limit is exceeded."""
+        """A soft limit is exceeded: in every answer, for as long as it is."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """What is being warned about."""
@@ -448,11 +448,11 @@ class Warning(_message.Message):
     KIND_UNSPECIFIED: Warning.Kind.ValueType  # 0
     """Never sent by a server."""
     KIND_LIMIT_THRESHOLD: Warning.Kind.ValueType  # 1
-    """A limit's use crossed one of its thresholds."""
+    """A limit's use crossed one of its thresholds. Once for each crossing."""
     KIND_BALANCE_THRESHOLD: Warning.Kind.ValueType  # 2
-    """The credits of an account crossed a threshold of what was granted."""
+    """Of what an account had after its last grant, 80 or 95 percent are gone. Once for each crossing."""
     KIND_SOFT_LIMIT_EXCEEDED: Warning.Kind.ValueType  # 3
-    """A soft limit is exceeded."""
+    """A soft limit is exceeded: in every answer, for as long as it is."""
 
     KIND_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
@@ -468,7 +468,7 @@ class Warning(_message.Message):
     credit_type: _builtins.str
     """The credit type, where one is concerned."""
     percent: _builtins.int
-    """The threshold crossed, in percent."""
+    """The threshold crossed, in percent; 100 for a soft limit."""
     def __init__(
         self,
         *,
@@ -641,7 +641,8 @@ class Hold(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """An id that Commit, Release and Extend take. It names the hold, and may be spelled otherwise than
-    in the answer to Reserve, which says more of how the hold was placed.
+    in the answer to Reserve, which says more of how the hold was placed. A request that is repeated
+    keeps the spelling that it had.
     """
     account: _builtins.str
     """The account that placed it."""

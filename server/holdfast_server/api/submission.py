@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -16,6 +17,7 @@ from holdfast_server.domain.reply import (
     ReleaseReply,
     Reply,
     ReserveReply,
+    WarningKind,
 )
 from holdfast_server.domain.submit import Answer, Asked, Attempter, among
 from holdfast_server.errors import HoldfastError, Reason
@@ -26,6 +28,10 @@ from holdfast_server.telemetry.tracing import Span
 #: Answers that may be a denial, and what is counted of them.
 _Decided = ReserveReply | CommitReply | ReleaseReply | ExtendReply | BurnReply
 _Labels = tuple[str, Outcome, Reason, Mode]
+#: Answers that may warn of something.
+_WARNING = (ReserveReply, CommitReply, BurnReply)
+
+_log = logging.getLogger(__name__)
 
 Wanted = TypeVar("Wanted", bound=Reply)
 
@@ -95,10 +101,30 @@ class Submission:
         for item, answer in zip(items, answers, strict=True):
             if isinstance(answer, _Decided):
                 decided[_labels(item, answer)] += 1
+                if isinstance(answer, _WARNING) and answer.warnings:
+                    self._note_warnings(item, answer)
         for labels, count in decided.items():
             self._recorder.decision(*labels, count)
             if len(items) == 1:
                 _note(call.span, labels)
+
+    def _note_warnings(
+        self, item: Operation | HoldfastError, answer: ReserveReply | CommitReply | BurnReply
+    ) -> None:
+        """Counts what an answer warns of, once, and tells of a threshold that was crossed."""
+        if answer.applied.replayed or isinstance(item, HoldfastError):
+            return
+        for warning in answer.warnings:
+            self._recorder.warned(warning.kind)
+            if warning.kind is not WarningKind.SOFT_LIMIT_EXCEEDED:
+                facts = {
+                    "tenant": item.tenant,
+                    "account": warning.account,
+                    "limit": warning.limit_id,
+                    "credit_type": warning.credit_type,
+                    "percent": warning.percent,
+                }
+                _log.info("a threshold was crossed", extra={"facts": facts})
 
 
 def _note(span: Span, labels: _Labels) -> None:

@@ -90,6 +90,9 @@ class Metrics(Recorder):
     def refused(self, method: str, reason: Enum) -> None:
         self._add(names.REFUSALS, 1, method, reason.name)
 
+    def warned(self, kind: Enum) -> None:
+        self._add(names.WARNINGS, 1, kind.name)
+
     def bypassed(self, method: str, cause: Cause) -> None:
         self._add(names.BYPASSED, 1, method, cause)
 

@@ -148,6 +148,13 @@ REFUSALS = Metric(
     "Operations that were answered with an error, by method and reason.",
     ("method", "reason"),
 )
+WARNINGS = Metric(
+    "holdfast.warnings",
+    Kind.COUNTER,
+    "{warning}",
+    "Warnings in answers, by kind: a threshold was crossed, or a soft limit is exceeded.",
+    ("kind",),
+)
 BYPASSED = Metric(
     "holdfast.bypassed",
     Kind.COUNTER,
@@ -300,7 +307,7 @@ ALERTS = Metric("holdfast.alerts", Kind.COUNTER, "{alert}", "Alerts, by what hap
 
 #: Every metric there is.
 METRICS = (
-    *(DECISIONS, REFUSALS, BYPASSED, RPC_DURATION, BATCH_OPERATIONS, BATCH_DURATION),
+    *(DECISIONS, REFUSALS, WARNINGS, BYPASSED, RPC_DURATION, BATCH_OPERATIONS, BATCH_DURATION),
     *(SESSIONS, QUEUE_OPERATIONS, FLUSH_ROWS, FLUSH_LAG, OUTBOX_ENTRIES, OUTBOX_LAG, HOLDS_OPEN),
     *(KILL_SWITCH, POLICIES, CONFIG_VERSION, CONFIG_AGE, SPOOL_RECORDS, SPOOL_BYTES),
     *(SWEEP_FAILED, HYDRATED, SNAPSHOTS, EVICTED),

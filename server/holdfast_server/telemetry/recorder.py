@@ -31,6 +31,9 @@ class Recorder:
     def refused(self, method: str, reason: Enum) -> None:
         """An operation was answered with an error."""
 
+    def warned(self, kind: Enum) -> None:
+        """An answer warns of something."""
+
     def bypassed(self, method: str, cause: Cause) -> None:
         """An operation passed without a decision."""
 
