@@ -25,3 +25,25 @@ def test_a_text_is_shown_as_it_is(
     print_facts({"name": text}, text, as_json=False)
     heading, row, fact = (line.rstrip() for line in capsys.readouterr().out.splitlines())
     assert (heading, row, fact) == ("name", shown, f"name:  {shown}")
+
+
+def test_nothing_that_is_copied_is_cut_short_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    row = ("01a22e7b95547a83a0bc679c0fcea8fa", "2027-11-30 22:03:00.802Z", "for many reasons")
+    columns = [
+        Column[tuple[str, str, str]]("grant, in burn order", lambda each: each[0]),
+        Column[tuple[str, str, str]]("expires", lambda each: each[1]),
+        Column[tuple[str, str, str]]("why", lambda each: each[2], prose=True),
+    ]
+    for shown in (columns, columns[:2]):
+        print_rows([row], shown, as_json=False)
+        printed = capsys.readouterr().out
+        assert row[0] in printed
+        assert row[1] in printed
+        assert "…" not in printed
+        # Prose is broken, so that it takes no more room than it must.
+        assert row[2] not in printed

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import click
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
@@ -107,6 +108,10 @@ def _inert(text: str) -> str:
 
 def _print_whole(table: Table) -> None:
     """Prints a table as wide as it must be: an id that was cut short cannot be copied."""
+    for column in table.columns:
+        if column.no_wrap:
+            # Else it counts as narrow as its longest word.
+            column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
     wide = console()
     width = wide.measure(table, options=wide.options.update(width=WIDTH_MAX))
     wide.width = max(wide.width, width.minimum if wide.is_terminal else width.maximum)
