@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from holdfast_server.control.gate import FAIL_OPEN_MESSAGE
 from holdfast_server.domain.operation import (
     Commit,
     GetBalance,
@@ -69,6 +70,15 @@ async def test_allow_lets_pass_and_books_later(stage_of: MakeStage) -> None:
     spooled = stage.spooled()
     assert [each.key for each in spooled] == ["burn-k", "d"]
     assert stage.reports.alerts == [Alert.FAIL_OPEN] * 2
+
+
+async def test_that_work_passes_is_logged(
+    stage_of: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = stage_of(Engine(unavailable()), Rules([Policy(TENANT, store_unavailable=ALLOW)]))
+    await stage.one(burn("1"))
+    (told,) = [record for record in caplog.records if record.message == FAIL_OPEN_MESSAGE]
+    assert vars(told)["facts"] == {"why": "STORE_UNAVAILABLE"}
 
 
 async def test_one_line_that_is_denied_denies_all(stage_of: MakeStage) -> None:

@@ -150,11 +150,15 @@ FIVE_BYTES = 5 * len(frame(encode(Record(CALLER, burn("0"), NOW_MS))))
 
 @pytest.mark.parametrize("limit", [{"records_max": 5}, {"bytes_max": FIVE_BYTES}])
 async def test_it_is_bounded_and_says_what_is_lost(
-    spool_of: MakeSpool, reports: Reports, limit: dict[str, int]
+    spool_of: MakeSpool,
+    reports: Reports,
+    limit: dict[str, int],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     spool = spool_of(**limit)
     answers = [await spool.append(CALLER, burn(str(number))) for number in range(8)]
     assert answers == [True] * 5 + [False] * 3
+    assert "the spool has no room or no disk" in caplog.text
     assert reports.results == [Replayed.LOST] * 3
     assert reports.alerts == [Alert.SPOOL_FULL] * 3
     assert kept(spool) == list("01234")

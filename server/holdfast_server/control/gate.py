@@ -26,6 +26,7 @@ never charged twice.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -52,6 +53,9 @@ from holdfast_server.domain.token import TokenKind, looks_held
 from holdfast_server.errors import UNKNOWN_RESULT_REASONS, HoldfastError, Reason
 from holdfast_server.telemetry.names import Alert, Cause
 
+_log = logging.getLogger(__name__)
+
+FAIL_OPEN_MESSAGE = "work passes without a decision, as a policy says while the hot store is away"
 #: The hot store is away: the policy decides.
 STORE_AWAY = frozenset(
     {
@@ -195,6 +199,7 @@ class Gate:
         elif error.reason in STORE_AWAY and self._allowed(operation):
             cause = Cause.STORE_UNAVAILABLE
             self.passage.recorder.alert(Alert.FAIL_OPEN)
+            _log.warning(FAIL_OPEN_MESSAGE, extra={"facts": {"why": error.reason.name}})
         else:
             return error
         return await self._passed(caller, operation, cause, error.reason) or error

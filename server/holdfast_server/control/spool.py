@@ -195,6 +195,8 @@ class Spool:
     def _lose(self) -> None:
         self._recorder.replayed(Replayed.LOST)
         self._recorder.alert(Alert.SPOOL_FULL)
+        facts = {"records": self._records, "bytes": self._bytes, "folder": self._root}
+        _log.warning("the spool has no room or no disk for what passes", extra={"facts": facts})
 
 
 class _DeadLetters:
