@@ -141,6 +141,17 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def test_a_folder_that_is_nobodys_is_named(tmp_path: Path) -> None:
+    """Else a switch that was turned on for nobody looks like one that works."""
+    variables = {"HOLDFAST_STATE_DIR": str(tmp_path)}
+    for command, switch in (("status", "off"), ("on", "ON"), ("status", "ON"), ("off", "off")):
+        reason = ["--reason", "incident"] if command == "on" else []
+        done = call(["kill", command, *reason, "--json"], variables)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert f"No process runs on {tmp_path}: give --state-dir" in done.stderr
+        assert f"find the switch {switch}" in done.stderr
+
+
 @pytest.mark.parametrize("action", [["on", "--reason", "no name"], ["status"]])
 def test_kill_needs_neither_name_nor_home_of_its_user(tmp_path: Path, action: list[str]) -> None:
     if os.geteuid() != 0:

@@ -103,10 +103,7 @@ def on(host: Host, reason: str, as_json: bool) -> None:
         order = {"command": "kill", "action": "on", "by": by, "reason": reason}
         asyncio.run(_ask_all(host.sockets(), order))
     states = _wait(host, lambda state: state.on is True)
-    if states or as_json:
-        print_rows(states, _COLUMNS, as_json=as_json)
-    else:
-        click.echo("No process runs here now. Those that start will find the switch on.")
+    _print(host, states, as_json)
     if not all(state.on for state in states):
         raise Problem("a process has not applied it: look at its log, or end it")
     if not written:
@@ -123,7 +120,7 @@ def off(host: Host, as_json: bool) -> None:
     if not host.remove_files():
         raise Problem(f"cannot remove {host.kill_file}: remove it by hand")
     states = _wait(host, lambda state: state.on is False)
-    print_rows(states, _COLUMNS, as_json=as_json)
+    _print(host, states, as_json)
     if any(state.on for state in states):
         raise Problem("it stays on where HOLDFAST_KILL says so: unset that and restart those")
 
@@ -132,7 +129,20 @@ def off(host: Host, as_json: bool) -> None:
 @_host_options
 def status(host: Host, as_json: bool) -> None:
     """Show every process of this host and what it has applied."""
-    print_rows(host.states(), _COLUMNS, as_json=as_json)
+    _print(host, host.states(), as_json)
+
+
+def _print(host: Host, states: list[ProcessState], as_json: bool) -> None:
+    """The states of all processes; where there are none, why that may be so, in any case."""
+    if not states:
+        on = "ON" if host.kill_file.exists() else "off"
+        click.echo(
+            f"No process runs on {host.state_dir}: give --state-dir if your service has another. "
+            f"Those that start there will find the switch {on} by file.",
+            err=True,
+        )
+    if states or as_json:
+        print_rows(states, _COLUMNS, as_json=as_json)
 
 
 def _user() -> str:
