@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from importlib import resources
 from pathlib import Path
 
@@ -36,17 +35,3 @@ def test_no_script_takes_a_descriptor_when_it_is_first_run(name: str, clock: scr
 def test_a_script_that_there_is_none_of() -> None:
     with pytest.raises(KeyError):
         scripts.load("no_such_script")
-
-
-def test_whatever_a_decision_takes_from_a_module_is_there() -> None:
-    text = scripts.load("apply").text
-    declared = re.findall(r"^local (claims_.+)$", text, re.MULTILINE)
-    assigned = re.findall(r"^(?:function (\w+)|([\w, ]+) =)", text, re.MULTILINE)
-    names = {name for pair in assigned for name in "".join(pair).split(", ")}
-    assert set(declared[0].split(", ")) - names == set()
-
-
-def test_words_in_comments_and_texts_are_no_names() -> None:
-    text = scripts.load("apply").text
-    assert "-- KEYS: for each partition its 6 keys (lib/partition.lua)" in text
-    assert '{ [1] = "OPEN", [2] = "COMMITTED"' in text

@@ -5,10 +5,6 @@ included file becomes a function of its own, called at once, so that its locals 
 `layout`, `clock` and `fence`, whose names all others use. `clock` stands for the store's own clock;
 only a test build takes the time as an argument.
 
-What a name stands for is looked up here, once, and not in each call: a number in place of a name
-that some file declares for it, and a variable in place of a function of a module (`trees.load`),
-which would be found in a table by every call.
-
 Most scripts are run with EVALSHA, and the server executes all of their text each time. One with a
 line `--- @each_call` becomes a library (`lua/library.lua`), called with FCALL: what stands above
 that line is executed once and kept, since defining all that decisions need takes as long as two of
@@ -59,17 +55,7 @@ class Clock(Enum):
     ARGUMENT = "clock_argument"
 
 
-#: Words, and what may look like them and is none.
 _TOKEN = re.compile(r"--[^\n]*|\"[^\"\n]*\"|[A-Za-z_]\w*")
-#: Where a file declares numbers for itself.
-_NUMBERS = re.compile(r"^local ([A-Z_, ]+) = ([\d, ]+)$", re.MULTILINE)
-
-#: The modules that the files fill, whose functions become variables (`trees.load`, `trees_load`).
-_MODULES: Final = (
-    "claims|committing|describing|draws|due|due_index|fences|granting|holding|journals|keeping"
-    "|limits|partitions|settle|spending|trees|windows"
-)
-_MEMBER = re.compile(rf"--[^\n]*|\"[^\"\n]*\"|(?<![.\w])({_MODULES})\.(\w+)")
 
 
 _EACH_CALL = "--- @each_call\n"
@@ -91,8 +77,8 @@ class Script:
 @cache
 def load(name: str, clock: Clock = Clock.STORE) -> Script:
     """The script of that name. Raises KeyError for an unknown name or include."""
-    text = _INCLUDE.sub(lambda match: _included(match[1], clock), _inlined(_SCRIPTS[name]))
-    text = _with_variables(text)
+    text = _INCLUDE.sub(lambda match: _included(match[1], clock), _SCRIPTS[name])
+    text = _TOKEN.sub(_inlined, text)
     return _library(name, text) if _EACH_CALL in text else plain(name, text)
 
 
@@ -137,33 +123,13 @@ def constants() -> dict[str, str]:
     return found
 
 
-def _inlined(text: str) -> str:
-    """The text of a file with numbers in place of the names that it or all files have for them.
-    Comments, strings and other names stay as they are.
-    """
-    known = dict(constants())
-    for names, values in _NUMBERS.findall(text):
-        known.update(zip(names.split(", "), values.split(", "), strict=True))
-    return _TOKEN.sub(lambda match: known.get(match[0], match[0]), _NUMBERS.sub("", text))
-
-
-def _with_variables(text: str) -> str:
-    """A script in which every function of a module is a variable, declared in its second line."""
-    found: set[str] = set()
-
-    def variable(match: re.Match[str]) -> str:
-        if not match[1]:
-            return match[0]
-        found.add(f"{match[1]}_{match[2]}")
-        return f"{match[1]}_{match[2]}"
-
-    first_line, _, rest = text.partition("\n")
-    rest = _MEMBER.sub(variable, rest)
-    return f"{first_line}\nlocal {', '.join(sorted(found))}\n{rest}" if found else text
+def _inlined(match: re.Match[str]) -> str:
+    """The value of a constant's name; comments, strings and other names stay as they are."""
+    return constants().get(match[0], match[0])
 
 
 def _included(name: str, clock: Clock) -> str:
-    text = _inlined(_INCLUDED[clock.value if name == "clock" else name])
+    text = _INCLUDED[clock.value if name == "clock" else name]
     if name in _SHARED:
         return text
     # A block would do, but a script runs anew in every call, and Lua searches a list for every

@@ -48,25 +48,52 @@
 --- @include journal
 --- @include limits
 --- @include draw
+later(windows, function()
 --- @include windows
+end)
+later(settle, function()
 --- @include settle
+end)
+later(due, function()
 --- @include due
+end)
+later(spending, function()
 --- @include reserve
+end)
+later(committing, function()
 --- @include commit
+end)
+later(holding, function()
 --- @include release
+end)
+later(granting, function()
 --- @include grant
+end)
+later(describing, function()
 --- @include account
+end)
+later(keeping, function()
 --- @include other
+end)
 
--- The function of each operation, by its code, and those that are about a hold.
-local HANDLERS = {
-  spending.reserve, committing.commit, holding.release, holding.extend, spending.burn, granting.refund,
-  keeping.balance, describing.create_account, describing.update_account, granting.grant, granting.revoke,
-  keeping.book_unenforced, keeping.expire_due, committing.recover,
+-- The module and the function of each operation, by its code.
+local MODULES = {
+  spending, committing, holding, holding, spending, granting, keeping,
+  describing, describing, granting, granting, keeping, keeping, committing,
 }
-local ABOUT_HOLD = {
-  [committing.commit] = true, [holding.release] = true, [holding.extend] = true, [committing.recover] = true,
+local NAMES = {
+  "reserve", "commit", "release", "extend", "burn", "refund", "balance",
+  "create_account", "update_account", "grant", "revoke", "book_unenforced", "expire_due",
+  "recover",
 }
+
+-- The function of each operation, by its code, once it was used.
+local handlers = {}
+
+local function handler_of(code)
+  handlers[code] = MODULES[code][NAMES[code]]
+  return handlers[code]
+end
 
 -- What this call was given, and what it has loaded: by their indexes, and one after another.
 local header, unknown_to_ledger
@@ -88,7 +115,8 @@ local function tree_of(op, partition)
   local index = op[O_TREE]
   local tree = loaded_trees[index]
   if not tree then
-    tree = trees.load(partition, index, op, ABOUT_HOLD[HANDLERS[op[O_CODE]]])
+    local module = MODULES[op[O_CODE]]
+    tree = trees.load(partition, index, op, module == committing or module == holding)
     loaded_trees[index], all_trees[#all_trees + 1] = tree, tree
     if tree.due_ms > 0 and tree.due_ms <= partition.now then
       tree.held_ended, tree.grants_changed = due.pass_time(tree)
@@ -152,7 +180,7 @@ local function decide(op, shard)
   if tree.cold then
     return COLD, ""
   end
-  local reply, entry = HANDLERS[op[O_CODE]](op, tree)
+  local reply, entry = (handlers[op[O_CODE]] or handler_of(op[O_CODE]))(op, tree)
   if reply.failed then
     return FAILED, pack({ reply[1], reply[2] })
   elseif reply.special then

@@ -5,6 +5,7 @@
 -- without them, is told apart from the one that was armed, on the very first call. A call names the
 -- epoch that it is meant for; a server that another one has replaced is in an older one.
 
+local fences = {}
 -- What the fence of each epoch must be on this server, by epoch.
 local expected_fences
 local server_role, server_replid

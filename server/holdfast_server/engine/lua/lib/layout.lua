@@ -1,9 +1,11 @@
--- What all files of a script share: rows, and arithmetic that stays exact.
+-- What all files of a script share: the modules that they fill, rows, and arithmetic that stays exact.
 
 -- Loops that every Reserve or Commit runs count by themselves: ipairs calls a function for every element.
 
--- What files have for each other stands in modules, such as `trees.load`. Those are no tables: the loader
--- makes a variable of each name, which takes 2 % off a decision (engine/scripts.py).
+-- Modules, filled by the files that follow.
+local partitions, trees, journals, draws, windows, limits, settle, due = {}, {}, {}, {}, {}, {}, {}, {}
+local claims, due_index = {}, {}
+local spending, committing, holding, granting, describing, keeping = {}, {}, {}, {}, {}, {}
 
 local floor, fmod, min, max, insert, remove = math.floor, math.fmod, math.min, math.max, table.insert, table.remove
 local call, pack, unpack_message, sub, type = redis.call, cmsgpack.pack, cmsgpack.unpack, string.sub, type
@@ -50,6 +52,18 @@ local function comes_before(a, b)
     end
   end
   return #a < #b
+end
+
+-- Fills a module when it is first used. Few calls need every file, and each call defines anew what it
+-- needs.
+local function later(module, fill)
+  setmetatable(module, {
+    __index = function(_, name)
+      setmetatable(module, nil)
+      fill()
+      return module[name]
+    end,
+  })
 end
 
 -- What an operation answers when it cannot be decided: a reason and its metadata as [name, value, ...].
