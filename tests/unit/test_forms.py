@@ -15,7 +15,7 @@ from holdfast_server.domain import operation as op
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner, looks_held
 from holdfast_server.engine.fingerprint import fingerprint, first_difference
 from holdfast_server.engine.scripts import plain
-from holdfast_server.engine.store import pack_call
+from holdfast_server.engine.wire import pack_call
 
 LINES = (op.Line("ai", 5),)
 RESERVE = op.Reserve("t", "a", LINES, 60_000, "k")

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
+from holdfast_server.control.ended_holds import ended
 from holdfast_server.control.refunds import plan_refund
 from holdfast_server.control.stale_balance import stale_balance
 from holdfast_server.domain import operation as op
@@ -33,7 +34,7 @@ from holdfast_server.engine.request import Called, NeedsLedger, Request
 from holdfast_server.engine.unpack import Place
 from holdfast_server.engine.watermark import Watermarks
 from holdfast_server.errors import HoldfastError, Reason, new_reference
-from holdfast_server.ledger.records import RecordedHold, RecordedOperation
+from holdfast_server.ledger.records import RecordedOperation
 from holdfast_server.ledger.store import Ledger
 
 #: How long to wait for an entry that the ledger does not have yet, before looking for it there:
@@ -306,7 +307,7 @@ class Operations:
                 "a hold is open in the ledger and unknown to the hot store", extra={"facts": facts}
             )
             return failures.internal(reference)
-        error = _ended(operation, found)
+        error = ended(operation, found)
         if isinstance(operation, op.Commit) and error.reason is Reason.HOLD_EXPIRED:
             await self.ledger.note_late_use(found, operation)
         return error
@@ -381,23 +382,3 @@ def _must_look_up(operation: Operation, now_ms: int) -> bool:
 
 def _store_is_away(answer: object) -> TypeGuard[HoldfastError]:
     return isinstance(answer, HoldfastError) and answer.reason in _AWAY
-
-
-def _ended(operation: Operation, found: RecordedHold) -> HoldfastError:
-    """What became of a hold, for an operation that came too late."""
-    committing = isinstance(operation, op.Commit)
-    if committing and found.state is rp.HoldState.COMMITTED:
-        burned = ",".join(f"{name}={amount}" for name, amount in sorted(found.burned.items()))
-        metadata = {"committed": burned, "transaction_id": found.ended_by}
-        return failures.failed(Reason.HOLD_ALREADY_COMMITTED, metadata)
-    if found.state is rp.HoldState.EXPIRED:
-        if not committing:
-            return failures.failed(Reason.HOLD_EXPIRED, {})
-        _LOG.error(
-            "a commit came after its late window: hold expired in transaction %s", found.ended_by
-        )
-        message = (
-            "the hold expired too long ago, so the use was not recorded; burn it as a new request"
-        )
-        return HoldfastError(Reason.HOLD_EXPIRED, message, usage_recorded="false")
-    return failures.failed(Reason.HOLD_ALREADY_SETTLED, {"state": found.state.name})

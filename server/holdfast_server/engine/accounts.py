@@ -16,8 +16,9 @@ from holdfast_server.engine.failures import failed, fenced
 from holdfast_server.engine.keys import DUE_FIELD, NUMBERS_FIELD, Keys
 from holdfast_server.engine.rows import unpack_due, unpack_hold, unpack_row
 from holdfast_server.engine.scripts import Clock, load
-from holdfast_server.engine.store import Argument, Store, failure
+from holdfast_server.engine.store import Store, failure
 from holdfast_server.engine.unpack import unpack_terms
+from holdfast_server.engine.wire import Argument
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Rows of a tree's index looked at in one step while the holds of one account are searched.

@@ -24,8 +24,9 @@ from holdfast_server.background import cancel
 from holdfast_server.domain.operation import Durability
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.scripts import load
-from holdfast_server.engine.store import AWAY, Argument, Store
+from holdfast_server.engine.store import AWAY, Store
 from holdfast_server.engine.waiters import Waiters
+from holdfast_server.engine.wire import Argument
 from holdfast_server.errors import HoldfastError
 
 #: How long one round lasts at most. What is not reached by then is asked for again.

@@ -34,16 +34,14 @@ from holdfast_server.engine.store import (
     ANSWER_TIMEOUT_S,
     AWAY,
     CONNECT_TIMEOUT_S,
-    Argument,
-    Groups,
     Store,
     broken_off,
     execute,
     failure,
-    pack_call,
     refused,
 )
 from holdfast_server.engine.store_clock import StoreClock
+from holdfast_server.engine.wire import Argument, Groups, pack_call
 from holdfast_server.errors import Reason
 
 #: How often one call is sent elsewhere, or waits for a slot that is on its way.

@@ -14,8 +14,9 @@ from holdfast_server.engine.cold import Absent, Brought, Hydration, Name
 from holdfast_server.engine.failures import fenced, ledger_behind
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.scripts import load
-from holdfast_server.engine.store import Argument, Store
+from holdfast_server.engine.store import Store
 from holdfast_server.engine.tree_store import TreeStore
+from holdfast_server.engine.wire import Argument
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Accounts whose root one process remembers.

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -30,13 +29,13 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as NoGreetingError
 
-from holdfast_server.domain.bounds import PARTITIONS_MAX
 from holdfast_server.engine.address import Address
 from holdfast_server.engine.keys import ascii_names
 from holdfast_server.engine.line import Line
 from holdfast_server.engine.pools import Pool, SentinelPool
 from holdfast_server.engine.scripts import Script
 from holdfast_server.engine.store_clock import StoreClock
+from holdfast_server.engine.wire import Argument, Groups, pack_call
 from holdfast_server.errors import HoldfastError, Reason
 
 #: Connections of one process, besides lines.
@@ -72,9 +71,6 @@ _POOL: dict[str, Any] = {"max_connections": CONNECTIONS_MAX, "timeout": CONNECT_
 
 _LOG = logging.getLogger(__name__)
 
-Argument = str | bytes | int
-#: Keys of a script call. Those that go together in call after call are a tuple, packed only once.
-Groups = Sequence[Sequence[str]]
 
 #: How the driver says that no server answers. What it raises of a cluster is no RedisError.
 AWAY: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
@@ -307,29 +303,6 @@ def _pool(address: Address) -> Pool:
     # A parameter of the URL that nothing knows would else be found by the first call.
     pool.connection_class(**pool.connection_kwargs)
     return pool
-
-
-def pack_call(script: Script, keys: Groups, arguments: Sequence[Argument]) -> bytes:
-    """A script call as it goes over the wire. The driver takes ten times as long for so many keys,
-    which are ASCII.
-    """
-    count = sum(map(len, keys))
-    words = (script.command, script.called, str(count))
-    groups = [_remembered(each) if isinstance(each, tuple) else _packed(each) for each in keys]
-    size = len(words) + count + len(arguments)
-    parts = [f"*{size}\r\n{_packed(words)}{''.join(groups)}".encode("ascii")]
-    for argument in arguments:
-        raw = argument if isinstance(argument, bytes) else str(argument).encode()
-        parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
-    return b"".join(parts)
-
-
-def _packed(words: Iterable[str]) -> str:
-    return "".join([f"${len(word)}\r\n{word}\r\n" for word in words])
-
-
-#: The same, as it was packed before.
-_remembered = lru_cache(maxsize=PARTITIONS_MAX)(_packed)
 
 
 async def execute(
