@@ -232,7 +232,7 @@ async def test_what_is_cancelled_before_it_is_sent_is_never_sent(
     assert "waiting" not in server.came
 
 
-async def test_who_finds_no_room_waits(server: SessionServer, client: AsyncClient) -> None:
+async def test_who_finds_no_room_waits(server: SessionServer) -> None:
     """More than may be unanswered: all are answered by and by, each sent once."""
     opened = asyncio.Event()
 
@@ -241,10 +241,12 @@ async def test_who_finds_no_room_waits(server: SessionServer, client: AsyncClien
         await answer(server, context, message)
 
     server.plan = [late]
-    waiting = [asyncio.create_task(client.reserve("a", 1)) for _ in range(UNANSWERED_MAX + CALLS)]
-    await until(lambda: server.messages)
-    opened.set()
-    assert all(each.decision.allowed for each in await asyncio.gather(*waiting))
+    async with AsyncClient(server.address, attempt_timeout_ms=60_000, timeout_ms=60_000) as client:
+        calls = [client.reserve("a", 1) for _ in range(UNANSWERED_MAX + CALLS)]
+        waiting = [asyncio.create_task(call) for call in calls]
+        await until(lambda: server.messages)
+        opened.set()
+        assert all(each.decision.allowed for each in await asyncio.gather(*waiting))
     assert set(server.came.values()) == {1}
     assert sum(map(len, (message.items for message in server.messages))) == len(waiting)
 
