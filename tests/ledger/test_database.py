@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from holdfast_server.domain.checkpoint import Tip
@@ -26,6 +29,7 @@ from holdfast_server.ledger.records import (
     RecordedHold,
 )
 from holdfast_server.ledger.snapshots import Kept
+from holdfast_server.ledger.sql import QUERIES
 from holdfast_server.ledger.store import Ledger
 from tests.support.ledger import query
 
@@ -222,6 +226,46 @@ async def test_a_read_that_takes_too_long_is_stopped(ledger: Ledger) -> None:
 
     assert caught.value.reason is Reason.LEDGER_UNAVAILABLE
     assert "in time" in caught.value.message
+
+
+async def change_while_another_is_silent(silent: Ledger, other: Ledger) -> None:
+    async with silent.changing() as cursor:
+        await cursor.execute(QUERIES["lock_configuration"])
+        async with asyncio.timeout(20):
+            await other.create_credit_type("t", CreditType("c", "", 0), "x")
+
+
+async def test_a_change_whose_process_is_gone_holds_up_no_other(
+    migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that lost its power says no goodbye, and Postgres may believe in it for hours."""
+    monkeypatch.setattr("holdfast_server.ledger.database.SILENT_CHANGE_MS_MAX", 300)
+    async with AsyncExitStack() as stack:
+        gone, other = [await Ledger.open(migrated_postgres_url) for _ in range(2)]
+        stack.push_async_callback(gone.close)
+        stack.push_async_callback(other.close)
+        with pytest.raises(HoldfastError):
+            await change_while_another_is_silent(gone, other)
+        assert [each.code for each in await other.list_credit_types("t")] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+    ],
+)
+async def test_postgres_notices_a_host_that_is_gone(
+    ledger: Ledger, migrated_postgres_url: str, setting: str, value: str
+) -> None:
+    """Else it keeps what it had locked: the lead in flushing, a recovery, a change."""
+    shown = sql.SQL("SELECT current_setting({}) AS value").format(setting)
+    async with ledger.reading("t") as cursor:
+        await cursor.execute(shown)
+        assert await cursor.fetchone() == {"value": value}
+    assert query(migrated_postgres_url, shown) != [{"value": value}]
 
 
 def test_settings_of_the_url_win_over_ours() -> None:

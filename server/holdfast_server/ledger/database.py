@@ -33,6 +33,10 @@ POOL_WAITING_MAX: Final = 1_000
 CONTROL_CONNECTIONS_MAX: Final = 2
 #: Milliseconds that one read may take; verification and export are exempt.
 READ_MS_MAX: Final = 5_000
+#: Milliseconds that a session may be silent in a change, before Postgres ends it.
+SILENT_CHANGE_MS_MAX: Final = 15_000
+#: Milliseconds that one statement of a change may take, waiting behind others included.
+CHANGE_MS_MAX: Final = 60_000
 #: Sees the rows of every tenant.
 EVERY_TENANT: Final = "*"
 
@@ -71,8 +75,8 @@ def connection_text(url: str, application: str) -> str:
 
 
 async def begin_session(connection: Connection, role: str) -> None:
-    """Has times told in UTC, and gives up all privileges but those of `role`, where that exists and
-    may be taken.
+    """Has times told in UTC and a host that is gone noticed, and gives up all privileges but those
+    of `role`, where that exists and may be taken.
     """
     await connection.execute(QUERIES["begin_session"], {"role": role})
 
@@ -194,6 +198,8 @@ async def _prepare_reader(connection: Connection) -> None:
 
 async def _prepare_control(connection: Connection) -> None:
     await begin_session(connection, CONTROL_ROLE)
+    limits = {"silent": str(SILENT_CHANGE_MS_MAX), "limit": str(CHANGE_MS_MAX)}
+    await connection.execute(QUERIES["limit_changes"], limits)
     await connection.commit()
 
 
