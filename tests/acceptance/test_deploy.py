@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from holdfast_server.control.gate import OWN_TROUBLE
+from holdfast_server.errors import Reason
 from holdfast_server.settings import RULES, variable_of
 from holdfast_server.telemetry.metrics import Metrics
 from holdfast_server.telemetry.names import METRICS, Alert, Audited, Cause, Delivery, Kind, Replayed
@@ -132,6 +134,14 @@ def test_an_alert_about_errors_needs_no_decision() -> None:
     """Where nothing was ever decided there is no count of decisions to compare with."""
     (rule,) = (rule for rule in expressions() if "holdfast_decisions_total" in rule)
     assert "(sum(rate(holdfast_decisions_total[5m])) or vector(0))" in rule
+
+
+def test_an_alert_about_errors_counts_all_that_is_our_own_trouble() -> None:
+    """A store or worker that hangs is told by the deadline of calls alone."""
+    (rule,) = (rule for rule in expressions() if "holdfast_decisions_total" in rule)
+    (pattern,) = re.findall(r'holdfast_refusals_total\{reason=~"([^"]+)"', rule)
+    counted = {reason for reason in Reason if re.fullmatch(pattern, reason.name)}
+    assert counted >= OWN_TROUBLE
 
 
 def test_a_role_that_is_gone_is_missed() -> None:
