@@ -85,6 +85,7 @@ CALLS: dict[str, Callable[[Ledger], Awaitable[object]]] = {
         "t", CreditType("c", "", 0), "x"
     ),
     "explain_balance": lambda ledger: ledger.explain_balance("t", "a", "c", None, 1),
+    "find_grant": lambda ledger: ledger.find_grant("t", "a", "0a" * 16),
     "find_hold": lambda ledger: ledger.find_hold("t", "0a" * 16),
     "find_operation": lambda ledger: ledger.find_operation("t", "Burn", "k"),
     "note_late_use": lambda ledger: ledger.note_late_use(late_hold(), Commit("t", "hold", "k")),
