@@ -120,8 +120,10 @@ async def test_orders_that_hang_take_no_place_from_other_work_of_the_process(
     tmp_path: Path, note: Path
 ) -> None:
     async with told(tmp_path) as (path, kill):
+        known = set(threading.enumerate())
         ordering = [asyncio.create_task(ask(path, ORDER)) for _ in range(MORE_THAN_THREADS)]
-        await until(lambda: threading.active_count() > MORE_THAN_THREADS)
+        await until(lambda: len({*threading.enumerate()} - known) >= MORE_THAN_THREADS)
+        await until(lambda: kill.on)
         async with asyncio.timeout(EFFECT_SECONDS_MAX):
             assert await asyncio.to_thread(lambda: kill.on)
 
