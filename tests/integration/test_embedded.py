@@ -130,6 +130,17 @@ def test_a_server_on_path_may_be_a_link_to_a_file_of_another_name(
         assert Path(f"/proc/{server.pid}/exe").resolve() == many.resolve()
 
 
+@pytest.mark.parametrize(("version", "is_taken"), [("7.0.15", False), ("7.2.0", True)])
+def test_a_redis_on_path_that_is_too_old_is_passed_over(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, version: str, is_taken: bool
+) -> None:
+    on_path = data_dir / "redis-server"
+    on_path.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=00000000:0'\n")
+    on_path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(data_dir))
+    assert (valkey.find_valkey() == on_path) == is_taken
+
+
 def test_known_urls_start_nothing(data_dir: Path) -> None:
     with embedded.start(
         data_dir / "none", redis_url="redis://r", postgres_url="postgresql://p"

@@ -27,8 +27,8 @@ from holdfast_server.embedded.process import (
 
 _LOG = logging.getLogger(__name__)
 
-#: The first Redis with `#!lua` scripts; every Valkey has them.
-_PATH_MAJOR_MIN = 7
+#: The first Redis that can wait for its append-only file (WAITAOF); every Valkey can.
+_PATH_VERSION_MIN = (7, 2)
 
 #: The longest path that the address of a unix socket can hold (unix(7)), less the final zero.
 _SOCKET_PATH_BYTES_MAX = 107
@@ -75,16 +75,16 @@ def find_valkey() -> Path:
     """Return the server on PATH, if new enough, else the packaged one; raise if there is none."""
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
-        if found and _major(found) >= _PATH_MAJOR_MIN:
+        if found and _version(found) >= _PATH_VERSION_MIN:
             # Not where a link leads: distributions have one file whose name says what it does.
             return Path(found).absolute()
     return _packaged()
 
 
-def _major(binary: str) -> int:
+def _version(binary: str) -> tuple[int, int]:
     output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False)
-    version = re.search(r"\bv=(\d+)\.", output.stdout)
-    return int(version.group(1)) if version else 0
+    version = re.search(r"\bv=(\d+)\.(\d+)", output.stdout)
+    return (int(version[1]), int(version[2])) if version else (0, 0)
 
 
 def _packaged() -> Path:
