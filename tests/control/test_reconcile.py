@@ -129,7 +129,6 @@ async def test_a_bucket_changed_by_hand_is_drift(shop: Both) -> None:
     assert comparison.result is Audited.DRIFTS
     assert set(found(comparison)) == {"shop burned", "shop expired"}
     assert all(abs(hot - ledger) == 1 for hot, ledger in found(comparison).values())
-    assert (await compared(shop, 1)).is_shallow
     assert found(await compared(shop, 1)) == found(comparison)
 
 
@@ -156,6 +155,8 @@ async def test_a_grant_changed_by_hand_is_drift(shop: Both) -> None:
     (what,) = found(await compared(shop))
     assert what.startswith("shop grant ")
     assert what.endswith(" held")
+    # The newest entry of a credit does not say what is left of each grant.
+    assert found(await compared(shop, 1)) == {}
 
 
 async def test_a_hold_that_is_gone_is_drift(shop: Both) -> None:

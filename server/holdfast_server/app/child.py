@@ -50,7 +50,6 @@ class Child:
         self.program = program
         #: The process that runs now has said that it is ready.
         self.ready = asyncio.Event()
-        self.restarts = 0
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._pause_seconds = RESTART_PAUSE_SECONDS_MIN
@@ -69,7 +68,6 @@ class Child:
             was_ready = was_ready or self.ready.is_set()
             if self._stopping.is_set() or not was_ready:
                 return status
-            self.restarts += 1
             log.error(
                 "a process ended and is started again",
                 extra={"facts": {"child": self.program.name, "status": status}},

@@ -67,8 +67,6 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        #: Replies that were lost on purpose.
-        self.dropped = 0
 
     @property
     def port(self) -> int:
@@ -205,7 +203,6 @@ class Proxy:
         while data := await reader.read(CHUNK_BYTES):
             if self._drops.left and asked.waiting:
                 self._drops.left -= 1
-                self.dropped += 1
                 return
             asked.waiting = False
             await self._lanes["replies"].carry(writer, data)

@@ -51,8 +51,6 @@ class Stack:
     store_proxy: Proxy = field(init=False)
     ledger_proxy: Proxy = field(init=False)
     port: int = field(default_factory=free_port)
-    #: How often the service was started.
-    starts: int = 0
     _supervisor: asyncio.subprocess.Process | None = None
     _closing: bool = False
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -185,7 +183,6 @@ class Stack:
                 process_group=0,
             )
         self._supervisor = process
-        self.starts += 1
         assert process.stdout is not None
         if await process.stdout.readline():
             self._ready.set()

@@ -42,8 +42,6 @@ class Comparison:
     seq: int
     result: Audited
     differences: tuple[Difference, ...] = ()
-    #: Only the newest entry of each credit was looked at.
-    is_shallow: bool = False
 
     @property
     def findings(self) -> list[Finding]:
@@ -92,9 +90,7 @@ class Reconciler:
             return Comparison(*place, Audited.BEHIND)
         compared = newest_only(hot.figures) if shallow else hot.figures
         found = (*differences(compared, recorded), *contradictions(hot.figures))
-        return Comparison(
-            *place, Audited.DRIFTS if found else Audited.AGREES, found, is_shallow=shallow
-        )
+        return Comparison(*place, Audited.DRIFTS if found else Audited.AGREES, found)
 
     async def _recorded(
         self, tree: Tree, hot: HotTree, figures: Figures, entries_max: int | None, shallow: bool

@@ -110,11 +110,6 @@ class WarmUp:
             await self._look_at(some)
         return not found
 
-    @property
-    def is_done(self) -> bool:
-        """Whether all is back, as far as is known here."""
-        return self._partitions.are_done
-
     async def _look_at(self, some: Sequence[Rebuilt]) -> None:
         """Partitions of which nothing can be read rest, and others go on."""
         pages = {each: self._page(each) for each in some}

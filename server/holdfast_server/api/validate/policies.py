@@ -42,10 +42,10 @@ def set_policy(tenant: str, request: control.SetPolicyRequest) -> SetPolicy:
     return asked
 
 
-def scope(tenant: str, asked: control.Scope, field: str = "scope") -> Scope:
+def scope(tenant: str, asked: control.Scope) -> Scope:
     """The scope of a GetPolicy."""
     form = Form()
-    found = _scope(form, tenant, asked, field)
+    found = _scope(form, tenant, asked, "scope")
     form.settle()
     return found
 
