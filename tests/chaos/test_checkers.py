@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import pytest
 
 from holdfast_server.chaos import checkers
-from holdfast_server.chaos.history import (
-    Attempt,
-    Attempts,
-    Status,
-    history_of,
-    read_attempts,
-)
+from holdfast_server.chaos.history import Attempt, Attempts, Status, history_of
 
 BURN = Attempt("Burn", "k1", "f1", "a/0", 1.0, 2.0, Status.OK, "GRANTED", "3-1-7", 3, 7, 1)
 AGAIN = replace(BURN, process="b/1", t_invoke=3.0, t_return=4.0, replayed=True)
@@ -113,12 +107,10 @@ def test_the_audit_hears_what_was_acknowledged_and_what_nobody_knows() -> None:
     assert history.broken_promises == ["a promise"]
 
 
-def test_attempts_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_each_attempt_is_written_down_on_a_line_of_its_own() -> None:
     text = io.StringIO()
     attempts = Attempts(text)
     for each in SOUND:
         attempts.add(each)
-    path = tmp_path / "history.jsonl"
-    path.write_text(text.getvalue())
-    assert read_attempts(path) == SOUND
-    assert text.getvalue().count("\n") == len(SOUND)
+    written = list(map(json.loads, text.getvalue().splitlines()))
+    assert written == [asdict(each) for each in attempts.made] == [asdict(each) for each in SOUND]

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Protocol, TextIO
 
 from holdfast import Applied
@@ -88,13 +87,6 @@ class Attempts:
         """Keeps an attempt."""
         self.made.append(attempt)
         self.file.write(json.dumps(asdict(attempt), separators=(",", ":")) + "\n")
-
-
-def read_attempts(path: Path) -> list[Attempt]:
-    """The attempts of a file that `Attempts` wrote. Raises ValueError for anything else."""
-    with path.open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return [Attempt(**{**row, "status": Status(row["status"])}) for row in rows]
 
 
 def short_hash(*parts: object) -> str:
