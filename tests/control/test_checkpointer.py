@@ -131,7 +131,7 @@ async def test_what_moves_is_vouched_for(stage: Stage) -> None:
     assert [[tip.partition for tip in each.tips] for each in checkpoints] == [[0, 1], [1]]
     anchors = stage.judged(place.lines)
     assert (anchors.flaws, anchors.last) == ((), 2)
-    assert (await stage.ledger.verify(anchors=anchors.tips)).ok
+    assert (await stage.ledger.verify(vouched=anchors.vouched)).ok
     assert stage.heard.results == [Delivery.DELIVERED] * 2
     assert stage.heard.up_to_date == 4
     assert stage.heard.alerts == []
@@ -259,7 +259,7 @@ async def test_nothing_is_signed_over_a_ledger_that_was_cut_off(stage: Stage) ->
     assert stage.heard.alerts == [Alert.CHAIN_BROKEN]
     assert stage.heard.up_to_date == before
     assert len(place.lines) == 1
-    report = await stage.ledger.verify(anchors=stage.judged(place.lines).tips)
+    report = await stage.ledger.verify(vouched=stage.judged(place.lines).vouched)
     assert [(each.check, each.partition) for each in report.violations] == [("checkpoint", 0)]
 
 

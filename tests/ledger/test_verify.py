@@ -29,7 +29,7 @@ async def url(ledger: Ledger, migrated_postgres_url: str) -> str:
     return migrated_postgres_url
 
 
-def anchors(tips: Mapping[int, Tip]) -> dict[int, Vouched]:
+def vouched(tips: Mapping[int, Tip]) -> dict[int, Vouched]:
     """What a checkpoint with these tips vouches for."""
     return {partition: {tip.seq: (tip.hash, 1)} for partition, tip in tips.items() if tip.seq}
 
@@ -231,11 +231,11 @@ async def test_a_tail_cut_off_with_its_cursor_is_found_by_a_checkpoint(
 
     left = [each async for each in ledger.stream_entries(1)]
 
-    assert found(verify_entries(left, anchors(checkpoint))) == {
+    assert found(verify_entries(left, vouched(checkpoint))) == {
         ("checkpoint", 0, 0),
         ("checkpoint", 1, 10),
     }
-    assert found(await ledger.verify(anchors=anchors(checkpoint))) == {("checkpoint", 1, 10)}
+    assert found(await ledger.verify(vouched=vouched(checkpoint))) == {("checkpoint", 1, 10)}
 
 
 async def test_a_chain_that_was_computed_anew_is_found_by_a_checkpoint(
@@ -246,14 +246,14 @@ async def test_a_chain_that_was_computed_anew_is_found_by_a_checkpoint(
     forged = chained([replace(each.entry, actor="eve") async for each in ledger.stream_entries(0)])
     assert verify_entries(forged).ok
 
-    assert found(verify_entries(forged, {0: anchors(checkpoint)[0]})) == {("checkpoint", 0, 12)}
+    assert found(verify_entries(forged, {0: vouched(checkpoint)[0]})) == {("checkpoint", 0, 12)}
 
 
 async def test_a_partition_that_is_gone_is_found_by_a_checkpoint(url: str, ledger: Ledger) -> None:
     checkpoint = await ledger.tips()
     tamper(url, _delete("partition = 1"), "DELETE FROM holdfast.flush_cursor WHERE partition = 1")
 
-    assert ("checkpoint", 1, 0) in found(await ledger.verify(anchors=anchors(checkpoint)))
+    assert ("checkpoint", 1, 0) in found(await ledger.verify(vouched=vouched(checkpoint)))
 
 
 async def test_swapped_rows_are_found(url: str, ledger: Ledger) -> None:
@@ -297,9 +297,9 @@ async def test_an_export_verifies_without_the_database(url: str, ledger: Ledger)
     entries = [each for partition in (0, 1) async for each in ledger.stream_entries(partition)]
     tips = await ledger.tips()
 
-    assert verify_entries(entries, anchors(tips)).ok
+    assert verify_entries(entries, vouched(tips)).ok
     assert verify_entries(entries).entries == 24
-    assert found(verify_entries(entries[:-1], anchors(tips))) == {("checkpoint", 1, 11)}
+    assert found(verify_entries(entries[:-1], vouched(tips))) == {("checkpoint", 1, 11)}
 
 
 def chained(entries: Sequence[Entry]) -> list[RecordedEntry]:

@@ -59,8 +59,8 @@ def test_what_was_made_is_well(key: SigningKey, keys: PublicKeys) -> None:
     assert checkpoints == chain(key)
     assert anchors.flaws == ()
     assert (anchors.checkpoints, anchors.first, anchors.last) == (4, 1, 4)
-    assert list(anchors.tips[0]) == [10, 20, 30, 40]
-    assert anchors.tips[1] == {5: (tip(1, 5).hash, 1)}
+    assert list(anchors.vouched[0]) == [10, 20, 30, 40]
+    assert anchors.vouched[1] == {5: (tip(1, 5).hash, 1)}
 
 
 def test_older_ones_may_be_elsewhere(key: SigningKey, keys: PublicKeys) -> None:

@@ -181,7 +181,7 @@ def verify(
     if where["file"] and (where["offline"] or partitions):
         raise click.UsageError("a --file is verified whole, and without Postgres")
     anchors = _anchors(where)
-    vouched = anchors.tips if anchors else {}
+    vouched = anchors.vouched if anchors else {}
     if where["file"]:
         report: Any = _verify_file(where["file"], vouched)
     elif where["offline"]:
@@ -296,7 +296,7 @@ async def _verify_offline(
             task = progress.add_task("partitions", total=len(chosen) or count)
             return await ledger.verify(
                 chosen or None,
-                anchors=vouched,
+                vouched=vouched,
                 on_progress=lambda *_: progress.advance(task),
             )
 

@@ -94,7 +94,7 @@ Vouched = Mapping[int, tuple[bytes, int]]
 class Anchors:
     """What checkpoints vouch for in each partition, and what is wrong with them."""
 
-    tips: Mapping[int, Vouched]
+    vouched: Mapping[int, Vouched]
     checkpoints: int
     #: Number and time of the first and the last one; 0 where there is none.
     first: int = 0

@@ -32,18 +32,18 @@ def halves(partitions: Sequence[Sequence[PackedEntry]]) -> list[list[Sequence[Pa
 
 
 def readable(
-    cursor: PartitionCursor, anchor: bytes | None, found: OutboxRun, continuity: Continuity
+    cursor: PartitionCursor, last_raw: bytes | None, found: OutboxRun, continuity: Continuity
 ) -> Readable:
     """What was found of one partition, up to the first that does not follow or cannot be read.
 
-    `anchor` holds the bytes of the entry at the cursor, where they are known: new entries only
+    `last_raw` holds the bytes of the entry at the cursor, where they are known: new entries only
     count behind the very entry that the ledger has last.
     """
     known = 1 if cursor.has_begun else 0
     expected = cursor.seq + 1 - known
     if (found.epoch, found.first_seq) != (cursor.epoch, expected):
         return Readable([], _gap(found.at(0), cursor.epoch, expected))
-    if known and found.raws[0] != anchor and (obstacle := contradiction(cursor, found.at(0))):
+    if known and found.raws[0] != last_raw and (obstacle := contradiction(cursor, found.at(0))):
         return Readable([], obstacle)
     entries, error = unpack_run(found, skipped=known)
     if broken := continuity.first_flaw(entries):

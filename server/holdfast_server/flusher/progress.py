@@ -20,7 +20,7 @@ class Progress:
     #: What it will have once all that is under way is recorded.
     ahead: dict[int, PartitionCursor] = field(default_factory=dict)
     #: The bytes of the entry at `ahead`, where they are known.
-    anchors: dict[int, bytes] = field(default_factory=dict)
+    last_raws: dict[int, bytes] = field(default_factory=dict)
     halted: dict[int, Halt] = field(default_factory=dict)
     continuity: Continuity = field(default_factory=Continuity)
 
@@ -30,10 +30,10 @@ class Progress:
         self.halted = {}
         self.retreat()
 
-    def advance(self, prepared: Prepared, anchor: bytes) -> None:
+    def advance(self, prepared: Prepared, last_raw: bytes) -> None:
         """One more part is under way."""
         self.ahead[prepared.after.partition] = prepared.after
-        self.anchors[prepared.after.partition] = anchor
+        self.last_raws[prepared.after.partition] = last_raw
 
     def record(self, batches: Iterable[Prepared]) -> None:
         """The ledger has these."""
@@ -42,7 +42,7 @@ class Progress:
     def retreat(self) -> None:
         """What is under way will not all be recorded: back to what is."""
         self.ahead = dict(self.recorded)
-        self.anchors = {}
+        self.last_raws = {}
         self.continuity = Continuity()
 
     def positions(self, cursors: Mapping[int, PartitionCursor]) -> Positions:

@@ -68,8 +68,8 @@ async def read_ahead(outbox: Outbox, progress: Progress, count: int, wait_ms: in
 async def _add_all(work: Work, progress: Progress, found: Sequence[OutboxRun]) -> None:
     unpaused = 0
     for run in found:
-        cursor, anchor = progress.ahead[run.partition], progress.anchors.get(run.partition)
-        readied = readable(cursor, anchor, run, progress.continuity)
+        cursor, last_raw = progress.ahead[run.partition], progress.last_raws.get(run.partition)
+        readied = readable(cursor, last_raw, run, progress.continuity)
         await _add(work, progress, readied)
         unpaused += len(readied.entries)
         if unpaused >= PIECE_ENTRIES:

@@ -66,7 +66,7 @@ class PartitionCheck:
     """Checks the entries of one partition, given one by one in order."""
 
     partition: int
-    anchors: Vouched = field(default_factory=dict)
+    vouched: Vouched = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
     entries: int = 0
     _epoch: int = 1
@@ -125,9 +125,9 @@ class PartitionCheck:
             if buckets.held != held[key]:
                 message = f"{buckets.held} are held of {key}, and {held[key]} by its open holds"
                 self._note("hold", self._seq, message)
-        last = max(self.anchors, default=0)
+        last = max(self.vouched, default=0)
         if last > self._seq:
-            message = f"checkpoint {self.anchors[last][1]} vouches for entries up to {last}"
+            message = f"checkpoint {self.vouched[last][1]} vouches for entries up to {last}"
             self._note("checkpoint", self._seq, f"this is the last entry, but {message}")
 
     def compare(self, tip: Tip | None) -> None:
@@ -169,9 +169,9 @@ class PartitionCheck:
             self._note("sequence", tip.seq, f"{tip.seq} follows {self._seq}")
         if tip.epoch < self._epoch:
             self._note("sequence", tip.seq, f"epoch {tip.epoch} follows {self._epoch}")
-        anchor = self.anchors.get(tip.seq)
-        if anchor and anchor[0] != tip.hash:
-            message = f"the hash is not the one that checkpoint {anchor[1]} vouches for"
+        at_tip = self.vouched.get(tip.seq)
+        if at_tip and at_tip[0] != tip.hash:
+            message = f"the hash is not the one that checkpoint {at_tip[1]} vouches for"
             self._note("checkpoint", tip.seq, message)
         self._epoch, self._seq, self._hash = tip.epoch, tip.seq, tip.hash
 
@@ -214,7 +214,7 @@ class Verification(Snapshots):
         self,
         partitions: Sequence[int] | None = None,
         *,
-        anchors: Mapping[int, Vouched] | None = None,
+        vouched: Mapping[int, Vouched] | None = None,
         on_progress: OnProgress | None = None,
     ) -> VerifyReport:
         """Checks chain, sequence, versions, conservation, time, holds, keys, terms and cursors,
@@ -226,10 +226,10 @@ class Verification(Snapshots):
         credit type of it in memory, and a digest per grant. Entries that are recorded meanwhile do
         no harm.
         """
-        anchors = anchors or {}
+        vouched = vouched or {}
         entries, violations = 0, list[Violation]()
-        for partition in partitions or sorted({*await self._partitions(), *anchors}):
-            check = await self._verify_partition(partition, anchors.get(partition, {}))
+        for partition in partitions or sorted({*await self._partitions(), *vouched}):
+            check = await self._verify_partition(partition, vouched.get(partition, {}))
             entries += check.entries
             violations += check.violations
             if on_progress:
@@ -266,8 +266,8 @@ class Verification(Snapshots):
                 message = f"entry {seq} of partition {partition} cannot be read"
                 raise UnreadableEntry(f"{message} ({type(error).__name__})") from error
 
-    async def _verify_partition(self, partition: int, anchors: Vouched) -> PartitionCheck:
-        check = PartitionCheck(partition, anchors)
+    async def _verify_partition(self, partition: int, vouched: Vouched) -> PartitionCheck:
+        check = PartitionCheck(partition, vouched)
         async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
             tip = await _tip(cursor, partition)
             unprotected = await fetch_one(cursor, QUERIES["unprotected"], partition=partition)
@@ -289,14 +289,14 @@ class Verification(Snapshots):
 
 
 def verify_entries(
-    entries: Iterable[RecordedEntry], anchors: Mapping[int, Vouched] | None = None
+    entries: Iterable[RecordedEntry], vouched: Mapping[int, Vouched] | None = None
 ) -> VerifyReport:
     """The same for entries from anywhere, such as an export: each partition's in order.
 
-    Without `anchors`, from checkpoints kept elsewhere, a tail that was cut off cannot be seen.
+    Without `vouched`, from checkpoints kept elsewhere, a tail that was cut off cannot be seen.
     """
-    anchors = anchors or {}
-    checks = {partition: PartitionCheck(partition, anchors[partition]) for partition in anchors}
+    vouched = vouched or {}
+    checks = {partition: PartitionCheck(partition, vouched[partition]) for partition in vouched}
     for recorded in entries:
         partition = recorded.entry.partition
         if partition not in checks:
