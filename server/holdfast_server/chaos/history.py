@@ -8,9 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Protocol, TextIO
+from typing import TextIO
 
-from holdfast import Applied
 from holdfast_server.workload.history import Acknowledged, History
 
 
@@ -65,15 +64,6 @@ class Attempt:
         return Acknowledged(
             self.op, self.key, self.transaction, self.partition, self.seq, self.amount
         )
-
-
-class Answer(Protocol):
-    """What all results of operations share."""
-
-    @property
-    def applied(self) -> Applied:
-        """Where the operation stands in the ledger."""
-        ...
 
 
 @dataclass(slots=True)

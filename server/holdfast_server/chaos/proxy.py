@@ -59,8 +59,8 @@ class _Drops:
 class Proxy:
     """Listens on a port of its own and passes everything on to one server."""
 
-    def __init__(self, port: int, host: str = LOOPBACK) -> None:
-        self._upstream = (host, port)
+    def __init__(self, port: int) -> None:
+        self._upstream = port
         self._lanes: dict[Way, _Lane] = {"requests": _Lane(), "replies": _Lane()}
         self._drops = _Drops()
         self._refusing = False
@@ -141,7 +141,7 @@ class Proxy:
 
     def lead_to(self, port: int) -> None:
         """Another server stands behind it from now on, as when a name leads to a new master."""
-        self._upstream = (self._upstream[0], port)
+        self._upstream = port
         self.rst()
 
     def heal(self) -> None:
@@ -167,7 +167,7 @@ class Proxy:
         async with self._open(writer):
             if self._refusing:
                 return
-            server_reader, server_writer = await asyncio.open_connection(*self._upstream)
+            server_reader, server_writer = await asyncio.open_connection(LOOPBACK, self._upstream)
             async with self._open(server_writer):
                 asked = _Asked()
                 pumps = [

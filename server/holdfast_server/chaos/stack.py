@@ -33,9 +33,6 @@ LOOK_S: Final = 0.5
 #: An acknowledged operation must survive the death of the store's process, whatever the disk does.
 STORE_OPTIONS: Final = ("--appendfsync", "always")
 
-#: The roles of the service's processes, by what stands on their command line.
-ROLES: Final = ("worker", "flush", "sweep")
-
 Found = TypeVar("Found")
 
 
