@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+
+from holdfast_server.settings import is_loopback
 
 #: Bytes of the metadata of one call.
 METADATA_BYTES_MAX = 8_192
@@ -73,14 +74,6 @@ class Endpoint:
             raise ValueError("plaintext is for development on a loopback address only; set up TLS")
         if is_open and not local:
             raise ValueError("serving without credentials is for development on loopback only")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this host alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def server_options(endpoint: Endpoint) -> list[tuple[str, int]]:
