@@ -21,8 +21,6 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.configuration import ConfigurationStore
 from holdfast_server.ledger.records import CreditType
 
-#: Decimal digits of a credit type.
-SCALE_MAX = 9
 #: The shortest life of a policy that expires by itself.
 EXPIRY_MS_MIN = 1_000
 
@@ -103,8 +101,8 @@ class Policies:
 
         Raises FIELD_INVALID and CREDIT_TYPE_ALREADY_EXISTS.
         """
-        if not 0 <= credit_type.scale <= SCALE_MAX:
-            message = f"scale must be from 0 to {SCALE_MAX}"
+        if not 0 <= credit_type.scale <= bounds.SCALE_MAX:
+            message = f"scale must be from 0 to {bounds.SCALE_MAX}"
             raise HoldfastError(Reason.FIELD_INVALID, message, field="scale")
         created = await self._store.create_credit_type(tenant, credit_type, subject)
         await self._cache.refresh()

@@ -11,6 +11,8 @@ AMOUNT_MAX = 2**53 - 1
 ID_BYTES_MAX = 128
 #: Bytes of a credit type's code: it is repeated in every hold and entry.
 CREDIT_TYPE_BYTES_MAX = 32
+#: Decimal digits of a credit type, between the unit that people read and the smallest one.
+SCALE_MAX = 9
 #: Bytes of an idempotency key.
 IDEMPOTENCY_KEY_BYTES_MAX = 128
 #: Bytes of a display name.

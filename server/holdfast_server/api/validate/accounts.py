@@ -25,8 +25,6 @@ from holdfast_server.errors import Reason
 UPDATABLE_FIELDS = frozenset(
     {"parent", "display_name", "status", "overdraft_limits", "limits", "zone", "labels"}
 )
-#: Digits behind the point in the unit that people read.
-SCALE_MAX = 9
 #: The highest warn threshold: a limit that is used up.
 PERCENT_MAX = 100
 
@@ -73,7 +71,7 @@ def credit_type(request: accounts.CreateCreditTypeRequest) -> tuple[str, str, in
     checked = (
         form.credit_type(asked.credit_type, "credit_type.credit_type"),
         form.text(asked.display_name, "credit_type.display_name", bounds.DISPLAY_NAME_BYTES_MAX),
-        form.number(asked.scale, "credit_type.scale", 0, SCALE_MAX),
+        form.number(asked.scale, "credit_type.scale", 0, bounds.SCALE_MAX),
     )
     form.settle()
     return checked
