@@ -32,7 +32,7 @@ from holdfast_server.engine.claim import Claims, Wanted
 from holdfast_server.engine.drains import Drains
 from holdfast_server.engine.failures import internal
 from holdfast_server.engine.idle import UntilIdle
-from holdfast_server.engine.item import Flag, Item, Raw, in_parts
+from holdfast_server.engine.item import Flag, Item, Raw, split_by_balances
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.pack import digest_of, pack_operation
 from holdfast_server.engine.rows import pack_row, pack_value
@@ -248,7 +248,7 @@ class Batcher:
         to wait for the store once more.
         """
         answers: list[Raw | HoldfastError] = []
-        for part in in_parts(items):
+        for part in split_by_balances(items):
             answers += await self._decide(part, claimed_since_ms)
             last = answers[-1]
             if isinstance(last, HoldfastError) and last.reason in _UNDECIDED:

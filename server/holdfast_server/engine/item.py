@@ -50,7 +50,7 @@ class Raw:
     epoch: int = 0
 
 
-def in_parts(items: Sequence[Item]) -> list[Sequence[Item]]:
+def split_by_balances(items: Sequence[Item]) -> list[Sequence[Item]]:
     """The items in their order, with at most `BALANCES_MAX` balances in each part."""
     if len(items) <= BALANCES_MAX:
         return [items]
