@@ -27,7 +27,7 @@ from holdfast_server.engine.accounts import AccountReader
 from holdfast_server.engine.batcher import Batcher, Calls, Limits
 from holdfast_server.engine.directory import Directory
 from holdfast_server.engine.engine import Engine, Parts
-from holdfast_server.engine.keys import Keys
+from holdfast_server.engine.keys import FLUSHED_FIELD, Keys
 from holdfast_server.engine.outbox import Outbox
 from holdfast_server.engine.request import Request
 from holdfast_server.engine.roots import Roots
@@ -186,6 +186,20 @@ class Stage:
         """Makes a replica a master. It has what it had received, and nothing after that."""
         with self.client(replica) as client:
             client.execute_command("REPLICAOF", "NO", "ONE")
+
+    async def lose_an_entry(self, worker: Worker) -> int:
+        """Restarts a server that was told of an entry of `ada` which the ledger does not have, as
+        when a standby takes over that lacked it. Answers the partition.
+        """
+        await worker.fund("ada")
+        await self.flush()
+        partition = worker.keys.partition("t", "ada")
+        name = worker.keys.state(partition, worker.keys.epoch(partition))
+        with self.client() as client:
+            client.hset(name, FLUSHED_FIELD, str((await self.ledger.flushed())[partition][1] + 1))
+        self.servers["a"].stop()
+        self.start()
+        return partition
 
     def worker(self, name: str = "w", on: str = "a") -> Worker:
         """A process on a server."""

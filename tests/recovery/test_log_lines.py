@@ -6,7 +6,6 @@ import logging
 
 import pytest
 
-from holdfast_server.engine.keys import FLUSHED_FIELD
 from holdfast_server.recovery import coordinator
 from tests.recovery.stage import Stage
 from tests.support.ledger import PARTITIONS
@@ -32,15 +31,7 @@ async def test_a_partition_that_is_held_is_not_said_to_be_recovered(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, coordinator.__name__)
-    worker = stage.worker()
-    await worker.fund("ada")
-    await stage.flush()
-    partition = worker.keys.partition("t", "ada")
-    name = worker.keys.state(partition, worker.keys.epoch(partition))
-    with stage.client() as client:
-        client.hset(name, FLUSHED_FIELD, "3")
-    stage.servers["a"].stop()
-    stage.start("a")
+    await stage.lose_an_entry(stage.worker())
     caplog.clear()
 
     await stage.recover()

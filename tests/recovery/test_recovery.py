@@ -314,15 +314,7 @@ async def test_a_store_that_may_not_answer_is_not_read_either(stage: Stage) -> N
 async def test_a_ledger_that_lost_what_it_had_keeps_the_partition_fenced(stage: Stage) -> None:
     """F35, F65: neither store can go on without a loss, so somebody has to look."""
     worker = stage.worker()
-    await worker.fund("ada")
-    await stage.flush()
-    partition = worker.keys.partition("t", "ada")
-    name = worker.keys.state(partition, worker.keys.epoch(partition))
-    with stage.client() as client:
-        # What it has now is what a standby had that lacked one entry.
-        client.hset(name, FLUSHED_FIELD, "3")
-    stage.servers["a"].stop()
-    stage.start("a")
+    partition = await stage.lose_an_entry(worker)
 
     done = await stage.recover()
     assert done[partition].verdict is Verdict.HELD
@@ -341,14 +333,8 @@ async def test_a_ledger_that_lost_what_it_had_keeps_the_partition_fenced(stage: 
 async def test_nothing_leaves_a_store_that_may_have_more_than_the_ledger(stage: Stage) -> None:
     """By what the store was told, the ledger has the tree; nobody knows yet what it has lost."""
     worker = stage.worker()
-    await worker.fund("ada")
-    await stage.flush()
+    partition = await stage.lose_an_entry(worker)
     await worker.keeper.refresh()
-    partition = worker.keys.partition("t", "ada")
-    with stage.client() as client:
-        client.hset(worker.keys.state(partition, worker.keys.epoch(partition)), FLUSHED_FIELD, "3")
-    stage.servers["a"].stop()
-    stage.start("a")
     done = await stage.recover()
 
     trees = TreeStore(stage.store(), worker.keys)
