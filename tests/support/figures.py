@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from holdfast_server.domain.entry import Entry, EntryKind
 from holdfast_server.domain.figures import (
-    BUCKETS,
     HELD,
     OPEN,
     OPEN_HOLDS,
@@ -18,6 +17,7 @@ from holdfast_server.domain.figures import (
     grant_part,
     hold_part,
 )
+from holdfast_server.domain.reply import BUCKETS
 
 
 def sums(entries: Sequence[Entry]) -> Figures:

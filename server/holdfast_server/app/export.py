@@ -13,21 +13,20 @@ from typing import Any
 
 from holdfast_server.domain.entry import Context, Entry, EntryKind, GrantPosting
 from holdfast_server.domain.operation import Mode
-from holdfast_server.domain.reply import Buckets, HoldState
+from holdfast_server.domain.reply import BUCKETS, Buckets, HoldState
 from holdfast_server.ledger.records import RecordedEntry
 
 #: Characters of one line of an export: an entry has at most a few kilobytes.
 LINE_CHARACTERS_MAX = 1_048_576
 
-_BUCKETS = tuple(item.name for item in dataclasses.fields(Buckets))
 _CONTEXT = ("method", "key", "feature", "caller", "trace_id", "reason")
 
 #: The columns of CSV.
 CSV_COLUMNS = (
     *("partition", "epoch", "seq", "transaction", "kind", "tenant", "account", "credit_type"),
     *("version", "event_ms", "recorded_ms", "actor", "mode", "hold", "ends_hold", "refund_of"),
-    *(f"delta_{name}" for name in _BUCKETS),
-    *(f"after_{name}" for name in _BUCKETS),
+    *(f"delta_{name}" for name in BUCKETS),
+    *(f"after_{name}" for name in BUCKETS),
     *(*_CONTEXT, "labels", "grants", "hash"),
 )
 
@@ -109,8 +108,8 @@ def to_row(recorded: RecordedEntry) -> list[object]:
     flat: dict[str, object] = {
         **fields,
         "transaction": entry.transaction_id,
-        **{f"delta_{name}": getattr(entry.delta, name) for name in _BUCKETS},
-        **{f"after_{name}": getattr(entry.after, name) for name in _BUCKETS},
+        **{f"delta_{name}": getattr(entry.delta, name) for name in BUCKETS},
+        **{f"after_{name}": getattr(entry.after, name) for name in BUCKETS},
         **{name: getattr(context, name) for name in _CONTEXT},
         "labels": json.dumps(context.labels, sort_keys=True),
         "grants": json.dumps(fields["grants"]),

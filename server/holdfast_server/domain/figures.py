@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from holdfast_server.domain.reply import Buckets
+from holdfast_server.domain.reply import BUCKETS
 
-#: The eight buckets, in the order of `Buckets`; those of the left side of the equation come first.
-BUCKETS: Final = tuple(Buckets.__dataclass_fields__)
+#: How many buckets, from the first, are on the left side of the equation.
 SOURCES: Final = 3
 
 #: Of an account or credit: how often it has changed. Of an account: how many holds it has open.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import IntEnum
+from typing import Final
 
 from holdfast_server.domain.operation import AccountTerms, Durability, Mode
 from holdfast_server.domain.value import value
@@ -127,6 +128,10 @@ class Buckets:
             self.expired,
             self.revoked,
         )
+
+
+#: The names of the buckets, in their order; those of the left side of the equation come first.
+BUCKETS: Final = tuple(Buckets.__dataclass_fields__)
 
 
 @value(frozen=True, slots=True)

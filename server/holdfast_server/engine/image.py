@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from holdfast_server.domain.rebuild import Rebuilt
+from holdfast_server.domain.reply import BUCKETS
 from holdfast_server.domain.twin.memory import LateHold
 from holdfast_server.domain.twin.state import (
-    BUCKETS,
     DEBT,
     UNENFORCED,
     AccountState,

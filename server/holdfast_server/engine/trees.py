@@ -9,7 +9,6 @@ from typing import Any, Final
 import msgpack
 
 from holdfast_server.domain.figures import (
-    BUCKETS,
     HELD,
     OPEN,
     OPEN_HOLDS,
@@ -21,6 +20,7 @@ from holdfast_server.domain.figures import (
     hold_part,
 )
 from holdfast_server.domain.packed import MALFORMED
+from holdfast_server.domain.reply import BUCKETS
 from holdfast_server.engine.keys import NUMBERS_FIELD, Keys, TreeName, parse_tree_key
 from holdfast_server.engine.rows import unpack_hold, unpack_row
 from holdfast_server.engine.scripts import constants, load

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from holdfast_server.domain.figures import (
-    BUCKETS,
     HELD,
     OPEN,
     OPEN_HOLDS,
@@ -18,6 +17,7 @@ from holdfast_server.domain.figures import (
     grant_part,
     hold_part,
 )
+from holdfast_server.domain.reply import BUCKETS
 from holdfast_server.ledger import rows
 from holdfast_server.ledger.database import (
     EVERY_TENANT,

@@ -19,9 +19,9 @@ from holdfast_server.domain.operation import (
     Mode,
 )
 from holdfast_server.domain.rebuild.state import OffsetsAt, Rebuilt
+from holdfast_server.domain.reply import BUCKETS
 from holdfast_server.domain.twin.memory import LateHold
 from holdfast_server.domain.twin.state import (
-    BUCKETS,
     DEBT,
     UNENFORCED,
     AccountState,

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast_server.domain.entry import Entry
+from holdfast_server.domain.reply import BUCKETS
 from holdfast_server.domain.twin.accounts import Offsets
 from holdfast_server.domain.twin.memory import LateHold
-from holdfast_server.domain.twin.state import BUCKETS, Credit, Tree
+from holdfast_server.domain.twin.state import Credit, Tree
 
 #: The offsets of a zone as they were given to the scripts at an instant.
 OffsetsAt = Callable[[str, int], Offsets]

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from holdfast_server.domain.bounds import AMOUNT_MAX
 from holdfast_server.domain.entry import EntryKind, GrantPosting
-from holdfast_server.domain.reply import Buckets
-from holdfast_server.domain.twin.state import BUCKETS, AccountState, Grant
+from holdfast_server.domain.reply import BUCKETS, Buckets
+from holdfast_server.domain.twin.state import AccountState, Grant
 
 #: What a grant calls the bucket in which its credits lie.
 PART_OF_BUCKET = {

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 
 from holdfast_server.domain.bounds import AMOUNT_MAX
 from holdfast_server.domain.operation import AccountStatus, AccountTerms, Limit, Mode
-from holdfast_server.domain.reply import Buckets
-
-#: The names of the buckets, in the order in which entries carry them.
-BUCKETS = ("granted", "debt", "unenforced", "available", "held", "burned", "expired", "revoked")
+from holdfast_server.domain.reply import BUCKETS, Buckets
 
 #: The sources of a draw that is not a grant.
 DEBT = "debt"
