@@ -10,7 +10,8 @@ from typing import Final
 from holdfast_server.app.compose import build_reconciler
 from holdfast_server.app.problem import Problem
 from holdfast_server.app.stores import open_hot_store, open_ledger
-from holdfast_server.control.reconcile import Comparison, Reconciler, Tree
+from holdfast_server.control.reconcile import Comparison, Reconciler
+from holdfast_server.engine.cold import Name
 from holdfast_server.engine.keys import Keys
 from holdfast_server.ledger.records import Finding
 from holdfast_server.ledger.store import Ledger
@@ -65,15 +66,15 @@ class Comparing:
     ledger: Ledger
     reconciler: Reconciler
 
-    async def trees(self) -> AsyncIterator[Tree]:
+    async def trees(self) -> AsyncIterator[Name]:
         """Every tree there is."""
-        after: Tree = "", ""
+        after: Name = "", ""
         while page := await self.ledger.list_roots(after, PAGE_TREES):
             for tree in page:
                 yield tree
             after = page[-1]
 
-    async def root_of(self, tenant: str, account: str) -> Tree:
+    async def root_of(self, tenant: str, account: str) -> Name:
         """The tree of an account. Raises `Problem` where the ledger knows no such account."""
         found = await self.ledger.get_account(tenant, account)
         if found is None:

@@ -13,7 +13,8 @@ import random
 from collections.abc import Mapping
 from typing import Final
 
-from holdfast_server.control.reconcile import Comparison, Reconciler, Tree
+from holdfast_server.control.reconcile import Comparison, Reconciler
+from holdfast_server.engine.cold import Name
 from holdfast_server.engine.trees import TreeReader
 from holdfast_server.errors import HoldfastError
 from holdfast_server.ledger.records import Finding
@@ -53,7 +54,7 @@ class Auditor:
         self._recorder = recorder
         self._trees = round(trees_per_second * LOOK_SECONDS)
         #: How many figures of each tree differ; a partition has no names.
-        self._drifting: dict[tuple[int, Tree], int] = {}
+        self._drifting: dict[tuple[int, Name], int] = {}
         self._positions: Mapping[int, tuple[int, int]] = {}
 
     async def run(self) -> None:
@@ -88,7 +89,7 @@ class Auditor:
                 await self._judge(comparison)
         return idle
 
-    async def _chosen(self, positions: Mapping[int, object]) -> list[Tree]:
+    async def _chosen(self, positions: Mapping[int, object]) -> list[Name]:
         """Some that drift, some of those that changed last, and the rest by chance."""
         known = [tree for _, tree in self._drifting if tree != ("", "")]
         drifting = _CHANCE.sample(known, min(len(known), max(1, self._trees // 4)))

@@ -19,6 +19,7 @@ from holdfast_server.domain.figures import (
     differences,
     newest_only,
 )
+from holdfast_server.engine.cold import Name
 from holdfast_server.engine.trees import HotTree, TreeReader
 from holdfast_server.engine.watermark import Watermarks
 from holdfast_server.ledger.records import Finding
@@ -27,8 +28,6 @@ from holdfast_server.telemetry.names import Audited
 
 #: How long the ledger may take to reach what was read.
 LEDGER_WAIT_SECONDS: Final = 5.0
-
-Tree = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Reconciler:
     def __init__(self, reader: TreeReader, ledger: Ledger, watermarks: Watermarks) -> None:
         self._reader, self._ledger, self._watermarks = reader, ledger, watermarks
 
-    async def compare(self, tree: Tree, entries_max: int | None = None) -> Comparison:
+    async def compare(self, tree: Name, entries_max: int | None = None) -> Comparison:
         """Compares one tree. With more than `entries_max` entries, only the newest are looked at.
 
         What differs is looked at twice: an epoch may have begun between the two reads of one look.
@@ -77,7 +76,7 @@ class Reconciler:
             if hot[partition] < seq
         ]
 
-    async def _look(self, tree: Tree, entries_max: int | None) -> Comparison:
+    async def _look(self, tree: Name, entries_max: int | None) -> Comparison:
         hot = await self._reader.read(*tree)
         place = (*tree, hot.partition, hot.epoch, hot.seq)
         if hot.figures is None or hot.is_cold:
@@ -93,7 +92,7 @@ class Reconciler:
         return Comparison(*place, Audited.DRIFTS if found else Audited.AGREES, found)
 
     async def _recorded(
-        self, tree: Tree, hot: HotTree, figures: Figures, entries_max: int | None, shallow: bool
+        self, tree: Name, hot: HotTree, figures: Figures, entries_max: int | None, shallow: bool
     ) -> Figures | None:
         if shallow:
             credits = sorted({figure[:2] for figure in newest_only(figures)})

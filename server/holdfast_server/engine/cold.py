@@ -11,7 +11,7 @@ from typing import Protocol
 
 from holdfast_server.errors import HoldfastError
 
-#: Tenant and account.
+#: Tenant, and an account or a root.
 Name = tuple[str, str]
 
 

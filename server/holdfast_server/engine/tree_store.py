@@ -11,14 +11,12 @@ from typing import Any, Final, TypeVar
 
 import msgpack
 
+from holdfast_server.engine.cold import Name
 from holdfast_server.engine.image import Image
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.rows import pack_value
 from holdfast_server.engine.scripts import load
 from holdfast_server.engine.store import Store
-
-#: Tenant and root.
-Name = tuple[str, str]
 
 #: Trees that one script call installs, reads or removes: it keeps the store from others.
 TREES_MAX: Final = 100

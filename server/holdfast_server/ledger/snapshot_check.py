@@ -9,10 +9,8 @@ from holdfast_server.domain.entry import Entry, EntryKind
 from holdfast_server.domain.rebuild import SNAPSHOT_LAYOUT, Folding, Follows, Rebuilt, follows
 from holdfast_server.domain.twin.state import Tree
 from holdfast_server.domain.zones import offsets_of
+from holdfast_server.ledger.histories import Name
 from holdfast_server.ledger.snapshots import Kept
-
-#: Tenant and root, or account.
-Name = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,12 @@ from holdfast_server.ledger.database import (
     fetch_all,
     fetch_one,
 )
+from holdfast_server.ledger.histories import Name
 from holdfast_server.ledger.sql import QUERIES
 
 #: Newest entries of a partition whose trees are named.
 NEWEST_ENTRIES: Final = 20
 
-Tree = tuple[str, str]
 Named = Iterator[tuple[Figure, int]]
 
 
@@ -40,7 +40,7 @@ class Trees(Database):
     """Trees by tenant and root."""
 
     async def tree_figures(
-        self, tree: Tree, partition: int, seq: int, also: Collection[str], *, limited: bool = True
+        self, tree: Name, partition: int, seq: int, also: Collection[str], *, limited: bool = True
     ) -> Figures | None:
         """The sums of all entries of a tree up to `seq`; None while the ledger is not there yet.
 
@@ -60,7 +60,7 @@ class Trees(Database):
         return dict([*_credits(sums), *_grants(grants), *_holds(holds)])
 
     async def newest_figures(
-        self, tree: Tree, partition: int, seq: int, credits: Collection[tuple[str, str]]
+        self, tree: Name, partition: int, seq: int, credits: Collection[tuple[str, str]]
     ) -> Figures | None:
         """What the newest entries of some credits (account, credit type) up to `seq` say."""
         tenant, _ = tree
@@ -77,7 +77,7 @@ class Trees(Database):
             )
         return dict(_credits(found))
 
-    async def list_roots(self, after: Tree, limit: int) -> list[Tree]:
+    async def list_roots(self, after: Name, limit: int) -> list[Name]:
         """A page of all trees, in order."""
         async with self.reading(EVERY_TENANT) as cursor:
             found = await fetch_all(
@@ -91,7 +91,7 @@ class Trees(Database):
             row = await fetch_one(cursor, QUERIES["count_roots"])
         return int(row["trees"]) if row else 0
 
-    async def newest_roots(self, partition: int) -> list[Tree]:
+    async def newest_roots(self, partition: int) -> list[Name]:
         """The trees in which something happened last."""
         async with self.reading(EVERY_TENANT) as cursor:
             found = await fetch_all(
