@@ -33,6 +33,7 @@ from tests.support.server import (
     eventually,
     free_port,
     run,
+    without_ours,
 )
 
 #: Redis or Valkey, and Postgres.
@@ -49,17 +50,12 @@ ELSEWHERE = {
 }
 
 
-def clean() -> dict[str, str]:
-    """The environment without settings of ours."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
-
-
 @contextmanager
 def up(data: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """`holdfast up` until the block ends, and the lines that it printed."""
     arguments = ["--data", str(data), "--port", str(port), "--metrics-port", "0"]
     process = subprocess.Popen(
-        command("up", *arguments), env=clean(), stdout=subprocess.PIPE, text=True
+        command("up", *arguments), env=without_ours(), stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     lines: list[str] = []
@@ -126,7 +122,7 @@ def test_demo_ends_with_a_report_and_leaves_nothing() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # Where Postgres runs as another user, that one must be able to pass through.
         Path(folder).chmod(0o711)
-        variables = {**clean(), **ELSEWHERE, "TMPDIR": folder}
+        variables = {**without_ours(), **ELSEWHERE, "TMPDIR": folder}
         done = run(["demo", "--requests", "300", "--json"], variables)
         assert not list(Path(folder).iterdir())
     assert done.returncode == 0, done.stderr
@@ -152,7 +148,7 @@ def test_replay_of_a_running_service(holdfast_server: RunningService, tmp_path: 
 def test_replay_names_the_line_that_it_cannot_read(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\nsoon,1,2\n")
-    done = run(["replay", str(trace)], clean())
+    done = run(["replay", str(trace)], without_ours())
     assert done.returncode == 1
     assert done.stderr == (
         f"holdfast: {trace}: line 2: expected a timestamp and two token counts\n"
@@ -180,7 +176,7 @@ def test_what_is_stopped_while_it_starts_leaves_nothing(
     with heeded(signal.SIGINT), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o711)
-        variables = {**clean(), "TMPDIR": name}
+        variables = {**without_ours(), "TMPDIR": name}
         with subprocess.Popen(command(*arguments), env=variables) as process:
             eventually(lambda: list(folder.glob("*/**/valkey.conf")), "a store is started")
             started = children(process.pid)
@@ -216,7 +212,7 @@ def test_what_is_stopped_twice_leaves_nothing(number: signal.Signals) -> None:
         folder = Path(name)
         folder.chmod(0o711)
         demo = command("demo", "--drain-grace-ms", "0")
-        with subprocess.Popen(demo, env={**clean(), "TMPDIR": name}) as process:
+        with subprocess.Popen(demo, env={**without_ours(), "TMPDIR": name}) as process:
             try:
                 eventually(lambda: len(children(process.pid)) > STORES, "the service is started")
                 started = children(process.pid)

@@ -22,19 +22,14 @@ from holdfast_server.bench.stage import Options
 from holdfast_server.bench.traffic import CREDIT_TYPE, RESERVED, Traffic
 from holdfast_server.cli.local import LocalService, run_locally
 from holdfast_server.engine.keys import Keys
-from tests.support.server import PATIENCE_S, RunningService, run
+from tests.support.server import PATIENCE_S, RunningService, run, without_ours
 
 SMALL = ("--accounts", "20", "--operations", "400", "--rounds", "1", "--batch", "50")
 
 
-def without_stores() -> dict[str, str]:
-    """An environment in which a benchmark has to bring its own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
-
-
 @pytest.mark.parametrize("name", BENCHES)
 def test_a_benchmark_says_what_it_found(name: str) -> None:
-    ended = run(["bench", name, "--json", *SMALL], without_stores())
+    ended = run(["bench", name, "--json", *SMALL], without_ours())
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found["bench"] == name
@@ -54,14 +49,14 @@ def test_a_benchmark_leaves_the_service_alone_that_the_environment_names(tmp_pat
         "HOLDFAST_STATE_DIR": str(tmp_path / "state"),
         "HOLDFAST_KILL": "1",
     }
-    ended = run(["bench", "session", "--json", *SMALL], {**without_stores(), **real})
+    ended = run(["bench", "session", "--json", *SMALL], {**without_ours(), **real})
     assert ended.returncode == 0, ended.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_callers_go_on_with_what_is_back_while_trees_come_back() -> None:
     more = ("--accounts", "300", "--in-flight", "8", "--rounds", "2")
-    ended = run(["bench", "hydrate", "--json", *more], without_stores())
+    ended = run(["bench", "hydrate", "--json", *more], without_ours())
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("partitions are fenced") >= 2, "the store lost nothing"
     found = json.loads(ended.stdout.splitlines()[-1])
@@ -74,7 +69,7 @@ def test_callers_go_on_with_what_is_back_while_trees_come_back() -> None:
 
 
 def test_a_profile_names_processes_functions_and_commands() -> None:
-    ended = run(["bench", "batch", "--json", "--profile", *SMALL], without_stores())
+    ended = run(["bench", "batch", "--json", "--profile", *SMALL], without_ours())
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1])["bench"] == "batch"
     rows = {line.split()[0] for line in ended.stderr.splitlines() if line.strip()}
@@ -109,7 +104,7 @@ def test_what_waits_stops_no_holds_where_nobody_flushes(
     workers_only: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A million accounts with their grants are more entries than may wait for a flusher."""
-    for name in os.environ.keys() - without_stores().keys():
+    for name in os.environ.keys() - without_ours().keys():
         monkeypatch.delenv(name)
 
     async def limit_of(service: LocalService) -> int:
@@ -120,7 +115,7 @@ def test_what_waits_stops_no_holds_where_nobody_flushes(
 
 
 def test_people_get_a_table() -> None:
-    ended = run(["bench", "session", "--in-flight", "1", *SMALL], without_stores())
+    ended = run(["bench", "session", "--in-flight", "1", *SMALL], without_ours())
     assert ended.returncode == 0, ended.stderr
     assert "p50 of one call" in ended.stdout
     assert "store_p50_ms" in ended.stdout
@@ -128,7 +123,7 @@ def test_people_get_a_table() -> None:
 
 
 def test_people_get_a_line_for_each_population() -> None:
-    ended = run(["bench", "growth", *SMALL], without_stores())
+    ended = run(["bench", "growth", *SMALL], without_ours())
     assert ended.returncode == 0, ended.stderr
     lines = [line.split() for line in ended.stdout.splitlines()]
     headings = ["accounts", "grants", "levels", "us", "multiple", "bare_us_of_as_many_keys"]
@@ -204,7 +199,7 @@ def test_a_ratio_is_the_measure_over_the_floor() -> None:
 def test_too_little_to_do_for_a_clock_of_ticks_has_no_ratio() -> None:
     assert Found("x", "server CPU us per call", 300.0, 0.0, {}, {}).as_json()["ratio"] is None
     least = ("--accounts", "1", "--operations", "2", "--rounds", "1", "--in-flight", "1")
-    ended = run(["bench", "unary", *least], without_stores())
+    ended = run(["bench", "unary", *least], without_ours())
     assert ended.returncode == 0, ended.stderr
     assert "server CPU us per call" in ended.stdout
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.support.server import command
+from tests.support.server import command, without_ours
 
 SECONDS = 8
 RUN_TIMEOUT_S = 280
@@ -26,7 +25,7 @@ def test_a_run_breaks_things_and_everything_holds() -> None:
         arguments = ("--seed", "11", "--seconds", str(SECONDS), "--data", str(data), "--json")
         done = subprocess.run(
             command("chaos", *arguments),
-            env={key: text for key, text in os.environ.items() if key[:9] != "HOLDFAST_"},
+            env=without_ours(),
             capture_output=True,
             text=True,
             timeout=RUN_TIMEOUT_S,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -45,7 +44,7 @@ from holdfast_server.telemetry.names import Alert
 from holdfast_server.telemetry.recorder import Recorder
 from tests.support.ledger import PARTITIONS
 from tests.support.pair import CALLER, SIGNER, NoRecorder, OneMode, Window
-from tests.support.server import eventually
+from tests.support.server import eventually, without_ours
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -236,7 +235,7 @@ class Stage:
     def run_recovery(self, failpoints: str = "", on: str = "a") -> int:
         """`holdfast recovery run` as a process of its own; answers its exit status."""
         variables = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("HOLDFAST_")},
+            **without_ours(),
             "HOLDFAST_REDIS_URL": self.servers[on].url,
             "HOLDFAST_POSTGRES_URL": self.postgres_url,
             "HOLDFAST_STATE_DIR": str(self.folder / "state"),

@@ -47,11 +47,15 @@ class RunningService:
         return self.process.wait(PATIENCE_S)
 
 
+def without_ours() -> dict[str, str]:
+    """The environment of the tests without settings of ours."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+
+
 def environment(redis_url: str, postgres_url: str, state_dir: Path) -> dict[str, str]:
     """Variables for a service in development mode on free ports, and nothing of ours beside."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
     return {
-        **kept,
+        **without_ours(),
         "HOLDFAST_REDIS_URL": redis_url,
         "HOLDFAST_POSTGRES_URL": postgres_url,
         "HOLDFAST_STATE_DIR": str(state_dir),
