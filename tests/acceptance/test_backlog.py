@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from holdfast import Client, Durability, GrantSource, HoldfastError, operations
 from holdfast_server import embedded
-from holdfast_server.embedded import Server
-from tests.support.server import children, environment, eventually, serving
+from tests.support.server import environment, eventually, serving, standing_still
 
 ENTRIES_HARD = 1_000
 ACCOUNTS = 20
 #: What is refused for now is tried again until then.
 TIMEOUT_MS = 1_500
-
-
-@contextmanager
-def standing_still(server: Server) -> Iterator[None]:
-    """A server that does nothing until the block ends."""
-    processes = [server.pid, *children(server.pid)]
-    for each in processes:
-        os.kill(each, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for each in processes:
-            os.kill(each, signal.SIGCONT)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,15 +17,15 @@ import pytest
 from holdfast import Client, GrantSource, Outcome
 from holdfast_server import embedded
 from holdfast_server.embedded import Server
+from holdfast_server.embedded.process import free_port
 from tests.support.server import (
     RunningService,
     call,
     call_json,
-    children,
     environment,
     eventually,
-    free_port,
     serving,
+    standing_still,
     started,
 )
 
@@ -41,19 +41,6 @@ def stores(tmp_path: Path) -> Iterator[tuple[Server, Server]]:
         embedded.start_postgres(tmp_path / "postgres") as postgres,
     ):
         yield valkey, postgres
-
-
-@contextmanager
-def stopped(*servers: Server) -> Iterator[None]:
-    """Servers that do not answer while the block lasts, as if the network swallowed everything."""
-    processes = [each for server in servers for each in (server.pid, *children(server.pid))]
-    for process in processes:
-        os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            os.kill(process, signal.SIGCONT)
 
 
 def states(service: RunningService) -> list[bool]:
@@ -74,7 +61,7 @@ def test_kill_needs_no_store_and_survives_restarts(
         client.create_account("a")
         client.grant("a", 10, source=GrantSource.SUPPORT)
         assert client.burn("a", 11).decision.outcome is Outcome.DENIED
-        with stopped(valkey, postgres):
+        with standing_still(valkey, postgres):
             asked_at = time.monotonic()
             done = call(["kill", "on", "--reason", "stores are away"], service.environment)
             assert done.returncode == 0, done.stderr
@@ -92,7 +79,7 @@ def test_kill_needs_no_store_and_survives_restarts(
         assert service.stop() == 0
     with ExitStack() as services:
         # A whole service starts where it has started before, although no store answers.
-        with stopped(valkey, postgres):
+        with standing_still(valkey, postgres):
             service = services.enter_context(started(variables))
             client = services.enter_context(Client(service.target))
             assert all(states(service))

@@ -22,16 +22,15 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from holdfast_server.chaos.stack import alive, children
 from holdfast_server.cli import INTERRUPTED
 from holdfast_server.embedded.launch import STOP_SIGNAL
+from holdfast_server.embedded.process import free_port
 from tests.support.server import (
     PATIENCE_S,
     RunningService,
-    alive,
-    children,
     command,
     eventually,
-    free_port,
     run,
     without_ours,
 )

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from holdfast_server import embedded
-from tests.support.server import PATIENCE_S, children, environment, eventually, free_port, serving
+from holdfast_server.chaos.stack import children
+from holdfast_server.embedded.process import free_port
+from tests.support.server import PATIENCE_S, environment, eventually, serving
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -16,15 +16,15 @@ import redis
 
 from holdfast import Client, GrantSource
 from holdfast_server import embedded
+from holdfast_server.chaos.stack import alive
 from holdfast_server.embedded import Server
+from holdfast_server.embedded.process import free_port
 from tests.support.server import (
     PATIENCE_S,
     RunningService,
-    alive,
     call_json,
     environment,
     eventually,
-    free_port,
     run,
     serving,
 )

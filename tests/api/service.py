@@ -13,8 +13,9 @@ from typing import Any
 import redis
 
 from holdfast_server.api.auth.principal import EVERY_TENANT, Role
+from holdfast_server.chaos.stack import alive
 from holdfast_server.engine.keys import Keys
-from tests.support.server import RunningService, alive, environment, serving
+from tests.support.server import RunningService, environment, serving
 
 PARTITIONS = 64
 EPOCH = 1

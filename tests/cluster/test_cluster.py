@@ -11,6 +11,7 @@ import pytest
 
 from holdfast import AsyncClient, GrantSource
 from holdfast_server.domain import operation as op
+from holdfast_server.embedded.process import free_port
 from holdfast_server.engine.address import Address, parse
 from holdfast_server.engine.keys import Keys
 from holdfast_server.engine.outbox import Outbox
@@ -24,7 +25,7 @@ from tests.support.both import both_stores
 from tests.support.cluster import Cluster, ask
 from tests.support.forgotten import ask_unchecked, time_ordered_key, use_and_forget
 from tests.support.pair import Real, build
-from tests.support.server import call_json, environment, free_port, serving
+from tests.support.server import call_json, environment, serving
 from tests.support.waiting import until
 
 PARTITIONS = 12

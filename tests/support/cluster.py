@@ -12,9 +12,9 @@ from typing import Any
 import redis
 
 from holdfast_server import embedded
-from holdfast_server.embedded.process import Server
+from holdfast_server.embedded.process import Server, free_port
 from holdfast_server.embedded.valkey import find_valkey
-from tests.support.server import PATIENCE_S, eventually, free_port
+from tests.support.server import PATIENCE_S, eventually
 
 SLOTS = 16_384
 PASSWORD = "all nodes know it"

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+from holdfast_server.chaos.stack import family, send
 from holdfast_server.cli import main
+from holdfast_server.embedded import Server
 
 Found = TypeVar("Found")
 
@@ -156,11 +157,17 @@ def _end(process: subprocess.Popen[str]) -> None:
                 process.kill()
 
 
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def standing_still(*servers: Server) -> Iterator[None]:
+    """Servers that do nothing while the block lasts, as if the network swallowed everything."""
+    processes = [each for server in servers for each in family(server.pid)]
+    for each in processes:
+        send(each, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for each in processes:
+            send(each, signal.SIGCONT)
 
 
 def eventually(look: Callable[[], Found | None], what: str, seconds: float = PATIENCE_S) -> Found:
@@ -170,23 +177,3 @@ def eventually(look: Callable[[], Found | None], what: str, seconds: float = PAT
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(POLL_INTERVAL_S)
     return found
-
-
-def alive(process_id: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    return _stat(process_id)[0] != "Z"
-
-
-def children(process_id: int) -> list[int]:
-    """The processes that a process has started and that live."""
-    others = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [each for each in others if _stat(each)[1] == str(process_id) and alive(each)]
-
-
-def _stat(process_id: int) -> list[str]:
-    """State, parent and so on; see proc(5). The name before them may hold anything."""
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        # One that is gone is as good as a zombie that nobody has started.
-        return ["Z", "0"]
