@@ -268,8 +268,11 @@ async def test_without_the_lock_cursors_alone_keep_flushers_from_harm(stage: Sta
     await stage.check(entries)
 
 
-async def test_stop_lets_the_ledger_have_what_is_there(stage: Stage) -> None:
+async def test_stop_lets_the_ledger_have_what_is_there(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever was answered has an entry by then."""
+    monkeypatch.setattr("holdfast_server.flusher.flusher.STOP_SECONDS_MAX", 60.0)
     entries = holds_and_commits(Story(), ACCOUNTS, 300)
     heard = Heard()
     await stage.add(*entries)
