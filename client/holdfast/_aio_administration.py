@@ -175,6 +175,10 @@ class AsyncAdministration(AsyncConnection):
         """Every policy of the tenant, the most specific first, the global one included."""
         return await self._send(_calls_ledger.list_policies())
 
+    def list_policy_changes(self) -> AsyncIterator[records.PolicyChange]:
+        """Every change of the tenant's policies and of the global one, newest first."""
+        return self._pages(_calls_ledger.list_policy_changes)
+
     async def get_fleet(self) -> records.Fleet:
         """Every process and what it has applied."""
         return await self._send(_calls_ledger.get_fleet())

@@ -59,6 +59,22 @@ def list_policies() -> Call[tuple[records.Policy, ...]]:
     return Call(CONTROL + "ListPolicies", build, decoder(control_pb.ListPoliciesResponse, read))
 
 
+def list_policy_changes(page_token: str) -> Call[Page[records.PolicyChange]]:
+    """One page of the changes of policies."""
+
+    def build(defaults: Defaults) -> control_pb.ListPolicyChangesRequest:
+        return control_pb.ListPolicyChangesRequest(
+            tenant=defaults.tenant, page_size=PAGE_SIZE, page_token=page_token
+        )
+
+    def read(answer: control_pb.ListPolicyChangesResponse) -> Page[records.PolicyChange]:
+        return Page(tuple(map(_policy_change, answer.changes)), answer.next_page_token)
+
+    return Call(
+        CONTROL + "ListPolicyChanges", build, decoder(control_pb.ListPolicyChangesResponse, read)
+    )
+
+
 def get_fleet() -> Call[records.Fleet]:
     """Every process and what it has applied."""
 
@@ -185,6 +201,12 @@ def _policy(message: control_pb.Policy) -> records.Policy:
         message.changed_by,
         message.reason,
         milliseconds(message.changed_at),
+    )
+
+
+def _policy_change(message: control_pb.PolicyChange) -> records.PolicyChange:
+    return records.PolicyChange(
+        _policy(message.policy), message.version_before, message.config_version
     )
 
 

@@ -162,6 +162,17 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """One change of a policy: as it was set, with who, why and when, and what counted before."""
+
+    policy: Policy
+    #: The version that counted at this scope until then; 0 when none did.
+    version_before: int
+    #: A process whose `config_version` is no less has applied it.
+    config_version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """One process of the fleet and what it has applied."""
 

@@ -62,6 +62,9 @@ REQUESTS: dict[str, Ask] = {
     "ControlService/ListPolicies": lambda c: c.control.ListPolicies(
         control.ListPoliciesRequest(tenant="other")
     ),
+    "ControlService/ListPolicyChanges": lambda c: c.control.ListPolicyChanges(
+        control.ListPolicyChangesRequest(tenant="other")
+    ),
     "ControlService/GetFleet": lambda c: c.control.GetFleet(control.GetFleetRequest()),
     "LedgerService/ListEntries": lambda c: c.ledger.ListEntries(ledger.ListEntriesRequest()),
     "LedgerService/GetBalanceAt": lambda c: c.ledger.GetBalanceAt(ledger.GetBalanceAtRequest()),
@@ -258,6 +261,13 @@ async def test_a68_two_changes_at_one_time(world: World) -> None:
     assert again.replayed
 
 
+async def change_modes(world: World, times: int) -> None:
+    """Sets the tenant's policy so many times."""
+    for version in range(times):
+        request = set_policy(TENANT_SCOPE, tenant=world.tenant, expected_version=version)
+        await world.client.control.SetPolicy(request)
+
+
 def pages_of(world: World, account: str) -> dict[str, Any]:
     """For every list, a request for pages of one."""
     tenant = world.tenant
@@ -266,6 +276,7 @@ def pages_of(world: World, account: str) -> dict[str, Any]:
         "accounts": accounts.ListAccountsRequest(tenant=tenant, page_size=1),
         "grants": grants.ListGrantsRequest(tenant=tenant, account=account, page_size=1),
         "entries": ledger.ListEntriesRequest(tenant=tenant, account=account, page_size=1),
+        "changes": control.ListPolicyChangesRequest(tenant=tenant, page_size=1),
     }
 
 
@@ -275,6 +286,7 @@ def lists_of(client: Stubs) -> dict[str, Any]:
         "accounts": client.accounts.ListAccounts,
         "grants": client.grants.ListGrants,
         "entries": client.ledger.ListEntries,
+        "changes": client.control.ListPolicyChanges,
     }
 
 
@@ -285,6 +297,7 @@ async def test_a71_page_tokens_are_for_one_tenant_and_one_request(world: World) 
         await world.hold(account, 1)
     await world.entries(account, at_least=5)
     await world.entries(other, at_least=2)
+    await change_modes(world, 2)
     requests = pages_of(world, account)
     tokens = {}
     for name, ask in lists_of(world.client).items():
@@ -302,7 +315,7 @@ async def test_a71_page_tokens_are_for_one_tenant_and_one_request(world: World) 
             request.page_token = text
             await refused(ask(request), Reason.PAGE_TOKEN_INVALID)
         request.page_token = token
-        if name != "accounts":
+        if name not in {"accounts", "changes"}:
             request.account = other
             await refused(ask(request), Reason.PAGE_TOKEN_INVALID)
         request.CopyFrom(requests[name])
@@ -328,8 +341,9 @@ async def test_a71_pages_are_complete_and_do_not_overlap(world: World) -> None:
         await world.client.grants.Grant(world.grant(account, amount=1))
         await world.hold(account, 1)
     await world.entries(account, at_least=11)
+    await change_modes(world, 5)
     requests = pages_of(world, account)
-    for name, expected in (("holds", 5), ("grants", 5), ("entries", 11)):
+    for name, expected in (("holds", 5), ("grants", 5), ("entries", 11), ("changes", 5)):
         request, seen = requests[name], []
         request.page_size = 2
         while True:

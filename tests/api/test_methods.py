@@ -20,6 +20,7 @@ from holdfast_server.api.auth.roles import ROLES
 from holdfast_server.api.control import ControlService
 from holdfast_server.api.kinds import KINDS
 from holdfast_server.api.methods import Handler, Service, bind
+from holdfast_server.api.page_token import PageTokens
 from holdfast_server.control.config import ConfigCache
 from holdfast_server.control.policies import Policies
 from holdfast_server.ledger.store import Ledger
@@ -48,7 +49,8 @@ async def every_service(tmp_path: Path) -> AsyncIterator[list[Service]]:
 
     ledger = await Ledger.open(NO_POSTGRES, pool_size=1)
     policies = Policies(ledger, ConfigCache(ledger, tmp_path, Recorder()))
-    yield [*services(Recording(), ledger), ControlService(policies, ledger, nothing)]
+    control = ControlService(policies, ledger, PageTokens(bytes(32)), nothing)
+    yield [*services(Recording(), ledger), control]
     await ledger.close()
 
 

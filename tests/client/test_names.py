@@ -68,6 +68,7 @@ PUBLIC_NAMES = [
     "Overage",
     "PermissionDenied",
     "Policy",
+    "PolicyChange",
     "Process",
     "RefundResult",
     "RefundedLine",

@@ -285,6 +285,9 @@ async def test_policies(client: Any, acct: str) -> None:
     assert changed.version == 2
     with pytest.raises(Conflict):
         await client.set_policy(policy, reason="too late")
+    changes = [each async for each in client.list_policy_changes() if each.policy.scope == scope]
+    assert [(each.policy, each.version_before) for each in changes] == [(changed, 1), (policy, 0)]
+    assert changes[0].config_version > changes[1].config_version
 
 
 async def test_the_fleet(client: Any) -> None:

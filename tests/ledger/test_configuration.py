@@ -141,15 +141,16 @@ async def test_a_policy_that_expired_gives_way_to_the_one_before(
 async def test_changes_of_policies_are_listed_newest_first(ledger: Ledger) -> None:
     for version in range(3):
         await put(ledger, replace(SHADOW, reason=f"reason {version}"), version, f"k{version}")
-    await put(ledger, Policy(Scope(ScopeKind.GLOBAL), changed_by="sre"), 0, "k0")
+    await put(ledger, Policy(Scope(ScopeKind.GLOBAL), reason="for all"), 0, "k0")
+    await put(ledger, Policy(Scope(ScopeKind.TENANT, "other"), reason="theirs"), 0, "k0")
 
     newest = await ledger.list_policy_changes("tenant", limit=2)
-    rest = await ledger.list_policy_changes("tenant", limit=2, before=newest[-1].config_version)
-    of_all = await ledger.list_policy_changes("", limit=9)
+    rest = await ledger.list_policy_changes("tenant", limit=9, before=newest[-1].config_version)
+    theirs = await ledger.list_policy_changes("other", limit=9)
 
-    assert [each.policy.reason for each in newest] == ["reason 2", "reason 1"]
-    assert [each.policy.reason for each in rest] == ["reason 0"]
-    assert [each.policy.changed_by for each in of_all] == ["sre"]
+    assert [each.policy.reason for each in newest] == ["for all", "reason 2"]
+    assert [each.policy.reason for each in rest] == ["reason 1", "reason 0"]
+    assert [each.policy.reason for each in theirs] == ["theirs", "for all"]
 
 
 async def test_a_deployment_is_fixed_when_it_first_starts(migrated_postgres_url: str) -> None:

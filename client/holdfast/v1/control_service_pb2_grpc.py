@@ -51,6 +51,11 @@ class ControlServiceStub(object):
                 request_serializer=holdfast_dot_v1_dot_control__service__pb2.ListPoliciesRequest.SerializeToString,
                 response_deserializer=holdfast_dot_v1_dot_control__service__pb2.ListPoliciesResponse.FromString,
                 _registered_method=True)
+        self.ListPolicyChanges = channel.unary_unary(
+                '/holdfast.v1.ControlService/ListPolicyChanges',
+                request_serializer=holdfast_dot_v1_dot_control__service__pb2.ListPolicyChangesRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_control__service__pb2.ListPolicyChangesResponse.FromString,
+                _registered_method=True)
         self.GetFleet = channel.unary_unary(
                 '/holdfast.v1.ControlService/GetFleet',
                 request_serializer=holdfast_dot_v1_dot_control__service__pb2.GetFleetRequest.SerializeToString,
@@ -85,6 +90,15 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPolicyChanges(self, request, context):
+        """Every change of the tenant's policies and of the global one, newest first: who made it, why and when,
+        and what counted before. Nothing is ever removed. A policy that reverted by itself is no change: that of
+        the version which reverted says when.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFleet(self, request, context):
         """Every process and what it has applied.
         """
@@ -109,6 +123,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ListPolicies,
                     request_deserializer=holdfast_dot_v1_dot_control__service__pb2.ListPoliciesRequest.FromString,
                     response_serializer=holdfast_dot_v1_dot_control__service__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'ListPolicyChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyChanges,
+                    request_deserializer=holdfast_dot_v1_dot_control__service__pb2.ListPolicyChangesRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_control__service__pb2.ListPolicyChangesResponse.SerializeToString,
             ),
             'GetFleet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFleet,
@@ -199,6 +218,33 @@ class ControlService(object):
             '/holdfast.v1.ControlService/ListPolicies',
             holdfast_dot_v1_dot_control__service__pb2.ListPoliciesRequest.SerializeToString,
             holdfast_dot_v1_dot_control__service__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.ControlService/ListPolicyChanges',
+            holdfast_dot_v1_dot_control__service__pb2.ListPolicyChangesRequest.SerializeToString,
+            holdfast_dot_v1_dot_control__service__pb2.ListPolicyChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

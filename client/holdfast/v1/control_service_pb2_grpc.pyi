@@ -43,6 +43,11 @@ class ControlServiceStub:
     """The policy set at one scope."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.ListPoliciesRequest, _control_service_pb2.ListPoliciesResponse]
     """Every policy of the tenant, the global one included."""
+    ListPolicyChanges: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.ListPolicyChangesRequest, _control_service_pb2.ListPolicyChangesResponse]
+    """Every change of the tenant's policies and of the global one, newest first: who made it, why and when,
+    and what counted before. Nothing is ever removed. A policy that reverted by itself is no change: that of
+    the version which reverted says when.
+    """
     GetFleet: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.GetFleetRequest, _control_service_pb2.GetFleetResponse]
     """Every process and what it has applied."""
 
@@ -61,6 +66,11 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """The policy set at one scope."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_control_service_pb2.ListPoliciesRequest, _control_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """Every policy of the tenant, the global one included."""
+    ListPolicyChanges: _aio.UnaryUnaryMultiCallable[_control_service_pb2.ListPolicyChangesRequest, _control_service_pb2.ListPolicyChangesResponse]  # type: ignore[assignment]
+    """Every change of the tenant's policies and of the global one, newest first: who made it, why and when,
+    and what counted before. Nothing is ever removed. A policy that reverted by itself is no change: that of
+    the version which reverted says when.
+    """
     GetFleet: _aio.UnaryUnaryMultiCallable[_control_service_pb2.GetFleetRequest, _control_service_pb2.GetFleetResponse]  # type: ignore[assignment]
     """Every process and what it has applied."""
 
@@ -94,6 +104,17 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.ListPoliciesResponse, _abc.Awaitable[_control_service_pb2.ListPoliciesResponse]]:
         """Every policy of the tenant, the global one included."""
+
+    @_abc_1.abstractmethod
+    def ListPolicyChanges(
+        self,
+        request: _control_service_pb2.ListPolicyChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_service_pb2.ListPolicyChangesResponse, _abc.Awaitable[_control_service_pb2.ListPolicyChangesResponse]]:
+        """Every change of the tenant's policies and of the global one, newest first: who made it, why and when,
+        and what counted before. Nothing is ever removed. A policy that reverted by itself is no change: that of
+        the version which reverted says when.
+        """
 
     @_abc_1.abstractmethod
     def GetFleet(

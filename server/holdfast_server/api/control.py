@@ -9,6 +9,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from holdfast.v1 import control_service_pb2 as messages
 from holdfast_server.api.call import Call
 from holdfast_server.api.methods import Handler
+from holdfast_server.api.page_token import PageTokens
+from holdfast_server.api.room import fitting, last_of
 from holdfast_server.api.translate import policies as say
 from holdfast_server.api.validate import policies as read
 from holdfast_server.control.policies import Policies
@@ -22,11 +24,13 @@ class ControlService:
         self,
         policies: Policies,
         ledger: Ledger,
+        pages: PageTokens,
         outbox_entries: Callable[[], Awaitable[int]],
     ) -> None:
         """`outbox_entries` counts the entries that wait for the ledger, in all partitions."""
         self._policies = policies
         self._ledger = ledger
+        self._pages = pages
         self._outbox_entries = outbox_entries
 
     @property
@@ -38,6 +42,7 @@ class ControlService:
             "SetPolicy": self.set_policy,
             "GetPolicy": self.get_policy,
             "ListPolicies": self.list_policies,
+            "ListPolicyChanges": self.list_policy_changes,
             "GetFleet": self.get_fleet,
         }
 
@@ -62,6 +67,23 @@ class ControlService:
     ) -> messages.ListPoliciesResponse:
         found = await self._policies.list_policies(call.tenant(request.tenant))
         return messages.ListPoliciesResponse(policies=map(say.policy, found))
+
+    async def list_policy_changes(
+        self, call: Call, request: messages.ListPolicyChangesRequest
+    ) -> messages.ListPolicyChangesResponse:
+        tenant = call.tenant(request.tenant)
+        limit = read.changes(request)
+        place = self._pages.read(tenant, request, request.page_token)
+        before = None if place is None else int(place[0])
+        found = await self._ledger.list_policy_changes(tenant, limit=limit, before=before)
+        changes = [say.change(each) for each in found]
+        count = fitting(changes)
+        last = last_of(found, count, limit)
+        next_place = (last.config_version,) if last else None
+        return messages.ListPolicyChangesResponse(
+            changes=changes[:count],
+            next_page_token=self._pages.issue(tenant, request, next_place),
+        )
 
     async def get_fleet(
         self, call: Call, request: messages.GetFleetRequest

@@ -278,7 +278,7 @@ def _services(
         AccountService(submission, decider.engine, ledger, _CreditTypes(policies, ledger), pages),
         GrantService(submission, ledger, pages),
         LedgerService(ledger, pages, process.facts.partitions),
-        ControlService(policies, ledger, _waiting_entries(process)),
+        ControlService(policies, ledger, pages, _waiting_entries(process)),
     ]
 
 

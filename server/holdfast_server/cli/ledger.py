@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -25,10 +25,11 @@ from holdfast_server.app.problem import Problem
 from holdfast_server.app.stores import known_partitions, open_ledger
 from holdfast_server.cli.checkpoints import public_key_option
 from holdfast_server.cli.connection import Connection, client_command, connection_options
-from holdfast_server.cli.options import json_option, read_settings
+from holdfast_server.cli.options import json_option, limit_option, read_settings
 from holdfast_server.cli.output import (
     Column,
     console,
+    newest,
     print_facts,
     print_json,
     print_rows,
@@ -85,18 +86,12 @@ def ledger() -> None:
 @click.option("--credit-type", default="", help="Only this one.")
 @click.option("--from", "from_ms", type=INSTANT, default=0, help="At or after this instant.")
 @click.option("--to", "to_ms", type=INSTANT, default=0, help="Before this instant.")
-@click.option(
-    "--limit",
-    default=100,
-    type=click.IntRange(0),
-    show_default=True,
-    help="The newest so many; 0 for all.",
-)
+@limit_option
 @client_command
 def list_entries(client: Client, as_json: bool, account: str, limit: int, **options: Any) -> None:
     """List an account's entries, newest first."""
     entries = client.list_entries(account, **options)
-    print_rows(_first(entries, limit), _ENTRY_COLUMNS, as_json=as_json)
+    print_rows(newest(entries, limit), _ENTRY_COLUMNS, as_json=as_json)
 
 
 @ledger.command()
@@ -226,10 +221,6 @@ def export(
                 "says what else was changed; export other partitions with --partition"
             ) from error
     print(f"{count} entries", file=sys.stderr)
-
-
-def _first(entries: Iterator[Entry], limit: int) -> Iterable[Entry]:
-    return (entry for entry, _ in zip(entries, range(limit), strict=False)) if limit else entries
 
 
 def _print_explanation(explanation: Explanation) -> None:

@@ -8,11 +8,23 @@ from typing import Any
 
 import click
 
-from holdfast import Client, Mode, NotFound, Policy, Process, Scope, ScopeKind, StoreUnavailable
+from holdfast import (
+    Client,
+    Mode,
+    NotFound,
+    Policy,
+    PolicyChange,
+    Process,
+    Scope,
+    ScopeKind,
+    StoreUnavailable,
+)
 from holdfast_server.cli.connection import client_command
+from holdfast_server.cli.options import limit_option
 from holdfast_server.cli.output import (
     Column,
     console,
+    newest,
     print_facts,
     print_json,
     print_rows,
@@ -21,16 +33,32 @@ from holdfast_server.cli.output import (
 from holdfast_server.cli.values import AMOUNT, DURATION
 
 _MODES = [mode.name.lower() for mode in Mode if mode]
-_POLICY_COLUMNS = (
+_TERMS_COLUMNS = (
     Column[Policy]("scope", lambda each: _scope_text(each.scope)),
     Column[Policy]("mode", lambda each: each.mode.name),
     Column[Policy]("evaluate %", lambda each: str(each.evaluate_percent), figure=True),
     Column[Policy]("enforce %", lambda each: str(each.enforce_percent), figure=True),
     Column[Policy]("store away", lambda each: each.store_unavailable.name.lower()),
     Column[Policy]("version", lambda each: str(each.version), figure=True),
+)
+_STORY_COLUMNS = (
     Column[Policy]("reverts", lambda each: show_time(each.expires_at_ms) or "never"),
     Column[Policy]("who", lambda each: each.changed_by),
     Column[Policy]("why", lambda each: each.reason),
+)
+
+
+def _of_policy(column: Column[Policy]) -> Column[PolicyChange]:
+    """The same column of the policy as a change has set it."""
+    return Column(column.heading, lambda each: column.text(each.policy), column.figure)
+
+
+_CHANGE_COLUMNS = (
+    Column[PolicyChange]("when", lambda each: show_time(each.policy.changed_at_ms)),
+    Column[PolicyChange]("policies", lambda each: str(each.config_version), figure=True),
+    *map(_of_policy, _TERMS_COLUMNS),
+    Column[PolicyChange]("before", lambda each: str(each.version_before or "none"), figure=True),
+    *map(_of_policy, _STORY_COLUMNS),
 )
 _PROCESS_COLUMNS = (
     Column[Process]("process", lambda each: each.process),
@@ -101,7 +129,19 @@ def get_mode(client: Client, as_json: bool, **options: Any) -> None:
 @client_command
 def list_modes(client: Client, as_json: bool) -> None:
     """List every policy of the tenant, the most specific first."""
-    print_rows(client.list_policies(), _POLICY_COLUMNS, as_json=as_json)
+    print_rows(client.list_policies(), (*_TERMS_COLUMNS, *_STORY_COLUMNS), as_json=as_json)
+
+
+@mode.command("changes")
+@limit_option
+@client_command
+def list_changes(client: Client, as_json: bool, limit: int) -> None:
+    """List who changed which policy, when and why, the newest first.
+
+    Changes of the global policy are among them. "before" is the version that counted until then;
+    "policies" is what `holdfast fleet` shows of each process that has applied the change.
+    """
+    print_rows(newest(client.list_policy_changes(), limit), _CHANGE_COLUMNS, as_json=as_json)
 
 
 @click.command()

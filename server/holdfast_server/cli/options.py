@@ -14,6 +14,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: For machines: one JSON object per line on standard output, and nothing else.
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+#: For lists that begin with the newest and have no end.
+limit_option = click.option(
+    "--limit",
+    default=100,
+    type=click.IntRange(0),
+    show_default=True,
+    help="The newest so many; 0 for all.",
+)
 
 
 def settings_options(command: Command) -> Command:

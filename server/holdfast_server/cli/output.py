@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -58,6 +59,11 @@ def plain(value: object) -> object:
 def print_json(value: object) -> None:
     """One JSON object on a line of its own."""
     click.echo(json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False))
+
+
+def newest(rows: Iterable[Row], limit: int) -> Iterable[Row]:
+    """The first `limit` of them, 0 for all; nothing beyond is asked for."""
+    return islice(rows, limit or None)
 
 
 def print_rows(rows: Iterable[Row], columns: Sequence[Column[Row]], *, as_json: bool) -> None:

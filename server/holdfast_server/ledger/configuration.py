@@ -106,7 +106,7 @@ class ConfigurationStore(Database):
     async def list_policy_changes(
         self, tenant: str, *, limit: int, before: int | None = None
     ) -> list[PolicyChange]:
-        """The audit trail of a tenant (empty: of the global policy), newest first.
+        """The audit trail of a tenant, with that of the global policy, newest first.
 
         `before` is the `config_version` of the last change of the page before.
         """

@@ -48,6 +48,7 @@ ROLES: Final[Mapping[str, frozenset[Role]]] = {
     "ControlService/SetPolicy": _OPERATE,
     "ControlService/GetPolicy": _SEE_POLICY,
     "ControlService/ListPolicies": _SEE_POLICY,
+    "ControlService/ListPolicyChanges": _SEE_POLICY,
     "ControlService/GetFleet": _SEE_FLEET,
     "LedgerService/ListEntries": _READ_LEDGER,
     "LedgerService/GetBalanceAt": _READ_LEDGER,

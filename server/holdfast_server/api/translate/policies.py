@@ -8,11 +8,11 @@ from holdfast.v1 import control_service_pb2 as control
 from holdfast.v1 import types_pb2 as types
 from holdfast_server.api.translate.common import timestamp
 from holdfast_server.domain.policy import Policy
-from holdfast_server.ledger.records import ProcessReport
+from holdfast_server.ledger.records import PolicyChange, ProcessReport
 
 
 def policy(value: Policy) -> control.Policy:
-    """A policy as it counts now."""
+    """A policy as it was set."""
     rule = value.store_unavailable
     return control.Policy(
         scope=control.Scope(
@@ -31,6 +31,15 @@ def policy(value: Policy) -> control.Policy:
         changed_by=value.changed_by,
         reason=value.reason,
         changed_at=timestamp(value.changed_at_ms),
+    )
+
+
+def change(value: PolicyChange) -> control.PolicyChange:
+    """One change of a policy."""
+    return control.PolicyChange(
+        policy=policy(value.policy),
+        version_before=value.version_before,
+        config_version=value.config_version,
     )
 
 

@@ -50,6 +50,14 @@ def scope(tenant: str, asked: control.Scope) -> Scope:
     return found
 
 
+def changes(request: control.ListPolicyChangesRequest) -> int:
+    """How many changes to list."""
+    form = Form()
+    limit = form.page_size(request.page_size)
+    form.settle()
+    return limit
+
+
 def is_global(asked: control.Scope) -> bool:
     """Whether a scope is every tenant's."""
     return asked.kind == control.Scope.KIND_GLOBAL

@@ -64,8 +64,8 @@ INSERT INTO holdfast.policy_audit (
 ) RETURNING *;
 
 -- policy_changes --
--- The audit trail of a tenant.
+-- The audit trail of a tenant, with that of the global policy.
 SELECT * FROM holdfast.policy_audit
-WHERE tenant = %(tenant)s AND config_version < coalesce(%(before)s::bigint, 9223372036854775807)
+WHERE tenant IN (%(tenant)s, '') AND config_version < coalesce(%(before)s::bigint, 9223372036854775807)
 ORDER BY config_version DESC
 LIMIT %(limit)s;

@@ -1,0 +1,25 @@
+"""Modes as people on call set them, and look up later who did."""
+
+from __future__ import annotations
+
+from holdfast import new_key
+from tests.support.server import RunningService, call, call_json
+
+
+def test_changes_of_modes_say_who_made_them_when_and_why(holdfast_server: RunningService) -> None:
+    account, variables = f"mode-{new_key()}", holdfast_server.environment
+    for mode, reason in (("shadow", "watch"), ("off", "case [12]")):
+        setting = ["mode", "set", mode, "--account", account, "--reason", reason]
+        (set_last,) = call_json(setting, variables)
+    last, first = call_json(["mode", "changes", "--limit", "2"], variables)
+    assert (last["policy"], last["version_before"]) == (set_last, 1)
+    assert (last["policy"]["mode"], last["policy"]["changed_by"]) == ("OFF", "development")
+    assert (first["policy"]["reason"], first["version_before"]) == ("watch", 0)
+    assert last["config_version"] > first["config_version"]
+    heading, newest, *_ = call(["mode", "changes"], variables).stdout.splitlines()
+    assert heading.split()[:3] == ["when", "policies", "scope"]
+    assert f"account {account}" in newest
+    assert [newest[heading.index(name) :].split("  ")[0] for name in ("who", "why")] == [
+        "development",
+        "case [12]",
+    ]
