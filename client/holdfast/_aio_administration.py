@@ -161,7 +161,8 @@ class AsyncAdministration(AsyncConnection):
     ) -> records.Policy:
         """Sets the policy of its scope. Raises `Conflict` when `policy.version` is outdated.
 
-        With `expires_in_ms` it reverts by itself. `force` allows a dial to move by over 25 points.
+        With `expires_in_ms` it reverts by itself. `force` allows a dial, or a stricter mode, to
+        move over 25 % of accounts at once.
         """
         return await self._send(
             _calls_ledger.set_policy(policy, reason, expires_in_ms, force, key or new_key())

@@ -6,6 +6,22 @@ from holdfast import new_key
 from tests.support.server import RunningService, call, call_json
 
 
+def test_nothing_goes_from_shadow_to_enforced_for_everybody_by_mistake(
+    holdfast_server: RunningService,
+) -> None:
+    feature, variables = f"feature-{new_key()}", holdfast_server.environment
+    scope = ["--feature", feature, "--reason", "roll out"]
+    call_json(["mode", "set", "shadow", *scope], variables)
+    refused = call(["mode", "set", "enforce", *scope], variables)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("holdfast: ROLLOUT_OUT_OF_RANGE")
+    assert "enforce_percent" in refused.stderr
+    for percent in ("25", "50", "75", "100"):
+        call_json(["mode", "set", "enforce", *scope, "--enforce-percent", percent], variables)
+    call_json(["mode", "set", "off", *scope], variables)
+    call_json(["mode", "set", "enforce", *scope, "--force"], variables)
+
+
 def test_changes_of_modes_say_who_made_them_when_and_why(holdfast_server: RunningService) -> None:
     account, variables = f"mode-{new_key()}", holdfast_server.environment
     for mode, reason in (("shadow", "watch"), ("off", "case [12]")):

@@ -92,13 +92,13 @@ async def test_a_dial_out_of_range_is_refused(
 async def test_a_dial_moves_far_only_by_force_and_every_step_is_audited(
     policies: Policies, ledger: Ledger
 ) -> None:
-    down = change("1", enforce_percent=0)
+    down = change("1", mode=Mode.ENFORCE, enforce_percent=0)
     assert (await refusal(policies, down)).reason is Reason.ROLLOUT_OUT_OF_RANGE
     await policies.set_policy("ann", replace(down, force=True))
-    await policies.set_policy("bob", change("2", 1, enforce_percent=25))
-    far = change("3", 2, enforce_percent=51)
+    await policies.set_policy("bob", change("2", 1, mode=Mode.ENFORCE, enforce_percent=25))
+    far = change("3", 2, mode=Mode.ENFORCE, enforce_percent=51)
     assert (await refusal(policies, far)).reason is Reason.ROLLOUT_OUT_OF_RANGE
-    await policies.set_policy("bob", change("4", 2, enforce_percent=50))
+    await policies.set_policy("bob", change("4", 2, mode=Mode.ENFORCE, enforce_percent=50))
     audit = await ledger.list_policy_changes("t", limit=10)
     rows = [
         (
@@ -114,6 +114,18 @@ async def test_a_dial_moves_far_only_by_force_and_every_step_is_audited(
         (25, "bob", "because of 2", 1),
         (0, "ann", "because of 1", 0),
     ]
+
+
+async def test_what_counted_until_then_may_be_a_wider_scopes(policies: Policies) -> None:
+    """A tenant in shadow has all of its features in shadow."""
+    await policies.set_policy("ann", change("1", scope=GLOBAL))
+    enforced = change("2", scope=CHAT, mode=Mode.ENFORCE)
+    assert (await refusal(policies, enforced)).metadata == {"field": "policy.enforce_percent"}
+    await policies.set_policy("ann", change("3"))
+    assert (await refusal(policies, enforced)).reason is Reason.ROLLOUT_OUT_OF_RANGE
+    quarter = change("4", scope=CHAT, mode=Mode.ENFORCE, enforce_percent=25)
+    await policies.set_policy("ann", quarter)
+    await policies.set_policy("ann", change("5", 1, scope=CHAT, mode=Mode.OFF))
 
 
 async def test_of_two_who_change_at_once_one_is_told(policies: Policies) -> None:

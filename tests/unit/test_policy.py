@@ -223,5 +223,49 @@ def test_a_dial_that_moves_far_needs_force() -> None:
         assert caught.value.reason is Reason.ROLLOUT_OUT_OF_RANGE
     with pytest.raises(HoldfastError):
         # Where nothing is set, all is enforced: this is a step of 90 points.
-        check_step(None, low, force=False)
-    check_step(None, UNSET, force=False)
+        check_step(UNSET, low, force=False)
+    check_step(UNSET, replace(UNSET, scope=TENANT), force=False)
+
+
+OFF, SHADOW = Policy(TENANT, Mode.OFF), Policy(TENANT, Mode.SHADOW)
+ENFORCED = Policy(TENANT, Mode.ENFORCE)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field"),
+    [
+        (SHADOW, ENFORCED, "enforce_percent"),
+        (SHADOW, replace(ENFORCED, enforce_percent=26), "enforce_percent"),
+        (OFF, ENFORCED, "evaluate_percent"),
+        (OFF, SHADOW, "evaluate_percent"),
+        (OFF, replace(SHADOW, evaluate_percent=26), "evaluate_percent"),
+        (replace(SHADOW, evaluate_percent=50), ENFORCED, "evaluate_percent"),
+    ],
+)
+def test_a_stricter_mode_that_takes_in_many_accounts_needs_force(
+    before: Policy, after: Policy, field: str
+) -> None:
+    with pytest.raises(HoldfastError) as caught:
+        check_step(before, after, force=False)
+    assert caught.value.reason is Reason.ROLLOUT_OUT_OF_RANGE
+    assert caught.value.metadata == {"field": f"policy.{field}"}
+    check_step(before, after, force=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (SHADOW, replace(ENFORCED, enforce_percent=25)),
+        (OFF, replace(SHADOW, evaluate_percent=25)),
+        (OFF, replace(ENFORCED, evaluate_percent=25)),
+        # Whoever turns enforcement off is in a hurry.
+        (ENFORCED, SHADOW),
+        (ENFORCED, OFF),
+        (SHADOW, OFF),
+        (ENFORCED, replace(SHADOW, evaluate_percent=10)),
+        # One account is no share of accounts.
+        (replace(OFF, scope=USER), replace(ENFORCED, scope=USER)),
+    ],
+)
+def test_small_steps_and_milder_modes_need_no_force(before: Policy, after: Policy) -> None:
+    check_step(before, after, force=False)

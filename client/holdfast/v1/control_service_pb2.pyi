@@ -248,7 +248,11 @@ class SetPolicyRequest(_message.Message):
     expires_in_ms: _builtins.int
     """Reverts by itself after this long, 1 s to 30 days. 0 means never."""
     force: _builtins.bool
-    """Allows a dial to move by more than 25 points at once, from 100 where no policy was set."""
+    """Allows the share of accounts that are evaluated or enforced to move by more than 25 points at once: by a dial, or
+    by a stricter mode, which takes in as many as its dials say. It moves from where the tenant's or the global policy
+    has it where none is set at the scope, and from 100 where none is set at all. A milder mode and the policy of an
+    account need no force.
+    """
     idempotency_key: _builtins.str
     """See BalanceService. Remembered for ever."""
     @_builtins.property

@@ -79,7 +79,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_PAGE_TOKEN_INVALID: _Reason.ValueType  # 37
     """INVALID_ARGUMENT. A page token was changed, is another tenant's, or belongs to another request. Metadata: `field`."""
     REASON_ROLLOUT_OUT_OF_RANGE: _Reason.ValueType  # 38
-    """INVALID_ARGUMENT. A dial is outside 0 to 100, or moves by more than 25 points without `force`. Metadata: `field`."""
+    """INVALID_ARGUMENT. A dial is outside 0 to 100, or it or the mode would move more than 25 % of accounts at once
+    without `force`. Metadata: `field`.
+    """
     REASON_SHUTTING_DOWN: _Reason.ValueType  # 50
     """UNAVAILABLE. This process is going away; another one will answer. Metadata: `retry_after_ms`."""
     REASON_STORE_UNAVAILABLE: _Reason.ValueType  # 51
@@ -223,7 +225,9 @@ REASON_FIELD_INVALID: Reason.ValueType  # 36
 REASON_PAGE_TOKEN_INVALID: Reason.ValueType  # 37
 """INVALID_ARGUMENT. A page token was changed, is another tenant's, or belongs to another request. Metadata: `field`."""
 REASON_ROLLOUT_OUT_OF_RANGE: Reason.ValueType  # 38
-"""INVALID_ARGUMENT. A dial is outside 0 to 100, or moves by more than 25 points without `force`. Metadata: `field`."""
+"""INVALID_ARGUMENT. A dial is outside 0 to 100, or it or the mode would move more than 25 % of accounts at once
+without `force`. Metadata: `field`.
+"""
 REASON_SHUTTING_DOWN: Reason.ValueType  # 50
 """UNAVAILABLE. This process is going away; another one will answer. Metadata: `retry_after_ms`."""
 REASON_STORE_UNAVAILABLE: Reason.ValueType  # 51

@@ -104,7 +104,7 @@ def mode() -> None:
 )
 @click.option("--bound", type=AMOUNT, help="For allow-bounded: per account and minute.")
 @click.option("--expires-in", "expires_in_ms", type=DURATION, default=0, help="Then it reverts.")
-@click.option("--force", is_flag=True, help="Let a dial move by more than 25 points.")
+@click.option("--force", is_flag=True, help="Let over 25 % of accounts move at once.")
 @click.option("--expected-version", type=int, help="Refuse unless it is at this version.")
 @client_command
 def set_mode(client: Client, as_json: bool, mode: str, reason: str, **options: Any) -> None:

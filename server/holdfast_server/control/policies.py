@@ -14,6 +14,7 @@ from holdfast_server.domain.policy import (
     Policy,
     PolicySet,
     Scope,
+    Subject,
     check_policy,
     check_step,
 )
@@ -36,7 +37,7 @@ class SetPolicy:
     key: str
     #: 0: never.
     expires_in_ms: int = 0
-    #: Allows a dial to move by more than 25 points at once.
+    #: Allows more than 25 % of accounts to be treated otherwise at once, see `check_step`.
     force: bool = False
 
 
@@ -118,7 +119,9 @@ class Policies:
         if (current.version if current else 0) != request.expected_version:
             # The ledger answers that: with the earlier answer for its key, or a conflict.
             return
-        check_step(current, request.policy, request.force)
+        # Where nothing is set at the scope, that of the whole tenant or of everybody counted there.
+        before = current or policies.resolve(Subject(scope.tenant, "", ""), "", now_ms)
+        check_step(before, request.policy, request.force)
         others = [each for each in policies.counting(now_ms) if each.scope.tenant == scope.tenant]
         if current is None and len(others) >= bounds.POLICIES_MAX:
             message = f"a tenant has at most {bounds.POLICIES_MAX} policies"

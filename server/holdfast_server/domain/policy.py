@@ -222,14 +222,33 @@ def check_policy(policy: Policy) -> None:
     _check_window(policy)
 
 
-def check_step(before: Policy | None, after: Policy, force: bool) -> None:
-    """Raises `HoldfastError` when a dial moves too far at once; no policy counts as `UNSET`."""
-    start = before or UNSET
-    for name in ("evaluate_percent", "enforce_percent"):
-        step = abs(getattr(after, name) - getattr(start, name))
-        if step > bounds.DIAL_STEP_MAX and not force:
-            message = f"{name} moves by {step} points; more than 25 at once needs force"
+def check_step(before: Policy, after: Policy, force: bool) -> None:
+    """Raises `HoldfastError` when the share of accounts that are evaluated or enforced moves too
+    far at once, whether by a dial or by a stricter mode.
+
+    A milder mode lets any number go: whoever turns enforcement off in an incident is in a hurry.
+    The policy of an account is about one, which is no share.
+    """
+    if force or after.scope.kind is ScopeKind.ACCOUNT:
+        return
+    shares = zip(
+        ("evaluate_percent", "enforce_percent"), _reach(before), _reach(after), strict=True
+    )
+    for name, start, end in shares:
+        step = abs(end - start) if before.mode is after.mode else end - start
+        if step > bounds.DIAL_STEP_MAX:
+            message = (
+                f"{name} would go from {start} to {end} % of accounts; more than "
+                f"{bounds.DIAL_STEP_MAX} points at once needs force"
+            )
             raise HoldfastError(Reason.ROLLOUT_OUT_OF_RANGE, message, field=f"policy.{name}")
+
+
+def _reach(policy: Policy) -> tuple[int, int]:
+    """The percentages of accounts that are evaluated and enforced, whatever dials say of a mode in
+    which they do not count."""
+    evaluated = 0 if policy.mode is Mode.OFF else policy.evaluate_percent
+    return evaluated, min(evaluated, policy.enforce_percent) if policy.mode is Mode.ENFORCE else 0
 
 
 def _check_scope(scope: Scope) -> None:
