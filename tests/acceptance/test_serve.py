@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -23,6 +25,7 @@ from tests.support.server import (
     PATIENCE_S,
     RunningService,
     call_json,
+    command,
     environment,
     eventually,
     run,
@@ -237,6 +240,26 @@ def test_children_end_with_their_parent(variables: dict[str, str]) -> None:
     # Nothing is left that would keep the port.
     with serving(chosen) as service:
         assert service.stop() == 0
+
+
+def test_log_lines_say_which_process_wrote_them(variables: dict[str, str], tmp_path: Path) -> None:
+    """All processes of a service write to one stream."""
+    assert run(["migrate"], variables).returncode == 0
+    talkative = {**variables, "HOLDFAST_LOG_LEVEL": "debug", "HOLDFAST_LOG_FORMAT": "json"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command("serve", "--json"), env=talkative, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        with process:
+            assert process.stdout is not None
+            names = json.loads(process.stdout.readline())["processes"]
+            process.terminate()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    expected = {(name.partition("-")[0], str(pid)) for name, pid in names.items()}
+    assert {(line["role"], line["pid"]) for line in lines} == {
+        ("supervisor", str(process.pid)),
+        *expected,
+    }
 
 
 def test_metrics_page_shows_every_process(variables: dict[str, str]) -> None:

@@ -143,7 +143,7 @@ async def test_a34_a_flood_of_refusals_is_no_flood_of_log_lines(
     lines = [record for record in caplog.records if record.message == "refused credentials"]
     assert 0 < len(lines) < 5 * LINES_PER_SECOND_MAX
     for record in lines:
-        line = JsonFormatter().format(record)
+        line = JsonFormatter("worker").format(record)
         assert len(line.encode()) < LINE_BYTES_MAX
         assert "guess" not in line
         assert json.loads(line)["reason"] == "TOKEN_INVALID"

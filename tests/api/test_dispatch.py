@@ -191,7 +191,7 @@ async def test_a55_a_text_cannot_forge_a_log_line(caplog: pytest.LogCaptureFixtu
         await refused(client.balance.Balance(balance_request()), Reason.INTERNAL)
 
     for record in caplog.records:
-        line = JsonFormatter().format(record)
+        line = JsonFormatter("worker").format(record)
         assert "\n" not in line
         assert len(line.encode()) < LINE_BYTES_MAX
         assert json.loads(line)["level"] == record.levelname.lower()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -40,7 +41,7 @@ def json_lines(stream: io.StringIO) -> list[dict[str, str]]:
 
 
 def test_a_json_line_has_time_severity_message_facts_and_trace(written: io.StringIO) -> None:
-    logs.configure("info", "json", written)
+    logs.configure("info", "json", "worker", written)
     token = current_place.set(TraceContext(TRACE, SPAN))
     log.debug("not shown")
     log.warning("it is %d", 5, extra={"facts": {"partition": 7}})
@@ -51,12 +52,24 @@ def test_a_json_line_has_time_severity_message_facts_and_trace(written: io.Strin
     assert line["time"].endswith("+00:00")
 
 
+def test_a_line_says_which_process_wrote_it(written: io.StringIO) -> None:
+    """Several write to one stream; a fact of the same name is not the process."""
+    for style in ("json", "text"):
+        logs.configure("info", style, "flusher", written)
+        log.info("it is so", extra={"facts": {"role": "worker", "pid": 7}})
+    of_json, of_text = written.getvalue().splitlines()
+    fields = json.loads(of_json)
+    assert (fields["role"], fields["pid"]) == ("flusher", str(os.getpid()))
+    assert of_text.split()[1:3] == ["info", f"flusher[{os.getpid()}]"]
+    assert "worker" not in of_json + of_text
+
+
 FORGED = 'x\n{"level":"info","message":"forged"}\r\x1b[2J\u2028"'
 
 
 @pytest.mark.parametrize("style", ["json", "text"])
 def test_no_text_can_forge_a_line(written: io.StringIO, style: str) -> None:
-    logs.configure("info", style, written)
+    logs.configure("info", style, "worker", written)
     log.info("reason: %s", FORGED, extra={"facts": {"reason": FORGED, FORGED: "x"}})
     text = written.getvalue()
     assert text.count("\n") == 1
@@ -72,7 +85,7 @@ def test_no_text_can_forge_a_line(written: io.StringIO, style: str) -> None:
 def test_a_line_is_one_line_of_at_most_a_kibibyte(
     style: str, text: str, facts: dict[str, str]
 ) -> None:
-    formatter = logs.JsonFormatter() if style == "json" else logs.TextFormatter()
+    formatter = logs.JsonFormatter("worker") if style == "json" else logs.TextFormatter("worker")
     record = logging.LogRecord("n", logging.INFO, "p", 1, "%s", (text,), None)
     record.facts = facts
     line = formatter.format(record)
@@ -85,7 +98,7 @@ def test_a_line_is_one_line_of_at_most_a_kibibyte(
 
 @pytest.mark.parametrize("style", ["json", "text"])
 def test_secrets_are_taken_out(written: io.StringIO, style: str) -> None:
-    logs.configure("info", style, written)
+    logs.configure("info", style, "worker", written)
     facts = {"header": "authorization: Bearer hunter2", "other": "token=hunter2"}
     try:
         raise ConnectionError("postgresql://user:hunter2@host/db?password=hunter2")
@@ -97,7 +110,7 @@ def test_secrets_are_taken_out(written: io.StringIO, style: str) -> None:
 
 def test_a_flood_of_one_kind_is_a_few_lines_and_a_number(written: io.StringIO) -> None:
     """A store that is away fails thousands of calls a second; each tells the log."""
-    logs.configure("info", "json", written)
+    logs.configure("info", "json", "worker", written)
 
     def failed(second: int, level: int = logging.WARNING, line: int = 1) -> None:
         record = logging.LogRecord("n", level, "path.py", line, "away", (), None)
@@ -119,7 +132,7 @@ def test_a_flood_of_one_kind_is_a_few_lines_and_a_number(written: io.StringIO) -
 
 
 def test_errors_are_written_each(written: io.StringIO) -> None:
-    logs.configure("info", "json", written)
+    logs.configure("info", "json", "worker", written)
     for _ in range(5 * logs.LINES_PER_SECOND_MAX):
         log.error("a call failed")
     assert len(json_lines(written)) == 5 * logs.LINES_PER_SECOND_MAX

@@ -187,9 +187,9 @@ def name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def start_logging(settings: Settings) -> None:
-    """Sends log lines where the settings say."""
-    configure(settings.log_level, settings.log_format)
+def start_logging(settings: Settings, role: str) -> None:
+    """Writes log lines as the settings say, under the role of this process."""
+    configure(settings.log_level, settings.log_format, role)
 
 
 def _report(role: str) -> ProcessReport:

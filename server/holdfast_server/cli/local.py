@@ -209,7 +209,7 @@ def _stores(folder: Path, flags: dict[str, Any], **defaults: object) -> Iterator
             redis_url=servers.redis_url,
             postgres_url=servers.postgres_url,
         )
-        start_logging(settings)
+        start_logging(settings, "supervisor")
         yield settings
 
 

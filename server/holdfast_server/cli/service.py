@@ -52,7 +52,7 @@ def serve(workers_only: bool, as_json: bool, **flags: Any) -> None:
 
     The schema must be current (`holdfast migrate`). Prints one line when it is ready.
     """
-    settings = _started(flags)
+    settings = _started(flags, "supervisor")
     for stranger in strangers(os.environ):
         log.warning("%s: it is ignored", stranger)
     asyncio.run(
@@ -66,7 +66,7 @@ def serve(workers_only: bool, as_json: bool, **flags: Any) -> None:
 def worker(process_id: int | None, ready_pipe: int | None, **flags: Any) -> None:
     """Serve in one process, which shares its port with others."""
     with asyncio.Runner(loop_factory=IdleLoop) as runner:
-        runner.run(run_worker(_started(flags), _parent(process_id, ready_pipe)))
+        runner.run(run_worker(_started(flags, "worker"), _parent(process_id, ready_pipe)))
 
 
 @click.command()
@@ -74,7 +74,7 @@ def worker(process_id: int | None, ready_pipe: int | None, **flags: Any) -> None
 @_child_options
 def flush(process_id: int | None, ready_pipe: int | None, **flags: Any) -> None:
     """Bring the outbox into the ledger until SIGTERM. Several may run: one works."""
-    asyncio.run(run_flush(_started(flags), _parent(process_id, ready_pipe)))
+    asyncio.run(run_flush(_started(flags, "flusher"), _parent(process_id, ready_pipe)))
 
 
 @click.command()
@@ -82,7 +82,7 @@ def flush(process_id: int | None, ready_pipe: int | None, **flags: Any) -> None:
 @_child_options
 def sweep(process_id: int | None, ready_pipe: int | None, **flags: Any) -> None:
     """End holds and grants that are due, until SIGTERM. Several may run."""
-    asyncio.run(run_sweep(_started(flags), _parent(process_id, ready_pipe)))
+    asyncio.run(run_sweep(_started(flags, "sweeper"), _parent(process_id, ready_pipe)))
 
 
 @click.command()
@@ -118,10 +118,10 @@ def print_serving(serving: Serving, as_json: bool) -> None:
     click.echo(f"holdfast serves {serving.target} with {serving.workers} workers{metrics}")
 
 
-def _started(flags: dict[str, Any]) -> Settings:
+def _started(flags: dict[str, Any], role: str) -> Settings:
     failpoint.check_allowed()
     found = read_settings(flags)
-    start_logging(found)
+    start_logging(found, role)
     return found
 
 

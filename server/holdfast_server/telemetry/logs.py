@@ -1,6 +1,7 @@
 """Log lines: one event, one line, at most 1 KiB, as JSON or as text; a few a second of one kind.
 
-A line carries the trace id of the request it is about. Whatever a caller sent is escaped, so that
+A line says which process wrote it, since several write to one stream, and carries the trace id of
+the request it is about. Whatever a caller sent is escaped, so that
 no text can forge a line or its fields, and what looks like a secret is taken out. Facts are given
 as `extra={"facts": {...}}` rather than written into the message.
 """
@@ -40,16 +41,17 @@ _SECRETS = (
 )
 
 
-def configure(level: str, style: str, stream: TextIO | None = None) -> None:
+def configure(level: str, style: str, role: str, stream: TextIO | None = None) -> None:
     """Sends every log line of this process to `stream` (default: stderr), "json" or "text".
 
-    Replaces what was configured before.
+    `role` is what the process does: "supervisor", "worker", "flusher" or "sweeper". Replaces what
+    was configured before.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     # Some libraries give their own loggers a level, which would pass the root's.
     handler.setLevel(level.upper())
     handler.addFilter(Occasional())
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(role) if style == "json" else TextFormatter(role))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -85,11 +87,19 @@ class Occasional(logging.Filter):
         return True
 
 
-class JsonFormatter(logging.Formatter):
+class OfProcess(logging.Formatter):
+    """Names the process: its role, and the number under which the fleet and the system know it."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+
+class JsonFormatter(OfProcess):
     """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = _fields(record)
+        fields = _fields(record, self._role)
         line = json.dumps(fields)
         while len(line) >= LINE_BYTES_MAX:
             # The least telling part goes first: facts from the last, then the message.
@@ -98,21 +108,25 @@ class JsonFormatter(logging.Formatter):
         return line
 
 
-class TextFormatter(logging.Formatter):
-    """Time, severity, message, and facts as `name=value`, for people."""
+class TextFormatter(OfProcess):
+    """Time, severity, process, message, and facts as `name=value`, for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = _fields(record)
-        head = f"{fields.pop('time')} {fields.pop('level'):7} {_escaped(fields.pop('message'))}"
+        fields = _fields(record, self._role)
+        process = f"{fields.pop('role')}[{fields.pop('pid')}]"
+        head = f"{fields.pop('time')} {fields.pop('level'):7} {process:17}"
+        head = f"{head} {_escaped(fields.pop('message'))}"
         facts = [f"{_quoted(name)}={_quoted(value)}" for name, value in fields.items()]
         line = " ".join([head, *facts])
         return line.encode()[: LINE_BYTES_MAX - 1].decode(errors="ignore")
 
 
-def _fields(record: logging.LogRecord) -> dict[str, str]:
+def _fields(record: logging.LogRecord, role: str) -> dict[str, str]:
     fields = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname.lower(),
+        "role": role,
+        "pid": str(record.process),
         "message": without_secrets(record.getMessage())[:MESSAGE_CHARACTERS_MAX],
         "logger": record.name,
     }
