@@ -81,6 +81,24 @@ async def test_no_limit_or_overdraft_counts_a_credit_type_that_is_not_defined(
         await world.client.accounts.UpdateAccount(update)
 
 
+async def test_an_account_that_was_read_may_be_sent_back_whole(world: World) -> None:
+    """Its zone may have been removed from the database of zones since it was set."""
+    name = await world.create_account(display_name="before", zone="UTC")
+    asked = accounts.GetAccountRequest(tenant=world.tenant, account=name)
+    whole = (await world.client.accounts.GetAccount(asked)).account
+    whole.zone, whole.display_name = "Mars/Base", "after"
+    update = accounts.UpdateAccountRequest(
+        tenant=world.tenant, account=whole, idempotency_key=uuid7()
+    )
+    update.update_mask.paths.append("display_name")
+    updated = (await world.client.accounts.UpdateAccount(update)).account
+    assert (updated.display_name, updated.zone) == ("after", "UTC")
+    whole.zone = "Mars/Outpost"
+    update.account.CopyFrom(whole)
+    again = await world.client.accounts.UpdateAccount(update)
+    assert (again.account, again.applied.replayed) == (updated, True)
+
+
 async def test_no_limit_with_room_left_is_said_to_be_used_up(world: World) -> None:
     limit = types.Limit(
         limit_id="daily",

@@ -203,6 +203,21 @@ def test_wrong_accounts(terms: dict[str, Any], reason: Reason, field: str) -> No
     check_refused(lambda: accounts.create_account("t", creation(**terms)), reason, field)
 
 
+@pytest.mark.parametrize(("terms", "reason", "field"), WRONG_ACCOUNTS)
+def test_an_update_is_judged_by_what_it_changes(
+    terms: dict[str, Any], reason: Reason, field: str
+) -> None:
+    """Whoever sends back a whole account must not be refused for what is not theirs to repair."""
+    request = account_messages.UpdateAccountRequest(
+        account=creation(labels={"plan": "pro"}, **terms).account, idempotency_key="k"
+    )
+    request.update_mask.paths.append("labels")
+    update = accounts.update_account("t", request)
+    assert update.terms == operation.AccountTerms(labels={"plan": "pro"})
+    request.update_mask.paths.append(field.removeprefix("account.").partition("[")[0])
+    check_refused(lambda: accounts.update_account("t", request), reason, field)
+
+
 @pytest.mark.parametrize(("terms", "reason", "field"), WRONG_GRANTS)
 def test_wrong_grants(terms: dict[str, Any], reason: Reason, field: str) -> None:
     check_refused(lambda: grants.grant("t", grant_of(**terms)), reason, field)

@@ -253,7 +253,9 @@ class UpdateAccountRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of `parent`, `display_name`, `status`, `overdraft_limits`, `limits`, `zone`, `labels` to take; each is replaced whole."""
+        """Which of `parent`, `display_name`, `status`, `overdraft_limits`, `limits`, `zone`, `labels` to take; each is replaced whole.
+        What is not named is not looked at.
+        """
 
     def __init__(
         self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from holdfast.v1 import account_service_pb2 as accounts
 from holdfast.v1 import types_pb2 as types
 from holdfast_server.api.form import Form
@@ -53,7 +55,7 @@ def update_account(tenant: str, request: accounts.UpdateAccountRequest) -> Updat
     operation = UpdateAccount(
         tenant=tenant,
         account=form.identifier(request.account.account, "account.account"),
-        terms=_terms(form, request.account),
+        terms=_terms(form, _only(request.account, fields)),
         fields=fields,
         key=form.idempotency_key(request.idempotency_key),
         expected_version=form.number(
@@ -83,6 +85,14 @@ def _mask(form: Form, paths: Sequence[str]) -> frozenset[str]:
         allowed = ", ".join(sorted(UPDATABLE_FIELDS))
         form.invalid("update_mask", f"must name at least one of {allowed}, and nothing else")
     return named & UPDATABLE_FIELDS
+
+
+def _only(account: accounts.Account, fields: frozenset[str]) -> accounts.Account:
+    """What an update takes of an account. Of the rest nothing counts, not even whether it is right:
+    an account that was read may be sent back whole."""
+    taken = accounts.Account()
+    FieldMask(paths=fields).MergeMessage(account, taken)
+    return taken
 
 
 def _terms(form: Form, account: accounts.Account) -> AccountTerms:
