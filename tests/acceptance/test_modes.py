@@ -22,6 +22,26 @@ def test_nothing_goes_from_shadow_to_enforced_for_everybody_by_mistake(
     call_json(["mode", "set", "enforce", *scope, "--force"], variables)
 
 
+def test_what_a_store_that_is_away_lets_pass_can_be_taken_back(
+    holdfast_server: RunningService,
+) -> None:
+    variables = holdfast_server.environment
+    scope = ["--feature", f"feature-{new_key()}"]
+    setting = ["mode", "set", "enforce", *scope, "--reason", "x"]
+    bounded = [*setting, "--store-away", "allow-bounded", "--bound", "500"]
+    shown = call(bounded, variables).stdout
+    assert "allow bounded, 500 per account and minute" in shown
+    assert "allow bounded, 500 per account and minute" in call(["mode", "list"], variables).stdout
+    for rule in ("deny", "allow"):
+        call_json(bounded, variables)
+        (after,) = call_json([*setting, "--store-away", rule], variables)
+        assert (after["store_unavailable"], after["bound_amount"]) == (rule.upper(), 0)
+        assert call(["mode", "get", *scope], variables).returncode == 0
+    refused = call([*setting, "--store-away", "deny", "--bound", "5"], variables)
+    assert refused.returncode == 1
+    assert "bound_amount" in refused.stderr
+
+
 def test_changes_of_modes_say_who_made_them_when_and_why(holdfast_server: RunningService) -> None:
     account, variables = f"mode-{new_key()}", holdfast_server.environment
     for mode, reason in (("shadow", "watch"), ("off", "case [12]")):

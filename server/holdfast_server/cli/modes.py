@@ -33,12 +33,20 @@ from holdfast_server.cli.output import (
 from holdfast_server.cli.values import AMOUNT, DURATION
 
 _MODES = [mode.name.lower() for mode in Mode if mode]
+
+
+def _store_away_text(policy: Policy) -> str:
+    rule = policy.store_unavailable
+    bound = f", {policy.bound_amount} per account and minute" if policy.bound_amount else ""
+    return rule.name.lower().replace("_", " ") + bound
+
+
 _TERMS_COLUMNS = (
     Column[Policy]("scope", lambda each: _scope_text(each.scope)),
     Column[Policy]("mode", lambda each: each.mode.name),
     Column[Policy]("evaluate %", lambda each: str(each.evaluate_percent), figure=True),
     Column[Policy]("enforce %", lambda each: str(each.enforce_percent), figure=True),
-    Column[Policy]("store away", lambda each: each.store_unavailable.name.lower()),
+    Column[Policy]("store away", _store_away_text),
     Column[Policy]("version", lambda each: str(each.version), figure=True),
 )
 _STORY_COLUMNS = (
@@ -108,7 +116,8 @@ def mode() -> None:
 @click.option("--expected-version", type=int, help="Refuse unless it is at this version.")
 @client_command
 def set_mode(client: Client, as_json: bool, mode: str, reason: str, **options: Any) -> None:
-    """Set the mode of a scope. What is not given stays as it is."""
+    """Set the mode of a scope. What is not given stays as it is, but for the time at which it
+    reverts: without --expires-in, never."""
     scope = _scope(options)
     policy = _changed(_current(client, scope), Mode[mode.upper()], options)
     result = client.set_policy(
@@ -192,7 +201,10 @@ def _changed(policy: Policy, mode: Mode, options: dict[str, Any]) -> Policy:
     }
     if options["store_away"]:
         name = options["store_away"].upper().replace("-", "_")
-        changes["store_unavailable"] = StoreUnavailable[name]
+        changes["store_unavailable"] = rule = StoreUnavailable[name]
+        if rule is not StoreUnavailable.ALLOW_BOUNDED and options["bound"] is None:
+            # A bound is for that rule alone: it goes with it.
+            changes["bound_amount"] = 0
     given = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(policy, mode=mode, **given)
 
@@ -203,7 +215,7 @@ def _print_policy(policy: Policy, as_json: bool) -> None:
         "mode": policy.mode.name,
         "evaluate": f"{policy.evaluate_percent} %",
         "enforce": f"{policy.enforce_percent} %",
-        "while the store is away": policy.store_unavailable.name.lower().replace("_", " "),
+        "while the store is away": _store_away_text(policy),
         "version": policy.version,
         "reverts": show_time(policy.expires_at_ms) or "never",
         "who": policy.changed_by,
