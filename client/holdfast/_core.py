@@ -84,9 +84,12 @@ class Core:
     def attempts(self, call: Call[Any]) -> Attempts:
         """The attempts of one call, its clock started."""
         deadlines = self._deadlines
-        if call.timeout_ms is not None:
-            deadlines = Deadlines(call.timeout_ms, call.timeout_ms)
-        return Attempts(deadlines, time.monotonic, _CHANCE)
+        if call.timeout_ms is None:
+            return Attempts(deadlines, time.monotonic, _CHANCE)
+        # The work behind the call takes long; to find out that nobody is there does not.
+        search_ms = deadlines.total_ms
+        deadlines = Deadlines(call.timeout_ms, call.timeout_ms)
+        return Attempts(deadlines, time.monotonic, _CHANCE, search_ms=search_ms)
 
     def bypass_without_asking(self, call: Call[T]) -> Bypass[T] | None:
         """What a client that fails open answers to settling a hold that it let through itself."""

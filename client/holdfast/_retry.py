@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from holdfast.errors import HoldfastError, ResourceExhausted, Unavailable
+from holdfast.errors import HoldfastError, ResourceExhausted, Unavailable, Unreachable
 
 #: The wait before the second attempt; it doubles with every further one.
 BACKOFF_INITIAL_MS = 50
@@ -28,17 +28,35 @@ class Deadlines:
 
 
 class Attempts:
-    """The attempts of one call. `now_s` is a monotone clock; `random` answers from 0 up to 1."""
+    """The attempts of one call. `now_s` is a monotone clock; `random` answers from 0 up to 1.
 
-    __slots__ = ("_deadlines", "_end_s", "_failed", "_now_s", "_random", "_result_unknown")
+    `search_ms` is for how long to try where no server is reached; by default as long as all.
+    """
+
+    __slots__ = (
+        "_deadlines",
+        "_end_s",
+        "_failed",
+        "_now_s",
+        "_random",
+        "_result_unknown",
+        "_search_end_s",
+    )
 
     def __init__(
-        self, deadlines: Deadlines, now_s: Callable[[], float], random: Callable[[], float]
+        self,
+        deadlines: Deadlines,
+        now_s: Callable[[], float],
+        random: Callable[[], float],
+        *,
+        search_ms: int | None = None,
     ) -> None:
         self._deadlines = deadlines
         self._now_s = now_s
         self._random = random
-        self._end_s = now_s() + deadlines.total_ms / 1_000
+        started_s = now_s()
+        self._end_s = started_s + deadlines.total_ms / 1_000
+        self._search_end_s = self._end_s if search_ms is None else started_s + search_ms / 1_000
         self._failed = 0
         self._result_unknown = False
 
@@ -60,7 +78,8 @@ class Attempts:
         self._result_unknown = self._result_unknown or error.result_unknown
         wait_s = self._backoff_s(error.retry_after_ms or 0)
         self._failed += 1
-        if not retryable(error) or self._now_s() + wait_s >= self._end_s:
+        end_s = self._search_end_s if isinstance(error, Unreachable) else self._end_s
+        if not retryable(error) or self._now_s() + wait_s >= end_s:
             error.result_unknown = self._result_unknown
             raise error
         return wait_s

@@ -276,8 +276,9 @@ def test_error_is_one_line_with_status_1(holdfast_server: RunningService) -> Non
     assert done.stderr.startswith("holdfast: ACCOUNT_NOT_FOUND")
 
 
-def test_no_service_says_how_to_start_one() -> None:
-    done = call(["balance", "demo"], {**os.environ, "HOLDFAST_TARGET": "127.0.0.1:1"})
+@pytest.mark.parametrize("arguments", [["balance", "demo"], ["ledger", "verify"]])
+def test_no_service_says_how_to_start_one(arguments: list[str]) -> None:
+    done = call(arguments, {**os.environ, "HOLDFAST_TARGET": "127.0.0.1:1"})
     assert done.returncode == 1
     assert done.stderr.startswith("holdfast: no service answers; start one with `holdfast up`")
 

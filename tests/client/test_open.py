@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -100,6 +101,14 @@ async def test_a_server_s_refusal_to_decide_is_not_passed_over(faulty: FaultySer
     async with AsyncClient(faulty.address, unreachable="open", timeout_ms=ENOUGH_MS) as client:
         with pytest.raises(Unavailable):
             await client.reserve("acct", 10)
+
+
+async def test_a_verification_does_not_wait_ten_minutes_for_nobody(nobody: str) -> None:
+    async with AsyncClient(nobody, timeout_ms=SHORT_MS) as client:
+        with pytest.raises(Unreachable):
+            await client.verify()
+    with Client(nobody, timeout_ms=SHORT_MS) as threaded, pytest.raises(Unreachable):
+        await asyncio.to_thread(threaded.verify)
 
 
 async def test_a_denial_is_not_passed_over(faulty: FaultyServer) -> None:

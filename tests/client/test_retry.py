@@ -84,6 +84,18 @@ def test_gives_up_when_the_overall_deadline_has_passed() -> None:
         tried.wait_s(Unreachable("away"))
 
 
+def test_a_long_call_does_not_look_for_a_server_for_as_long_as_it_may_take() -> None:
+    """A verification may take ten minutes; that nobody is there is known in seconds."""
+    clock = Clock()
+    tried = Attempts(Deadlines(600_000, 600_000), clock, lambda: 1.0, search_ms=10_000)
+    tried.wait_s(Unreachable("away"))
+    clock.now_s += 10
+    assert tried.wait_s(Unavailable("busy", reason="OVERLOADED", retry_after_ms=10_000)) >= 10
+    assert tried.timeout_s() == pytest.approx(590)
+    with pytest.raises(Unreachable):
+        tried.wait_s(Unreachable("away"))
+
+
 @pytest.mark.parametrize(
     "error",
     [
