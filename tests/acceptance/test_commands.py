@@ -368,6 +368,16 @@ def test_reader_that_goes_away_is_no_error(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (PIPE_CLOSED, b"")
 
 
+@pytest.mark.parametrize("arguments", [["settings"], ["settings", "--json"]])
+def test_output_that_finds_no_space_is_an_error_of_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as output:
+        done = subprocess.run(
+            command(*arguments), stdout=output, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "holdfast: No space left on device: make some and run it again\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["migrate"], ["serve"], ["flush"], ["ledger", "export", "csv"], ["recovery", "status"]],

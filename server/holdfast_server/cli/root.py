@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -10,6 +11,8 @@ from importlib.metadata import version
 from typing import Any
 
 import click
+
+from holdfast_server.app.problem import Problem
 
 #: Exit status when the reader of our output went away, as if the signal had ended us.
 PIPE_CLOSED = 141
@@ -46,6 +49,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 
 
+def _give_up_output() -> None:
+    """The interpreter flushes standard output once more when it ends, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported by name."""
 
@@ -54,9 +62,13 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # The interpreter flushes standard output once more when it ends, and would complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_output()
             raise click.exceptions.Exit(PIPE_CLOSED) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            _give_up_output()
+            raise Problem(f"{error.strerror}: make some and run it again") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order in which people meet them."""
