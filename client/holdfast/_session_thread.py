@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 
 from holdfast._calls import Operation, T
 from holdfast._channel import Endpoint, Metadata, closed, unusable
@@ -85,7 +86,9 @@ class SessionThread:
 
     def __init__(self, endpoint: Endpoint, metadata: Callable[[], Awaitable[Metadata]]) -> None:
         self._session = Session(endpoint, metadata)
-        self._loop = asyncio.new_event_loop()
+        #: Made by the first call: what tells a loop to do something wakes only one of the processes
+        #: that have it.
+        self._loop: asyncio.AbstractEventLoop | None = None
         #: What runs the loop.
         self._thread: threading.Thread | None = None
         #: Where the thread runs: a process that is forked has none.
@@ -125,11 +128,12 @@ class SessionThread:
             was_closed, self._is_closed = self._is_closed, True
         if was_closed or self._process not in {0, os.getpid()}:
             return
-        if self._thread is not None:
-            asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
-            self._tell(self._loop.stop)
-            self._thread.join()
-        self._loop.close()
+        if self._loop is not None:
+            if self._thread is not None:
+                asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+                self._tell(self._loop.stop)
+                self._thread.join()
+            self._loop.close()
         self._refuse()
 
     def _start(self) -> None:
@@ -139,18 +143,20 @@ class SessionThread:
             if self._process not in {0, os.getpid()}:
                 raise unusable("a client that was used before a fork is no use after it")
             if not self._process:
-                threading.Thread(target=self._run, name="holdfast-session", daemon=True).start()
+                self._loop = loop = self._loop or asyncio.new_event_loop()
+                name, work = "holdfast-session", partial(self._run, loop)
+                threading.Thread(target=work, name=name, daemon=True).start()
                 # Where an interrupt came before this, nobody knows whether that thread runs: the
                 # next call starts another.
                 self._process = os.getpid()
 
-    def _run(self) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         """Runs the loop, unless another thread does already."""
         with self._lock:
             if self._is_closed or self._thread is not None:
                 return
             self._thread, self._process = threading.current_thread(), os.getpid()
-        self._loop.run_forever()
+        loop.run_forever()
 
     def _hand_over(self, asked: Asked) -> None:
         self._handed.append(asked)
@@ -163,15 +169,17 @@ class SessionThread:
 
     def _tell(self, callback: Callable[[], None]) -> None:
         """Lets the loop do something. One that has ended does not, and needs not."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback)
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(callback)
 
     def _take(self) -> None:
         """Puts what was handed over into the session. Who comes from now on must tell again."""
         self._is_told = False
+        loop = asyncio.get_running_loop()
         for asked in self._taken():
             try:
-                self._session.put(asked, self._loop)
+                self._session.put(asked, loop)
             except HoldfastError as error:
                 asked.fail(error)
 

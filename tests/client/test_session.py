@@ -396,15 +396,3 @@ def test_a_client_belongs_to_one_event_loop() -> None:
         with pytest.raises(FailedPrecondition, match="event loop"):
             second.run(ask())
         first.run(client.close())
-
-
-async def test_a_client_from_before_a_fork_says_so(
-    server: SessionServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Client(server.address) as client:
-        await asyncio.to_thread(client.reserve, "a", 1)
-        with monkeypatch.context() as forked:
-            forked.setattr("holdfast._session_thread.os.getpid", lambda: -1)
-            with pytest.raises(FailedPrecondition, match="fork"):
-                await asyncio.to_thread(client.reserve, "a", 1)
-        await asyncio.to_thread(client.close)
