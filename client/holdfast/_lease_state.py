@@ -8,13 +8,17 @@ Nothing is spent beyond what a hold holds, nor after the time at which the hold 
 counted from before the call that placed or extended it was sent. A call whose outcome is unknown is
 sent again as it is, under its key and with its amount, until it is known; what is spent meanwhile
 is captured by the next one.
+
+A hold that is not extended any more is replaced before it ends. Work that passes without one has a
+portion all the same, which ends as if it had.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from holdfast import operations, results
@@ -34,7 +38,8 @@ CAPTURE_INTERVAL_MS_DEFAULT = 1_000
 TOP_UP_AT_SHARE = 0.5
 #: The last part of a hold's time, in which nothing is spent: clocks need not run equally fast.
 MARGIN_SHARE = 0.1
-#: A hold without use is extended when this share of its time has passed.
+#: A hold that was not captured is extended when this share of its time has passed; one that cannot
+#: be is replaced from then on.
 EXTEND_AT_SHARE = 0.5
 #: How long to wait before a call that failed is sent again, or a reserve that was refused is tried
 #: anew: doubled up to the maximum.
@@ -84,10 +89,15 @@ class Portion:
     valid_until_s: float
     capture_at_s: float
     extend_at_s: float
+    is_extendable: bool
     spent: int = 0
-    is_extendable: bool = True
     is_ending: bool = False
     pending: Wanted | None = None
+
+    @property
+    def due_s(self) -> float:
+        """When it is looked at next: to capture it, or to extend it."""
+        return min(self.capture_at_s, self.extend_at_s if self.is_extendable else _NEVER)
 
 
 @dataclass(slots=True)
@@ -130,15 +140,25 @@ class LeaseState:
             amount -= part
         return True
 
-    @property
-    def is_low(self) -> bool:
-        """Whether more should be held soon."""
-        return self.left < self.terms.amount * TOP_UP_AT_SHARE
-
     def wants_reserve(self, now_s: float) -> bool:
-        """Whether more should be asked for now, and was not yet."""
-        due = self._reserve is None and now_s >= self._reserve_at_s
-        return due and self.is_low and not self.is_closing
+        """Whether more should be asked for now, and was not yet, because of what was spent."""
+        return self._is_low(self.left) and now_s >= self._reserve_at_s and self._may_reserve
+
+    def _is_low(self, left: int) -> bool:
+        """Whether more should be held soon where so much is left."""
+        return left < self.terms.amount * TOP_UP_AT_SHARE
+
+    @property
+    def _may_reserve(self) -> bool:
+        return self._reserve is None and not self.is_closing
+
+    def _lasting(self, now_s: float) -> int:
+        """What is left without the holds that are soon to be replaced."""
+        return self.left - sum(
+            portion.free
+            for portion in self.portions
+            if not portion.is_extendable and now_s >= portion.extend_at_s
+        )
 
     def next_call(self, now_s: float) -> Wanted | float:
         """What to send now, or for how many seconds there is nothing to do."""
@@ -147,16 +167,22 @@ class LeaseState:
         for wanted in due:
             if wanted.due_s <= now_s:
                 return wanted
-        times = [wanted.due_s for wanted in due]
-        # What waits for the answer to a call of its own is due when that is sent again.
-        if self._reserve is None and self.is_low and not self.is_closing:
-            times.append(self._reserve_at_s)
+        times = (wanted.due_s for wanted in due)
+        return max(0.0, min(chain(times, self._changes(now_s)), default=_NEVER) - now_s)
+
+    def _changes(self, now_s: float) -> Iterator[float]:
+        """When there may be something else to send. What waits for the answer to a call of its own
+        is due when that is sent again.
+        """
+        if self._may_reserve and self._is_low(self._lasting(now_s)):
+            yield self._reserve_at_s
         for portion in self.portions:
             if not portion.is_ending:
-                times.append(portion.valid_until_s)
+                yield portion.valid_until_s
+                if not portion.is_extendable and now_s < portion.extend_at_s:
+                    yield portion.extend_at_s
             if portion.pending is None:
-                times.append(portion.capture_at_s)
-        return max(0.0, min(times, default=_NEVER) - now_s)
+                yield portion.due_s
 
     @property
     def is_settled(self) -> bool:
@@ -187,7 +213,9 @@ class LeaseState:
             return
         portion.pending = None
         if result.decision.outcome is Outcome.BYPASSED:
+            # Nobody was asked: nor is the hold extended, whatever the answer says.
             self.uncharged += wanted.amount
+            portion.is_extendable = False
         else:
             self.captured += wanted.amount
         if wanted.is_final:
@@ -216,8 +244,9 @@ class LeaseState:
         return 0
 
     def _reserves(self, now_s: float) -> list[Wanted]:
-        if self.wants_reserve(now_s):
-            amount = self.terms.amount - self.left
+        lasting = self._lasting(now_s)
+        if self._may_reserve and self._is_low(lasting) and now_s >= self._reserve_at_s:
+            amount = self.terms.amount - lasting
             self._reserve = Wanted(self._reserve_call(amount), now_s, amount=amount)
         return [self._reserve] if self._reserve else []
 
@@ -256,8 +285,8 @@ class LeaseState:
             valid_until_s=wanted.first_sent_s + ttl_s * (1 - MARGIN_SHARE),
             capture_at_s=now_s + self.terms.capture_interval_ms / 1_000,
             extend_at_s=wanted.first_sent_s + ttl_s * EXTEND_AT_SHARE,
-            # Work that nobody could be asked about has no hold.
-            is_extendable=bool(result.hold_id),
+            # Work that passes has no hold.
+            is_extendable=result.decision.outcome is not Outcome.BYPASSED,
         )
         self.portions.append(portion)
         self.left += held
@@ -283,7 +312,7 @@ class LeaseState:
         if portion.is_ending or portion.free == 0:
             self._end(portion)
             return self._capture(portion, now_s, is_final=True)
-        if now_s < portion.capture_at_s:
+        if now_s < portion.due_s:
             return None
         portion.capture_at_s = now_s + self.terms.capture_interval_ms / 1_000
         if portion.spent:
