@@ -47,8 +47,9 @@ RETRY_SECONDS_MIN = 0.25
 RETRY_SECONDS_MAX = 30.0
 
 _NEVER = float("inf")
-#: What says that a hold is settled, or unknown.
+#: What says that a hold is settled, or unknown; and for what reason it is neither.
 _GONE = (NotFound, FailedPrecondition)
+_NOT_GONE = "DURABILITY_UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +234,7 @@ class LeaseState:
         if portion is not None and getattr(error, "reason", "") == "HOLD_MAXIMUM_AGE":
             portion.pending, portion.is_extendable = None, False
             portion.spent += wanted.amount
-        elif portion is not None and (self.is_closing or isinstance(error, _GONE)):
+        elif portion is not None and (self.is_closing or _is_gone(error)):
             return self._lose(portion, wanted, error)
         elif self.is_closing:
             self._reserve = None
@@ -363,6 +364,10 @@ class LeaseState:
         self.uncharged += lost
         logger.warning("lease: %d may not have been charged: %s", lost, error)
         return lost
+
+
+def _is_gone(error: Exception) -> bool:
+    return isinstance(error, _GONE) and error.reason != _NOT_GONE
 
 
 def _take(portion: Portion, amount: int) -> None:

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from holdfast import results
-from holdfast._lease_state import CAPTURE_INTERVAL_MS_DEFAULT, LeaseState, Terms, Wanted
+from holdfast._lease_state import (
+    CAPTURE_INTERVAL_MS_DEFAULT,
+    LeaseState,
+    Terms,
+    Wanted,
+)
 from holdfast.errors import FailedPrecondition, Unreachable
 from holdfast.kinds import Outcome
 from tests.client.test_lease_state import built
@@ -127,6 +132,17 @@ def test_work_that_nobody_could_be_asked_about_goes_on() -> None:
     assert again.operation.kind.item == "reserve"
     lease.answered(again, results.ReserveResult(BYPASSED), 25.0)
     assert lease.spend(100, 30.0)
+
+
+def test_a_capture_that_the_service_cannot_make_durable_is_sent_again() -> None:
+    """The hold is as it was, and what was spent of it is not given away."""
+    lease = lease_of()
+    assert lease.spend(10, 1.0)
+    capture = wanted(lease, 2.0)
+    refusal = FailedPrecondition("no replica", reason="DURABILITY_UNAVAILABLE")
+    assert lease.failed(capture, refusal, 2.0) == 0
+    assert wanted(lease, 3.0) is capture
+    assert (lease.left, lease.uncharged) == (90, 0)
 
 
 def test_a_lease_that_ends_asks_no_more_for_what_nobody_answers() -> None:
