@@ -295,8 +295,11 @@ class LeaseState:
             self._end(portion)
 
     def _refused(self, now_s: float, retry_after_ms: int) -> None:
-        """Asking at once again would only be refused again."""
-        self._reserve_at_s = now_s + max(_backoff_s(self._refusals), retry_after_ms / 1_000)
+        """Asking at once again would only be refused again. A limit may name days, in which others
+        give back, or somebody raises it.
+        """
+        wait_s = max(_backoff_s(self._refusals), retry_after_ms / 1_000)
+        self._reserve_at_s = now_s + min(RETRY_SECONDS_MAX, wait_s)
         self._refusals += 1
 
     def _settlements(self, now_s: float) -> list[Wanted]:

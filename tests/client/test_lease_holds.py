@@ -9,6 +9,7 @@ import pytest
 from holdfast import results
 from holdfast._lease_state import (
     CAPTURE_INTERVAL_MS_DEFAULT,
+    RETRY_SECONDS_MAX,
     LeaseState,
     Terms,
     Wanted,
@@ -143,6 +144,16 @@ def test_a_capture_that_the_service_cannot_make_durable_is_sent_again() -> None:
     assert lease.failed(capture, refusal, 2.0) == 0
     assert wanted(lease, 3.0) is capture
     assert (lease.left, lease.uncharged) == (90, 0)
+
+
+def test_what_a_limit_denies_for_days_is_asked_for_again_before() -> None:
+    """Others give back, and limits are raised."""
+    lease = lease_of()
+    assert lease.spend(60, 0.0)
+    denial = results.Decision(Outcome.DENIED, "LIMIT_EXCEEDED", retry_after_ms=20 * 86_400_000)
+    lease.answered(wanted(lease, 0.0), results.ReserveResult(denial), 0.0)
+    assert not lease.wants_reserve(RETRY_SECONDS_MAX - 0.1)
+    assert lease.wants_reserve(RETRY_SECONDS_MAX)
 
 
 def test_a_lease_that_ends_asks_no_more_for_what_nobody_answers() -> None:
