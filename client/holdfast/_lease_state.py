@@ -64,6 +64,13 @@ class Terms:
     capture_interval_ms: int = CAPTURE_INTERVAL_MS_DEFAULT
     labels: Mapping[str, str] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what would hold nothing, or never rest."""
+        if not is_whole(self.amount):
+            raise ValueError("the amount of a lease is a whole number of at least 1")
+        if not is_whole(self.capture_interval_ms):
+            raise ValueError("capture_interval_ms is a whole number of at least 1")
+
 
 @dataclass(eq=False, slots=True)
 class Wanted:
@@ -367,6 +374,11 @@ class LeaseState:
         self.uncharged += lost
         logger.warning("lease: %d may not have been charged: %s", lost, error)
         return lost
+
+
+def is_whole(amount: object) -> bool:
+    """Whether it can be an amount: a whole number of at least 1."""
+    return isinstance(amount, int) and not isinstance(amount, bool) and amount >= 1
 
 
 def _is_gone(error: Exception) -> bool:

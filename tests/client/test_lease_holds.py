@@ -165,3 +165,9 @@ def test_a_lease_that_ends_asks_no_more_for_what_nobody_answers() -> None:
     assert lease.failed(top_up, Unreachable("no answer"), 0.0) == 0
     lease.answered(wanted(lease, 0.0), results.CommitResult(GRANTED), 0.0)
     assert lease.is_settled
+
+
+@pytest.mark.parametrize("terms", [{"amount": 0}, {"amount": 2.5}, {"capture_interval_ms": 0}])
+def test_a_lease_of_nothing_is_refused(terms: Any) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Terms(**{"account": "acct", "amount": 100, "credit_type": "ai", **terms})
