@@ -70,7 +70,7 @@ class Asked:
 
     def expire(self) -> None:
         """Its time is over."""
-        self.withdraw()
+        self._leave()
         was_sent = self.stream is not None
         self.fail(Unreachable("no answer in time", result_unknown=was_sent))
         if self.stream is not None:
@@ -82,7 +82,13 @@ class Asked:
             self.answer.set_exception(error)
 
     def withdraw(self) -> None:
-        """Nobody wants the answer."""
+        """Nobody wants the answer. What was sent is waited for all the same: whether anything comes
+        in time says whether the stream is of use to others.
+        """
+        if self.stream is None:
+            self._leave()
+
+    def _leave(self) -> None:
         if self.place is not None:
             self.place.pop(self.id, None)
 

@@ -1,0 +1,44 @@
+"""What callers of a session give up, and what is left of it for those who come later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from holdfast import AsyncClient
+from holdfast._stream import MESSAGES_IN_FLIGHT_MAX
+from holdfast.v1 import balance_service_pb2 as pb
+from tests.client.session_server import SessionServer, session_server
+from tests.support.waiting import until
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[SessionServer]:
+    async with session_server() as started:
+        yield started
+
+
+async def silent(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+    """Never answers this message."""
+
+
+async def given_up(server: SessionServer, client: AsyncClient) -> None:
+    """A call whose caller goes away before its deadline, and after it was sent."""
+    before = len(server.messages)
+    call = asyncio.create_task(client.reserve("a", 1))
+    await until(lambda: len(server.messages) > before)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+
+
+async def test_a_stream_whose_callers_all_gave_up_is_left_behind(server: SessionServer) -> None:
+    """Whoever has less patience than the client finds out nothing about the connection."""
+    server.plan = [silent] * MESSAGES_IN_FLIGHT_MAX
+    async with AsyncClient(server.address, attempt_timeout_ms=500, timeout_ms=20_000) as client:
+        for _ in range(MESSAGES_IN_FLIGHT_MAX):
+            await given_up(server, client)
+        assert (await client.reserve("a", 1)).decision.allowed
+    assert server.streams == 2
