@@ -109,7 +109,7 @@ class Session:
         """
         if self._is_closed:
             raise closed()
-        if self._loop is not loop:
+        if self._loop is not loop or self._pumping is None or self._pumping.cancelling():
             self._start(loop)
         asked.place = self._queue
         self._queue[asked.id] = asked
@@ -129,9 +129,10 @@ class Session:
             await stream.close()
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._loop is not None:
+        if self._loop not in {None, loop}:
             raise unusable("a client belongs to the event loop of its first call; make another")
         self._loop = loop
+        # Another one where somebody has cancelled all tasks of the loop.
         self._pumping = loop.create_task(self._pump())
 
     async def _pump(self) -> None:

@@ -42,3 +42,19 @@ async def test_a_stream_whose_callers_all_gave_up_is_left_behind(server: Session
             await given_up(server, client)
         assert (await client.reserve("a", 1)).decision.allowed
     assert server.streams == 2
+
+
+async def test_a_service_that_cancels_all_of_its_tasks_is_still_answered(
+    server: SessionServer,
+) -> None:
+    """Those of the client are among them, and holds have to be settled at the end."""
+
+    async def service() -> None:
+        async with AsyncClient(server.address, attempt_timeout_ms=10_000) as client:
+            await client.reserve("a", 1)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            async with asyncio.timeout(5):
+                assert (await client.reserve("a", 1)).decision.allowed
+
+    await asyncio.to_thread(asyncio.run, service())
