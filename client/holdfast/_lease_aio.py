@@ -74,8 +74,12 @@ class AsyncLease(LeaseBase):
         if not self._state.is_closing:
             self._state.close()
             self._wake.set()
-        # Shielded: a second cancellation ends the wait, not the settlement.
-        await asyncio.shield(self._task)
+        while not self._task.done() or self._task.cancelled():
+            if self._task.done():
+                # Somebody has cancelled all tasks of the loop.
+                self._task = asyncio.create_task(self._run())
+            # A second cancellation ends the wait, not the settlement.
+            await asyncio.wait([self._task])
         self._settled(self._core)
 
     async def _run(self) -> None:

@@ -225,6 +225,21 @@ async def test_a_lease_whose_end_was_cut_short_is_waited_for(
     assert await figures(client, acct) == (960, 0, 40)
 
 
+async def test_a_service_that_cancels_all_of_its_tasks_is_charged(
+    holdfast_server: RunningService, client: AsyncClient, acct: str
+) -> None:
+    """That of the lease is among them."""
+
+    async def service() -> None:
+        async with AsyncClient(holdfast_server.target) as other, other.lease(acct, 100) as lease:
+            assert lease.spend(40)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+    await asyncio.to_thread(asyncio.run, service())
+    assert await figures(client, acct) == (960, 0, 40)
+
+
 async def test_a_lease_has_one_block(client: AsyncClient, acct: str) -> None:
     lease = client.lease(f"{acct}-none", 100)
     await client.create_account(f"{acct}-none")
