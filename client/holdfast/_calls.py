@@ -152,6 +152,26 @@ def _decoded(parse: Callable[[bytes], P], read: Callable[[P], T]) -> Callable[[b
     return decode
 
 
+def as_now(amounts: Amounts) -> Amounts:
+    """Amounts, whatever becomes of their mapping. Raises InvalidRequest for what is none."""
+    if type(amounts) is int:
+        return amounts
+    if isinstance(amounts, Mapping):
+        amounts = dict(amounts)
+        if all(map(_is_whole, amounts.values())):
+            return amounts
+    elif _is_whole(amounts):
+        return amounts
+    raise InvalidRequest(
+        "an amount is a whole number, or a mapping of credit types to whole numbers",
+        reason="LINES_INVALID",
+    )
+
+
+def _is_whole(amount: object) -> bool:
+    return isinstance(amount, int) and not isinstance(amount, bool)
+
+
 def lines_of(amounts: Amounts, credit_type: str | None, defaults: Defaults) -> dict[str, int]:
     """Amounts per credit type: a bare integer is of `credit_type`, else of the client's."""
     if isinstance(amounts, int):

@@ -1,7 +1,8 @@
 """The operations of the hot path, as values: what `Client.batch` takes.
 
 Each function says what is to be done and makes its idempotency key, so an operation that is sent
-again carries the same key and is applied once. The clients' methods of the same names send one.
+again carries the same key, with the same content, and is applied once. The clients' methods of the
+same names send one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast import _answers, results
-from holdfast._calls import Amounts, Bypass, Defaults, Operation, T, lines_of
+from holdfast._calls import Amounts, Bypass, Defaults, Operation, T, as_now, lines_of
 from holdfast._keys import new_key
 from holdfast.kinds import Durability, Outcome, Overage
 from holdfast.v1 import balance_service_pb2 as pb
@@ -53,7 +54,8 @@ def reserve(
     durability: Durability = Durability.UNSPECIFIED,
 ) -> Operation[results.ReserveResult]:
     """Sets credits aside. With `minimum`, less than `amount` will do, but at least that much."""
-    key = key or new_key()
+    key, amount, labels = key or new_key(), as_now(amount), labels and dict(labels)
+    minimum = None if minimum is None else as_now(minimum)
 
     def fill(request: pb.ReserveRequest, defaults: Defaults) -> None:
         request.account = account
@@ -80,7 +82,8 @@ def commit(
     durability: Durability = Durability.UNSPECIFIED,
 ) -> Operation[results.CommitResult]:
     """Burns what was used of a hold; None means what is held. Not `final`: the rest stays held."""
-    key = key or new_key()
+    key, labels = key or new_key(), labels and dict(labels)
+    amount = None if amount is None else as_now(amount)
 
     def fill(request: pb.CommitRequest, defaults: Defaults) -> None:
         request.hold_id = hold_id
@@ -143,7 +146,8 @@ def burn(
     durability: Durability = Durability.UNSPECIFIED,
 ) -> Operation[results.BurnResult]:
     """Reserves and commits in one step."""
-    key = key or new_key()
+    key, amount, labels = key or new_key(), as_now(amount), labels and dict(labels)
+    minimum = None if minimum is None else as_now(minimum)
 
     def fill(request: pb.BurnRequest, defaults: Defaults) -> None:
         request.account = account
@@ -167,7 +171,7 @@ def refund(
     durability: Durability = Durability.UNSPECIFIED,
 ) -> Operation[results.RefundResult]:
     """Gives burned credits back; None means all that is left to refund."""
-    key = key or new_key()
+    key, amount = key or new_key(), None if amount is None else as_now(amount)
 
     def fill(request: pb.RefundRequest, defaults: Defaults) -> None:
         request.transaction_id = transaction_id

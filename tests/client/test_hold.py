@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from holdfast import (
     Denied,
     FailedPrecondition,
     InternalError,
+    InvalidRequest,
     Outcome,
     Unreachable,
 )
@@ -92,6 +94,17 @@ async def test_a_block_that_raises_releases(client: AsyncClient, faulty: FaultyS
 def test_a_block_that_raises_releases_by_threads(threaded: Client, faulty: FaultyServer) -> None:
     with pytest.raises(WorkFailed), threaded.hold("acct", 10):
         raise WorkFailed
+    assert faulty.methods() == ["Reserve", "Release"]
+
+
+@pytest.mark.parametrize("amount", [980.0, "980", {"credits": 980.0}, True])
+async def test_what_is_no_amount_is_refused_where_it_is_recorded(
+    client: AsyncClient, faulty: FaultyServer, amount: Any
+) -> None:
+    """Not at the end of the block, where nothing would be settled any more."""
+    with pytest.raises(InvalidRequest, match="whole number"):
+        async with client.hold("acct", 1200) as hold:
+            hold.commit(amount)
     assert faulty.methods() == ["Reserve", "Release"]
 
 
