@@ -19,6 +19,9 @@ from holdfast.kinds import Overage
 
 Send = Callable[[Call[Any]], Any]
 
+#: Fewer holds than this are not looked through for those that have ended.
+TIDY_HOLDS_MIN = 64
+
 
 class Extender:
     """One daemon thread that extends all holds of a client. It starts with the first hold."""
@@ -26,6 +29,8 @@ class Extender:
     def __init__(self, name: str) -> None:
         self._name = name
         self._due: list[tuple[float, int, Hold]] = []
+        #: Those that have ended are looked for when there are so many.
+        self._tidy_at = TIDY_HOLDS_MIN
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -34,9 +39,8 @@ class Extender:
     def plan(self, hold: Hold, after_s: float) -> None:
         """Extends `hold` after this long, unless it is settled by then."""
         with self._changed:
-            # Most holds are settled long before they are due: forget them, so that few are kept.
-            while self._due and self._due[0][2].settled:
-                heapq.heappop(self._due)
+            if len(self._due) >= self._tidy_at:
+                self._tidy()
             heapq.heappush(self._due, (time.monotonic() + after_s, next(self._numbers), hold))
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -45,6 +49,12 @@ class Extender:
                 self._thread = thread
             if self._due[0][2] is hold:
                 self._changed.notify()
+
+    def _tidy(self) -> None:
+        """Forgets holds that have ended: most do long before they are due."""
+        self._due = [each for each in self._due if not each[2].settled]
+        heapq.heapify(self._due)
+        self._tidy_at = max(TIDY_HOLDS_MIN, 2 * len(self._due))
 
     def close(self) -> None:
         """Ends the thread after the extension that is under way."""

@@ -108,6 +108,14 @@ async def test_what_is_no_amount_is_refused_where_it_is_recorded(
     assert faulty.methods() == ["Reserve", "Release"]
 
 
+def test_holds_that_have_ended_are_forgotten_while_another_goes_on(threaded: Client) -> None:
+    with threaded.hold("acct", 10):
+        for _ in range(300):
+            with threaded.hold("acct", 10):
+                pass
+        assert len(threaded._extender._due) < 150
+
+
 async def test_what_was_recorded_before_a_failure_is_committed(
     client: AsyncClient, faulty: FaultyServer
 ) -> None:
