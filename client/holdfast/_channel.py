@@ -134,6 +134,7 @@ class AsyncUnary:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._channel: aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
         self._methods: dict[str, aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
@@ -141,6 +142,8 @@ class AsyncUnary:
         """See `AsyncTransport`."""
         if self._is_closed:
             raise closed()
+        if self._loop is not asyncio.get_running_loop():
+            self._connect()
         method = self._methods.get(path) or self._method(path)
         try:
             return await method(request, timeout=timeout_s, metadata=metadata)
@@ -158,9 +161,14 @@ class AsyncUnary:
         if self._channel is not None:
             await self._channel.close()
 
+    def _connect(self) -> None:
+        if self._loop is not None:
+            raise of_another_loop()
+        self._loop = asyncio.get_running_loop()
+        self._channel = connect_async(self._endpoint)
+
     def _method(self, path: str) -> aio.UnaryUnaryMultiCallable[bytes, bytes]:
-        if self._channel is None:
-            self._channel = connect_async(self._endpoint)
+        assert self._channel is not None
         self._methods[path] = self._channel.unary_unary(path)
         return self._methods[path]
 
@@ -210,6 +218,11 @@ def _connect(endpoint: Endpoint) -> grpc.Channel:
 def closed(*, result_unknown: bool = False) -> FailedPrecondition:
     """What a call of a closed client ends with."""
     return unusable("the client is closed", result_unknown=result_unknown)
+
+
+def of_another_loop() -> FailedPrecondition:
+    """What a call ends with that is made in another event loop than those before."""
+    return unusable("a client belongs to the event loop of its first call; make another")
 
 
 def unusable(why: str, *, result_unknown: bool = False) -> FailedPrecondition:

@@ -20,7 +20,7 @@ from copy import copy
 from itertools import chain, count, islice
 
 from holdfast._calls import Operation, T
-from holdfast._channel import Endpoint, Metadata, closed, unusable
+from holdfast._channel import Endpoint, Metadata, closed, of_another_loop
 from holdfast._stream import Answer, Asked, Stream, TooLong
 from holdfast._watch import Watch
 from holdfast.errors import HoldfastError
@@ -130,7 +130,7 @@ class Session:
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop not in {None, loop}:
-            raise unusable("a client belongs to the event loop of its first call; make another")
+            raise of_another_loop()
         self._loop = loop
         # Another one where somebody has cancelled all tasks of the loop.
         self._pumping = loop.create_task(self._pump())

@@ -196,6 +196,19 @@ def test_a_denial_is_copied_whole(again: Any) -> None:
     assert copied.decision == denied.decision
 
 
+def test_a_call_of_another_event_loop_says_so(faulty: FaultyServer) -> None:
+    client = AsyncClient(faulty.address, transport="unary")
+
+    async def ask() -> None:
+        await client.balance("acct")
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(ask())
+        with pytest.raises(FailedPrecondition, match="event loop"):
+            second.run(ask())
+        first.run(client.close())
+
+
 async def test_a_closed_client_says_so(client: AsyncClient, faulty: FaultyServer) -> None:
     """Whoever was at work, and whoever comes later; also where there was never a connection."""
     unused = AsyncClient(faulty.address)
