@@ -70,8 +70,11 @@ async def apart(metadata: Callable[[], Metadata]) -> Metadata:
     def ask() -> None:
         try:
             given.set_result(metadata())
-        except BaseException as error:
+        except Exception as error:
             given.set_exception(error)
+        except BaseException as error:
+            # Such as what ends a program: from here it would end the loop alone.
+            given.set_exception(RuntimeError(f"the token function ended with {error!r}"))
         with suppress(RuntimeError):
             # The loop may have ended meanwhile.
             loop.call_soon_threadsafe(ended.set)

@@ -334,6 +334,25 @@ async def test_closing_a_client_waits_for_no_token(server: SessionServer) -> Non
     tokens.is_given.set()
 
 
+async def test_a_token_function_that_ends_the_program_ends_no_client(
+    server: SessionServer,
+) -> None:
+    """It is called in a thread, which cannot end anything."""
+    asked = count()
+
+    def token() -> str:
+        if next(asked) == 0:
+            raise SystemExit("no credentials here")
+        return "secret"
+
+    with Client(server.address, token=token, attempt_timeout_ms=500) as client:
+        async with asyncio.timeout(10):
+            with pytest.raises(RuntimeError, match="no credentials here"):
+                await asyncio.to_thread(client.reserve, "a", 1)
+            assert (await asyncio.to_thread(client.reserve, "a", 1)).decision.allowed
+        await asyncio.to_thread(client.close)
+
+
 async def test_a_token_that_was_never_good_is_refused_once(server: SessionServer) -> None:
     server.plan = [refusing(Reason.TOKEN_EXPIRED)] * 2
     async with AsyncClient(server.address, token="old") as client:
