@@ -348,9 +348,10 @@ async def test_a_token_function_that_ends_the_program_ends_no_client(
     with Client(server.address, token=token, attempt_timeout_ms=500) as client:
         async with asyncio.timeout(10):
             with pytest.raises(RuntimeError, match="no credentials here"):
-                await asyncio.to_thread(client.reserve, "a", 1)
-            assert (await asyncio.to_thread(client.reserve, "a", 1)).decision.allowed
+                await asyncio.to_thread(client.reserve, "a", 1, key="failed")
+            assert (await asyncio.to_thread(client.reserve, "a", 1, key="sent")).decision.allowed
         await asyncio.to_thread(client.close)
+    assert server.came == {"sent": 1}
 
 
 async def test_a_token_that_was_never_good_is_refused_once(server: SessionServer) -> None:

@@ -1,14 +1,15 @@
-"""What callers of a session give up, and what is left of it for those who come later."""
+"""What callers of a session give up, close or cancel, and what is left for the others."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
 import pytest
 
-from holdfast import AsyncClient
+from holdfast import AsyncClient, Client, FailedPrecondition
 from holdfast._stream import MESSAGES_IN_FLIGHT_MAX
 from holdfast.v1 import balance_service_pb2 as pb
 from tests.client.session_server import SessionServer, session_server
@@ -42,6 +43,45 @@ async def test_a_stream_whose_callers_all_gave_up_is_left_behind(server: Session
             await given_up(server, client)
         assert (await client.reserve("a", 1)).decision.allowed
     assert server.streams == 2
+
+
+async def test_who_waits_for_room_goes_on_with_the_next_stream(server: SessionServer) -> None:
+    """Also where nobody else asks who would wake the client."""
+    is_over = asyncio.Event()
+
+    async def cut(server: SessionServer, context: Any, message: pb.SessionRequest) -> None:
+        await is_over.wait()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+    server.plan = [silent] * (MESSAGES_IN_FLIGHT_MAX - 1) + [cut]
+    async with AsyncClient(server.address, attempt_timeout_ms=60_000, timeout_ms=60_000) as client:
+        for _ in range(MESSAGES_IN_FLIGHT_MAX):
+            await given_up(server, client)
+        waiting = asyncio.create_task(client.reserve("a", 1))
+        await asyncio.sleep(0)
+        is_over.set()
+        async with asyncio.timeout(10):
+            assert (await waiting).decision.allowed
+    assert server.streams == 2
+
+
+async def test_a_client_that_closes_while_a_call_is_handed_over_leaves_nobody_waiting(
+    server: SessionServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(server.address)
+    await asyncio.to_thread(client.reserve, "a", 1)
+    session = client._session
+    assert session
+    tell = session._tell
+
+    def late(callback: Callable[[], None]) -> None:
+        monkeypatch.setattr(session, "_tell", tell)
+        client.close()
+        tell(callback)
+
+    monkeypatch.setattr(session, "_tell", late)
+    with pytest.raises(FailedPrecondition, match="closed"):
+        await asyncio.wait_for(asyncio.to_thread(client.reserve, "a", 1), 10)
 
 
 async def test_a_service_that_cancels_all_of_its_tasks_is_still_answered(
