@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -179,6 +180,8 @@ class Unary:
     def __init__(self, endpoint: Endpoint) -> None:
         self._channel = _connect(endpoint)
         self._is_closed = False
+        #: Where it was used: a process that is forked has none of the transport's threads.
+        self._process = 0
         # Only ever grows by the methods there are; two threads that add one add the same.
         self._methods: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
@@ -186,6 +189,10 @@ class Unary:
         """See `Transport`."""
         if self._is_closed:
             raise closed()
+        if self._process != os.getpid():
+            if self._process:
+                raise of_another_process()
+            self._process = os.getpid()
         method = self._methods.get(path)
         if method is None:
             method = self._methods[path] = self._channel.unary_unary(path)
@@ -223,6 +230,11 @@ def closed(*, result_unknown: bool = False) -> FailedPrecondition:
 def of_another_loop() -> FailedPrecondition:
     """What a call ends with that is made in another event loop than those before."""
     return unusable("a client belongs to the event loop of its first call; make another")
+
+
+def of_another_process() -> FailedPrecondition:
+    """What a call ends with in the child of a process that has used the client."""
+    return unusable("a client that was used before a fork is no use after it; make another")
 
 
 def unusable(why: str, *, result_unknown: bool = False) -> FailedPrecondition:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 
 from holdfast._calls import Operation, T
-from holdfast._channel import Endpoint, Metadata, closed, unusable
+from holdfast._channel import Endpoint, Metadata, closed, of_another_process
 from holdfast._session import Session
 from holdfast._stream import Asked
 from holdfast.errors import HoldfastError
@@ -144,7 +144,7 @@ class SessionThread:
             if self._is_closed:
                 raise closed()
             if self._process not in {0, os.getpid()}:
-                raise unusable("a client that was used before a fork is no use after it")
+                raise of_another_process()
             if not self._process:
                 self._loop = loop = self._loop or asyncio.new_event_loop()
                 name, work = "holdfast-session", partial(self._run, loop)

@@ -9,6 +9,7 @@ from asyncio.subprocess import PIPE
 import pytest
 
 from holdfast import Client, FailedPrecondition
+from tests.client.faulty import FaultyServer
 from tests.client.session_server import session_server
 
 #: The parent's thread waits for something to do when the child's is told that there is.
@@ -42,6 +43,34 @@ async def test_a_client_from_before_a_fork_is_of_use_to_whoever_had_not_used_it(
         assert await process.wait() == 0
     assert server.streams == 2
     assert server.came == {"parent": 1} | {f"child-{number}": 1 for number in range(50)}
+
+
+#: In the child the transport has none of the threads that end a call at its deadline.
+CALLED_ON_BOTH_SIDES = """
+import os, signal, sys
+from holdfast import Client, FailedPrecondition
+
+client = Client(sys.argv[1], transport="unary")
+with client.hold("parent", 1):
+    child = os.fork()
+    signal.alarm(20)
+    if not child:
+        try:
+            client.reserve("child", 1)
+        except FailedPrecondition as error:
+            os._exit(0 if "fork" in str(error) else 1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+client.close()
+sys.exit(status)
+"""
+
+
+async def test_a_call_of_its_own_says_so_too(faulty: FaultyServer) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CALLED_ON_BOTH_SIDES, faulty.address
+    )
+    assert await process.wait() == 0
+    assert faulty.methods() == ["Reserve", "Commit"]
 
 
 async def test_a_client_that_was_used_before_a_fork_says_so(
