@@ -141,6 +141,18 @@ async def test_a_release_that_fails_does_not_hide_the_block_s_exception(
         await work()
 
 
+def test_a_release_that_fails_does_not_hide_the_block_s_exception_from_threads(
+    threaded: Client, faulty: FaultyServer
+) -> None:
+    def work() -> None:
+        with threaded.hold("acct", 10):
+            faulty.faults.append(Fault(grpc.StatusCode.FAILED_PRECONDITION, reason="HOLD_EXPIRED"))
+            raise WorkFailed
+
+    with pytest.raises(WorkFailed):
+        work()
+
+
 async def test_a_commit_that_fails_is_raised(client: AsyncClient, faulty: FaultyServer) -> None:
     with pytest.raises(FailedPrecondition):
         async with client.hold("acct", 10):
@@ -244,7 +256,7 @@ async def test_a_capture_is_sent_at_once(client: AsyncClient, faulty: FaultyServ
 def test_a_released_hold_is_not_settled_again(threaded: Client, faulty: FaultyServer) -> None:
     with threaded.hold("acct", 10) as hold:
         hold.capture(3)
-        hold.release("enough")
+        assert hold.release("enough").decision.allowed
     assert faulty.methods() == ["Reserve", "Commit", "Release"]
     assert faulty.seen[-1].request.reason == "enough"
     assert hold.receipt is None

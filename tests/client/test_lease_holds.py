@@ -156,6 +156,16 @@ def test_what_a_limit_denies_for_days_is_asked_for_again_before() -> None:
     assert lease.wants_reserve(RETRY_SECONDS_MAX)
 
 
+def test_the_last_capture_of_a_hold_asks_for_no_more_time() -> None:
+    """What is too old to be extended can still be settled."""
+    lease = lease_of()
+    assert lease.spend(10, 0.0)
+    lease.close()
+    name, request = asked(lease, 0.0)
+    assert (name, request.lines[0].amount) == ("commit", 10)
+    assert (request.ttl_ms, request.final) == (0, True)
+
+
 def test_a_lease_that_ends_asks_no_more_for_what_nobody_answers() -> None:
     lease = lease_of()
     assert lease.spend(60, 0.0)
