@@ -14,6 +14,18 @@ from cryptography.x509.oid import NameOID
 
 VALID_FOR = timedelta(hours=1)
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 @dataclass(frozen=True)
 class Signed:
@@ -38,10 +50,12 @@ class Authority:
     ) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _named(name)
-        basic = x509.BasicConstraints(ca=True, path_length=0)
-        builder = _builder(self._name, self._name, self._key, begins, ends)
-        signed = builder.add_extension(basic, critical=True).sign(self._key, hashes.SHA256())
-        self.certificate = _pem(signed)
+        builder = (
+            self._builder(self._name, self._key, begins, ends)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_SIGNS_CERTIFICATES, critical=True)
+        )
+        self.certificate = _pem(builder.sign(self._key, hashes.SHA256()))
 
     def sign(
         self,
@@ -60,7 +74,7 @@ class Authority:
         ]
         if uri:
             names.append(x509.UniformResourceIdentifier(uri))
-        builder = _builder(_named(name), self._name, key, begins, ends).add_extension(
+        builder = self._builder(_named(name), key, begins, ends).add_extension(
             x509.SubjectAlternativeName(names), critical=False
         )
         private = key.private_bytes(
@@ -70,24 +84,28 @@ class Authority:
         )
         return Signed(_pem(builder.sign(self._key, hashes.SHA256())), private)
 
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    begins: timedelta,
-    ends: timedelta,
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + begins)
-        .not_valid_after(now + ends)
-    )
+    def _builder(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        begins: timedelta,
+        ends: timedelta,
+    ) -> x509.CertificateBuilder:
+        now = datetime.now(UTC)
+        # Python 3.13 verifies strictly: no certificate may leave out its key, and which one signed it.
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + begins)
+            .not_valid_after(now + ends)
+            .add_extension(own, critical=False)
+            .add_extension(signed_by, critical=False)
+        )
 
 
 def _named(name: str) -> x509.Name:
