@@ -61,7 +61,7 @@ async def test_terms_are_what_entries_say(url: str, ledger: Ledger) -> None:
         "labels = '{}'",
         "repay_debt = false",
         "issuer = 'eve'",
-        "first_seq = 4",
+        "epoch = 2",
     ],
 )
 async def test_a_grant_whose_terms_were_changed_is_found(

@@ -623,7 +623,7 @@ class Violation(_message.Message):
     partition: _builtins.int
     """Where."""
     seq: _builtins.int
-    """The first entry concerned."""
+    """The first entry concerned, or that which an added row names; 0 where it names none."""
     message: _builtins.str
     """What was expected and what was found."""
     def __init__(

@@ -90,8 +90,9 @@ class LedgerServiceServicer(object):
 
     def Verify(self, request, context):
         """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
-        and snapshots of trees, of every tenant. Only for credentials that serve every tenant. Takes up to 10
-        minutes, and one at a time in a process: REASON_OVERLOADED for others.
+        and snapshots of trees, of every tenant; and that no key, grant or account is there that no entry says.
+        What is kept to answer retries, policies and credit types are not looked at. Only for credentials that
+        serve every tenant. Takes up to 10 minutes, and one at a time in a process: REASON_OVERLOADED for others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

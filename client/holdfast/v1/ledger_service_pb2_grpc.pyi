@@ -47,8 +47,9 @@ class LedgerServiceStub:
     """The entries and grants behind a balance or a transaction."""
     Verify: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.VerifyRequest, _ledger_service_pb2.VerifyResponse]
     """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
-    and snapshots of trees, of every tenant. Only for credentials that serve every tenant. Takes up to 10
-    minutes, and one at a time in a process: REASON_OVERLOADED for others.
+    and snapshots of trees, of every tenant; and that no key, grant or account is there that no entry says.
+    What is kept to answer retries, policies and credit types are not looked at. Only for credentials that
+    serve every tenant. Takes up to 10 minutes, and one at a time in a process: REASON_OVERLOADED for others.
     """
 
 @_typing.type_check_only
@@ -70,8 +71,9 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """The entries and grants behind a balance or a transaction."""
     Verify: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.VerifyRequest, _ledger_service_pb2.VerifyResponse]  # type: ignore[assignment]
     """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
-    and snapshots of trees, of every tenant. Only for credentials that serve every tenant. Takes up to 10
-    minutes, and one at a time in a process: REASON_OVERLOADED for others.
+    and snapshots of trees, of every tenant; and that no key, grant or account is there that no entry says.
+    What is kept to answer retries, policies and credit types are not looked at. Only for credentials that
+    serve every tenant. Takes up to 10 minutes, and one at a time in a process: REASON_OVERLOADED for others.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -114,8 +116,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.VerifyResponse, _abc.Awaitable[_ledger_service_pb2.VerifyResponse]]:
         """Checks hash chain, sequence, versions, conservation, holds, keys, terms of grants and accounts, cursors
-        and snapshots of trees, of every tenant. Only for credentials that serve every tenant. Takes up to 10
-        minutes, and one at a time in a process: REASON_OVERLOADED for others.
+        and snapshots of trees, of every tenant; and that no key, grant or account is there that no entry says.
+        What is kept to answer retries, policies and credit types are not looked at. Only for credentials that
+        serve every tenant. Takes up to 10 minutes, and one at a time in a process: REASON_OVERLOADED for others.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

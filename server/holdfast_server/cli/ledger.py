@@ -171,7 +171,8 @@ def verify(
     accounts; status 1 where one fails.
 
     With --checkpoints also that nothing is missing at the end, which a chain alone cannot show.
-    A file says nothing about keys and terms.
+    A file says nothing about keys and terms. What answers to retries say, policies and credit types
+    are not looked at.
     """
     if where["file"] and (where["offline"] or partitions):
         raise click.UsageError("a --file is verified whole, and without Postgres")

@@ -19,6 +19,7 @@ from holdfast_server.domain.entry import GENESIS_HASH, Entry, EntryKind, chain_h
 from holdfast_server.domain.rebuild import Follows
 from holdfast_server.domain.reply import Buckets
 from holdfast_server.ledger import rows
+from holdfast_server.ledger.additions import additions
 from holdfast_server.ledger.database import EVERY_TENANT, Cursor, fetch_all, fetch_one
 from holdfast_server.ledger.hold_check import HoldCheck
 from holdfast_server.ledger.projection_check import ProjectionCheck
@@ -234,6 +235,8 @@ class Verification(Snapshots):
             violations += check.violations
             if on_progress:
                 on_progress(partition, entries)
+        async with self.reading(EVERY_TENANT, limit_ms=0) as cursor:
+            violations += [each async for each in additions(cursor, partitions, VIOLATIONS_MAX)]
         return VerifyReport(entries, tuple(violations[:VIOLATIONS_MAX]))
 
     async def tips(self) -> dict[int, Tip]:

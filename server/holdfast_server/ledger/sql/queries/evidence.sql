@@ -17,12 +17,12 @@ SELECT partition FROM found WHERE partition IS NOT NULL;
 
 -- unprotected --
 -- What nothing protects from being applied again, although it was asked for under a key that is kept for ever
--- (a Reserve's is not) or ended a hold: how much, and the first. Each row is looked up by itself: a join with
--- the view reads all operations there are.
+-- (a Reserve's is not) or ended a hold: how much, and the first. That there is an answer is looked at, and not
+-- what it says. Each row is looked up by itself: a join with the view reads all operations there are.
 SELECT count(*) AS operations, min(e.seq) AS first
 FROM (
     SELECT
-        seq, tenant, partition, epoch, first_seq, fingerprint,
+        seq, tenant, partition, epoch, first_seq, fingerprint, fingerprint <> '' AS answered,
         CASE WHEN ends_hold <> 0 THEN hold END AS hold_ended,
         CASE WHEN fingerprint <> '' THEN method ELSE 'Expire' END AS method,
         CASE WHEN fingerprint <> '' THEN idempotency_key ELSE replace(hold::text, '-', '') END AS key
@@ -35,8 +35,60 @@ LEFT JOIN LATERAL (
     WHERE known.idempotency_key = e.key AND known.tenant = e.tenant AND known.method = e.method
     LIMIT 1
 ) AS o ON true
-WHERE (o.partition, o.epoch, o.first_seq, o.fingerprint, o.hold_ended)
-    IS DISTINCT FROM (e.partition, e.epoch, e.first_seq, e.fingerprint, e.hold_ended);
+WHERE (o.partition, o.epoch, o.first_seq, o.fingerprint, o.hold_ended, o.answer <> '')
+    IS DISTINCT FROM (e.partition, e.epoch, e.first_seq, e.fingerprint, e.hold_ended, e.answered);
+
+-- operations_of_nothing --
+-- What is kept from being applied although no entry did it. All operations there are are read once, in an order
+-- that suits Postgres; what one is about is compared where the entry is known (`unprotected`).
+SELECT o.partition, o.first_seq AS seq, o.tenant, o.method, o.idempotency_key AS name
+FROM holdfast.tenant_operation AS o
+LEFT JOIN holdfast.entry AS e ON e.partition = o.partition AND e.seq = o.first_seq
+WHERE (%(partitions)s::integer[] IS NULL OR o.partition = ANY(%(partitions)s::integer[]))
+  AND (
+      e.seq = e.first_seq AND e.epoch = o.epoch AND e.tenant = o.tenant
+      AND CASE
+          WHEN e.fingerprint <> '' THEN
+              e.kind <> 3 AND e.method = o.method AND e.idempotency_key = o.idempotency_key
+          ELSE
+              e.ends_hold <> 0 AND o.method = 'Expire'
+              AND o.idempotency_key = replace(e.hold::text, '-', '')
+      END
+  ) IS NOT TRUE
+ORDER BY o.partition, o.first_seq, o.idempotency_key
+LIMIT %(limit)s;
+
+-- grants_of_nothing --
+-- Terms of grants that no entry gave: neither a GRANT, the first of its transaction, nor a REFUND anywhere in it.
+SELECT g.partition, g.first_seq AS seq, g.tenant, replace(g.grant_id::text, '-', '') AS name
+FROM holdfast.grant_terms AS g
+WHERE (%(partitions)s::integer[] IS NULL OR g.partition = ANY(%(partitions)s::integer[]))
+  AND NOT EXISTS (
+      SELECT FROM holdfast.entry AS e
+      WHERE e.partition = g.partition AND e.seq = g.first_seq AND e.tenant = g.tenant
+        AND e.kind = 2 AND e.detail ->> 'grant_id' = replace(g.grant_id::text, '-', '')
+  )
+  AND NOT EXISTS (
+      SELECT FROM holdfast.entry AS e
+      WHERE e.partition = g.partition AND e.first_seq = g.first_seq AND e.tenant = g.tenant
+        AND e.seq BETWEEN g.first_seq AND g.first_seq + %(transaction_max)s
+        AND e.kind = 11 AND g.grant_id = ANY(e.grant_ids)
+  )
+ORDER BY g.partition, g.first_seq, g.grant_id
+LIMIT %(limit)s;
+
+-- accounts_of_nothing --
+-- Accounts that no entry made.
+SELECT a.partition, 0::bigint AS seq, a.tenant, a.account AS name
+FROM holdfast.account AS a
+WHERE (%(partitions)s::integer[] IS NULL OR a.partition = ANY(%(partitions)s::integer[]))
+  AND NOT EXISTS (
+      SELECT FROM holdfast.entry AS e
+      WHERE e.account = a.account AND e.tenant = a.tenant AND e.credit_type = ''
+        AND e.partition = a.partition AND e.kind = 1
+  )
+ORDER BY a.partition, a.tenant, a.account
+LIMIT %(limit)s;
 
 -- grants_named --
 -- The terms of some grants, as they are read. Each is looked up by itself: a join may read all there are.
