@@ -349,12 +349,14 @@ def test_a_forged_chain_does_not_help_against_the_other_checks() -> None:
     assert checks(grant, hold, replace(commit, epoch=2), *rest) == {("sequence", 0, 4)}
     unbalanced = replace(grant, delta=Buckets(granted=1_000_000))
     assert ("conservation", 0, 1) in checks(unbalanced)
-    in_debt = replace(
-        grant,
-        delta=replace(grant.delta, debt=5, available=grant.delta.available + 5),
-        after=replace(grant.after, debt=5, available=grant.after.available + 5),
-    )
-    assert checks(in_debt) == {("conservation", 0, 1)}
+    lopsided = replace(grant, delta=unbalanced.delta, after=unbalanced.delta)
+    assert checks(lopsided) == {("conservation", 0, 1)}
+    overdrawn = Buckets(granted=1_000_000, available=-1, held=1_000_001)
+    too_much = Buckets(available=-1_000_001, held=1_000_001)
+    assert checks(grant, replace(hold, delta=too_much, after=overdrawn)) == {("conservation", 0, 2)}
+    for bucket in ("debt", "unenforced"):
+        raised = Buckets(1_000_000, available=1_000_001, **{bucket: 1})
+        assert checks(replace(grant, delta=raised, after=raised)) == {("conservation", 0, 1)}
     jumped = replace(hold, after=replace(hold.after, available=1, held=999_999))
     assert ("conservation", 0, 2) in checks(grant, jumped)
 
@@ -375,6 +377,8 @@ def test_a_hold_lives_once() -> None:
     assert "which is not open" in messages(grant, hold, commit, tale.commit("ada", 0))[0]
     assert any("still holds" in each for each in messages(grant, hold, early(commit, 5)))
     assert "which is not open" in messages(grant, hold, replace(commit, hold=other))[0]
+    nameless = replace(commit, hold="", ends_hold=None)
+    assert "0 are held" in messages(grant, hold, nameless)[0]
     again = replace(tale.hold("ada", 0), seq=3, first_seq=3, version=3, after=hold.after)
     assert "placed again" in messages(grant, hold, again)[0]
 
