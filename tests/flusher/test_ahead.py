@@ -170,6 +170,26 @@ async def test_a_batch_that_fails_takes_with_it_what_was_prepared_behind_it(
     assert heard.halts == []
 
 
+async def test_what_was_read_behind_a_refused_entry_of_others_is_read_again(stage: Stage) -> None:
+    """F41: nothing more comes that would show that it is missing."""
+    entries, heard, appender = holds_and_commits(Story(1), ["bob"], 6), Heard(), SlowAppender(stage)
+    flusher = flusher_of(heard, stage.outbox, appender)
+    given = Story().grant("ada", 1)
+    more = replace(given.delta, granted=2)
+    await stage.add(replace(given, delta=more, after=more), *entries)
+
+    async def wait(append: Append) -> None:
+        """The sound half of what was refused is recorded once the next batch is prepared."""
+        await until(lambda: flusher._progress.ahead[1].seq > BATCH)
+        await append()
+
+    appender.second = wait
+    await run(flusher, heard, entries[-1].seq)
+
+    await stage.check(entries)
+    assert [halt.partition for halt in heard.halts] == [0]
+
+
 async def test_an_epoch_that_begins_takes_with_it_what_was_prepared_before(stage: Stage) -> None:
     """F37, F40: neither the batch under way nor the one behind it is recorded."""
     story, heard, appender = Story(), Heard(), SlowAppender(stage)
