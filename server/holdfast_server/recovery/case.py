@@ -118,7 +118,7 @@ def evidence_of(
         hot_seq=seen.seq,
         hot_exists=seen.exists,
         acknowledged_seq=acknowledged_seq,
-        contradicts=bool(salvaged.divergent) and ledger_seq >= seen.flushed,
+        contradicts=bool(salvaged.divergent),
         is_refused=bool(salvaged.refused),
         ledger_regressed=ledger_seq < seen.flushed,
         may_evict=bool(danger.policy),
