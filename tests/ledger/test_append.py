@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,19 @@ async def test_one_cursor_that_moved_holds_the_whole_batch_back(
             await appender.append(batches)
 
     assert await ledger.flushed([0, 1]) == {0: (1, 1), 1: (1, 0)}
+
+
+@pytest.mark.parametrize("other", [{"hash": b"x" * 32}, {"seq": 1}])
+async def test_a_cursor_counts_only_if_number_and_hash_are_those_of_the_ledger(
+    ledger: Ledger, migrated_postgres_url: str, other: dict[str, Any]
+) -> None:
+    """A standby that took over may have another entry under the same number."""
+    async with open_appender(migrated_postgres_url) as appender:
+        (batch,) = await prepared(appender, [Story().grant("ada", 1)])
+        with pytest.raises(CursorsMoved):
+            await appender.append([replace(batch, before=replace(batch.before, **other))])
+
+    assert await ledger.flushed([0]) == {0: (1, 0)}
 
 
 async def test_an_epoch_that_began_fences_the_appenders_of_the_one_before(
