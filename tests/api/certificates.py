@@ -92,7 +92,7 @@ class Authority:
         ends: timedelta,
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
-        # Python 3.13 verifies strictly: no certificate may leave out its key, and which one signed it.
+        # Python 3.13 verifies strictly: no certificate may leave out its key, nor the signer's.
         own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         return (
