@@ -75,6 +75,11 @@ def reserve(world: World, account: str, **changes: Any) -> balance.BatchItem:
     return balance.BatchItem(reserve=world.reserve(account, **changes))
 
 
+def durable_burn(world: World, account: str) -> balance.BatchItem:
+    """One that is answered once the ledger has it."""
+    return balance.BatchItem(burn=world.burn(account, 1, durability=types.DURABILITY_LEDGER))
+
+
 def commit(world: World, hold: str, **changes: Any) -> balance.BatchItem:
     fields = {"tenant": world.tenant, "hold_id": hold, "idempotency_key": uuid7(), **changes}
     return balance.BatchItem(commit=balance.CommitRequest(**fields))
@@ -140,6 +145,22 @@ async def test_who_waits_for_the_ledger_does_not_hold_up_the_others(world: World
         (answer,) = await stream.answered([slow])
     # On a busy machine the ledger may take longer than anybody waits for it.
     assert answer.reserve.applied.durability >= types.DURABILITY_MEMORY
+
+
+async def test_as_many_may_wait_for_the_ledger_as_may_be_unanswered(world: World) -> None:
+    """They are answered, not refused for want of room, whatever their number."""
+    account = await world.create_account(credits=10_000)
+    async with line(world) as stream:
+        ids = [
+            one
+            for count in (1_000, 300)
+            for one in await stream.send(*(durable_burn(world, account) for _ in range(count)))
+        ]
+        answers = await stream.answered(ids)
+    assert {reasons.Reason.Name(answer.error.reason) for answer in answers} == {
+        "REASON_UNSPECIFIED"
+    }
+    assert (await world.buckets(account)).burned == 1_300
 
 
 async def test_a_stream_that_breaks_and_the_same_again_leave_one_hold(world: World) -> None:

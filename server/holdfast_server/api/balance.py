@@ -170,12 +170,18 @@ def _callers(call: Call, items: Sequence[messages.BatchItem]) -> Iterable[Caller
     return [call.caller_at(parse_traceparent(item.traceparent)) for item in items]
 
 
-def is_slow(item: messages.BatchItem) -> bool:
-    """Whether an operation is answered late for what it is, so that others must not wait for it."""
+def slowness(item: messages.BatchItem) -> tuple[int, int] | None:
+    """Why an operation is answered late for what it is, so that others must not wait for it; None
+    where it is not. Those of one reason wait for the same, and may wait together; a Refund reads
+    the ledger for itself alone.
+    """
     kind = item.WhichOneof("operation")
     if kind in (None, "extend", "balance"):
-        return False
-    return kind == "refund" or getattr(item, kind).durability > types.DURABILITY_MEMORY
+        return None
+    durability: int = getattr(item, kind).durability
+    if kind == "refund":
+        return durability, item.id
+    return (durability, 0) if durability > types.DURABILITY_MEMORY else None
 
 
 def _results(

@@ -15,7 +15,7 @@ from typing import Any
 from holdfast.v1 import balance_service_pb2 as messages
 from holdfast_server.api.allowance import Allowance
 from holdfast_server.api.auth.principal import Principal
-from holdfast_server.api.balance import is_slow
+from holdfast_server.api.balance import slowness
 from holdfast_server.api.call import Call, Charge, charged
 from holdfast_server.api.deadlines import Deadlines, deadline_exceeded
 from holdfast_server.api.methods import Handler, Method
@@ -49,6 +49,8 @@ class _Group:
     place: TraceContext
     #: Whether they have no span here, whatever trace they are in.
     is_silent: bool = False
+    #: Whether none of them can be answered at once.
+    is_slow: bool = False
     began: float = field(default_factory=time.perf_counter)
     is_answered: bool = False
 
@@ -114,15 +116,15 @@ class Streams:
         await self._answer(method, principal, first)
 
     def _groups(self, method: Method, items: Items, put: Put) -> Iterator[_Group]:
-        """What is answered together: all that is not slow and has no span here, and each trace that
-        has one.
+        """What is answered together: all that is not slow and has no span here, each trace that has
+        one, and of what is slow in a trace, or in none, what is so for one reason.
         """
         silent, traced = list[messages.BatchItem](), defaultdict[TraceContext, _Items](list)
-        slow = list[messages.BatchItem]()
+        slow = defaultdict[tuple[TraceContext, tuple[int, int]], _Items](list)
         for item in items:
             place = parse_traceparent(item.traceparent)
-            if is_slow(item):
-                slow.append(item)
+            if reason := slowness(item):
+                slow[place, reason].append(item)
             elif self.tracing.is_silent(place):
                 silent.append(item)
             else:
@@ -131,12 +133,12 @@ class Streams:
             yield _Group(method.name, silent, put, _place(silent), is_silent=True)
         for place, some in traced.items():
             yield _Group(method.name, some, put, place)
-        for item in slow:
-            yield _Group(method.name, [item], put, _place([item]))
+        for (place, _), some in slow.items():
+            yield _Group(method.name, some, put, place, is_slow=True)
 
     async def _answer(self, method: Method, principal: Principal, group: _Group) -> None:
         """Answers operations: those that can be answered at once do not wait for the others."""
-        if len(group.items) == 1 or method.attempt is None:
+        if len(group.items) == 1 or group.is_slow or method.attempt is None:
             await self._answer_all(method, principal, group, self.allowance.charge)
             return
         asked = len(group.items)
