@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from holdfast.v1 import balance_service_pb2 as balance
 from holdfast.v1 import reason_pb2 as reasons
-from holdfast_server.api import session
+from holdfast_server.api import dispatch, session, transport
 from holdfast_server.api.allowance import Allowance
 from holdfast_server.api.auth.authenticator import Authenticator
 from holdfast_server.api.auth.principal import Role
@@ -30,6 +30,8 @@ from tests.support.waiting import WAIT_SECONDS
 
 #: Operations that may be at work at one time.
 PLACES = 3
+#: By how much the time of connections and streams is shortened for a test.
+SHORTER = 300
 #: Together more than a connection takes for a stream that is not read.
 LARGE_ANSWERS, LARGE_BYTES = 8, 1_000_000
 
@@ -238,6 +240,32 @@ def account_of(operation: Operation) -> str:
 
 def is_slow(operation: Operation) -> bool:
     return account_of(operation) == "slow"
+
+
+async def test_a_stream_on_an_old_connection_is_asked_to_end_and_not_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection is past its age long before the stream is past its own."""
+    monkeypatch.setattr(transport, "CONNECTION_AGE_MS_MAX", 1_000)
+    monkeypatch.setattr(
+        transport, "CONNECTION_AGE_GRACE_MS", transport.CONNECTION_AGE_GRACE_MS // SHORTER
+    )
+    monkeypatch.setattr(session, "AGE_SECONDS_MAX", session.AGE_SECONDS_MAX / SHORTER)
+    async with running(Recording()) as served, stubs(served.port) as client:
+        stream = client.session()
+        await stream.write(look(1))
+        assert [result.id for result in (await stream.read()).results] == [1]
+        told = await asyncio.wait_for(stream.read(), WAIT_SECONDS)
+        assert told.closing
+        await stream.write(look(2))
+        assert [result.id for result in (await stream.read()).results] == [2]
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF
+
+
+def test_the_longest_call_outlives_its_connection() -> None:
+    options = dict(transport.server_options(transport.Endpoint("127.0.0.1", 0)))
+    assert options["grpc.max_connection_age_grace_ms"] > dispatch.LONG_DEADLINE_MS
 
 
 async def test_operations_that_take_longer_keep_none_of_their_message_waiting() -> None:

@@ -24,8 +24,8 @@ from holdfast_server.errors import HoldfastError, Reason
 
 #: Operations of one stream that may wait for an answer; beyond it, reading pauses.
 UNANSWERED_MAX: Final = 4_096
-#: A stream wants no more operations after this time: shorter than a connection may last, so that
-#: no stream is cut off by the end of its connection.
+#: A stream wants no more operations after this time: shorter than the grace of a connection that is
+#: past its age, so that no stream is cut off by the end of its connection.
 AGE_SECONDS_MAX: Final = 480.0
 #: Answers in one message: all that one message may have asked for.
 RESULTS_MAX: Final = bounds.BATCH_ITEMS_MAX

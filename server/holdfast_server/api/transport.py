@@ -19,10 +19,10 @@ ANSWER_BYTES_MAX = 64 * 1_048_576
 HANDSHAKE_MS_MAX = 5_000
 #: A connection without calls is closed after this time.
 CONNECTION_IDLE_MS_MAX = 300_000
-#: A connection is closed after this time, so that callers spread over new servers again; its calls
-#: have the grace to end.
+#: A connection takes no more calls after this time, so that callers spread over new servers again.
+#: Those that it has may go on for as long as any may last, also streams, which are asked to end.
 CONNECTION_AGE_MS_MAX = 600_000
-CONNECTION_AGE_GRACE_MS = 30_000
+CONNECTION_AGE_GRACE_MS = 630_000
 #: The server asks a silent connection whether it lives, and closes it when no answer comes.
 KEEPALIVE_INTERVAL_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
