@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -14,12 +16,13 @@ from holdfast.v1 import reason_pb2 as reasons
 from holdfast_server.api import dispatch, session, transport
 from holdfast_server.api.allowance import Allowance
 from holdfast_server.api.auth.authenticator import Authenticator
-from holdfast_server.api.auth.principal import Role
+from holdfast_server.api.auth.principal import Principal, Role
 from holdfast_server.api.auth.static_tokens import StaticTokens
 from holdfast_server.api.dispatch import Bounds
 from holdfast_server.domain import reply
 from holdfast_server.domain.operation import Operation
 from holdfast_server.domain.submit import Answer
+from holdfast_server.errors import Reason
 from holdfast_server.telemetry.logs import current_place
 from holdfast_server.telemetry.names import Attribute, SpanName
 from holdfast_server.telemetry.tracing import Tracing
@@ -27,6 +30,7 @@ from tests.api.recording import HeldUp, Recording, empty_balance, running
 from tests.api.service import Credential, write_credentials
 from tests.support.stubs import stubs
 from tests.support.waiting import WAIT_SECONDS
+from tests.support.wire import refused
 
 #: Operations that may be at work at one time.
 PLACES = 3
@@ -266,6 +270,43 @@ async def test_a_stream_on_an_old_connection_is_asked_to_end_and_not_cut_off(
 def test_the_longest_call_outlives_its_connection() -> None:
     options = dict(transport.server_options(transport.Endpoint("127.0.0.1", 0)))
     assert options["grpc.max_connection_age_grace_ms"] > dispatch.LONG_DEADLINE_MS
+
+
+async def test_a_stream_is_accepted_before_anything_is_sent() -> None:
+    """Some clients hand over a stream only once the server has accepted it."""
+    async with running(Recording()) as served, stubs(served.port) as client:
+        stream = client.session()
+        await asyncio.wait_for(stream.initial_metadata(), WAIT_SECONDS)
+        await stream.done_writing()
+
+
+@dataclass(frozen=True)
+class Hesitating(Authenticator):
+    """Takes its time to say whose credentials these are."""
+
+    is_begun: asyncio.Event = field(default_factory=asyncio.Event)
+    is_released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def authenticate(
+        self, authorization: str | None, read_names: Callable[[], Iterable[str]]
+    ) -> Principal:
+        self.is_begun.set()
+        await self.is_released.wait()
+        return await super().authenticate(authorization, read_names)
+
+
+async def test_a_stream_that_begins_while_the_server_leaves_is_sent_elsewhere() -> None:
+    authenticator = Hesitating()
+    async with (
+        running(Recording(), authenticator=authenticator) as served,
+        stubs(served.port) as client,
+    ):
+        stream = client.session()
+        await asyncio.wait_for(authenticator.is_begun.wait(), WAIT_SECONDS)
+        served.dispatcher.refuse_new_calls()
+        authenticator.is_released.set()
+        read = asyncio.wait_for(stream.read(), WAIT_SECONDS)
+        await refused(read, Reason.SHUTTING_DOWN)
 
 
 async def test_operations_that_take_longer_keep_none_of_their_message_waiting() -> None:

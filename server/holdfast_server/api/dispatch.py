@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -145,7 +145,11 @@ class Dispatcher:
             principal.require(method.roles)
             return principal
 
-        await self._streams.run(method, context, await prove(), prove)
+        principal = await prove()
+        await _accept(context)
+        # This process may have begun to leave meanwhile.
+        self._admit()
+        await self._streams.run(method, context, principal, prove)
 
     async def _answer(self, method: Method, payload: bytes, context: _Context) -> bytes:
         began = time.perf_counter()
@@ -295,6 +299,13 @@ class Dispatcher:
         if not work.cancelled():
             # Nobody may be left to take the exception; it was logged where it was raised.
             work.exception()
+
+
+async def _accept(context: _Context) -> None:
+    """Tells a caller that it has its stream: some clients send nothing before they know."""
+    # Where the caller has gone, so has the stream: whoever reads it is told.
+    with suppress(Exception):
+        await context.send_initial_metadata(())
 
 
 def _headers(context: _Context) -> dict[str, str]:
