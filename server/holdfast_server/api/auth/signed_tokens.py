@@ -113,7 +113,9 @@ class SignedTokens:
         return key_id
 
     def _judged(self, claims: Mapping[str, object]) -> _Verified:
-        not_before, expires_at = _instant(claims, "nbf"), _instant(claims, "exp")
+        # A token need not say since when it is valid.
+        not_before = _instant({"nbf": 0, **claims}, "nbf")
+        expires_at = _instant(claims, "exp")
         check_times(not_before, expires_at, self._now())
         if self._audience not in _audiences(claims.get("aud")):
             message = "The token was issued for another audience."
