@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from holdfast.v1 import account_service_pb2 as accounts
 from holdfast.v1 import balance_service_pb2 as balance
+from holdfast.v1 import control_service_pb2 as control
+from holdfast.v1 import grant_service_pb2 as grants
 from holdfast.v1 import ledger_service_pb2 as ledger
+from holdfast.v1 import reason_pb2 as reason
 from holdfast.v1 import types_pb2 as types
 from holdfast_server.domain import bounds
 from holdfast_server.errors import Reason
 from tests.api.world import World, eventually, uuid7
 from tests.support.wire import refused
+
+
+def test_the_protos_are_one_package_in_go() -> None:
+    """Without a name for it no Go code can be made of them; they import nothing of each other then,
+    so that the package may lie in any module.
+    """
+    files = [accounts, balance, control, grants, ledger, reason, types]
+    names = {each.DESCRIPTOR.GetOptions().go_package for each in files}
+    assert names == {"holdfast/v1;holdfastv1"}
 
 
 async def test_an_explanation_of_nothing_is_told_what_it_lacks(world: World) -> None:
