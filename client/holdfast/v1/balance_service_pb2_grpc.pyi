@@ -36,22 +36,31 @@ class BalanceServiceStub:
     key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
-    method, which is the same for a call, in a Batch and in a Session; UUIDv7 is recommended, because
-    its time proves freshness without a look-up. The same key with the same content, of which the
-    durability is no part, gets the same answer, denials included, marked `replayed`; with other
-    content ALREADY_EXISTS. An error is not remembered. Keys are remembered for 15 minutes, unless a
-    policy says otherwise. After that, what was applied is still applied once, for ever; but a Reserve
-    makes a new hold, which expires, and what was denied is decided anew.
+    method, which is the same for a call, in a Batch and in a Session. UUIDv7 is recommended, because
+    its time proves for 2 minutes that it is new: for any other key of a mutation but Reserve the ledger
+    is asked, which takes longer, and is REASON_LEDGER_UNAVAILABLE while that is away. The same key
+    with the same content, of which the durability is no part, gets the same answer, denials included,
+    marked `replayed`; with other content ALREADY_EXISTS. An error is not remembered. Keys are
+    remembered for 15 minutes, unless a policy says otherwise. After that, what was applied is still
+    applied once, for ever; but a Reserve makes a new hold, which expires, and what was denied is
+    decided anew.
 
-    The tenant comes from the credential; `tenant` may be left empty, must match when given, and is
-    required only for credentials that serve every tenant.
+    The credential is a client certificate, or a token in the metadata `authorization: Bearer <token>`.
+    The tenant comes from it; `tenant` may be left empty, must match when given, and is required only
+    for credentials that serve every tenant.
 
     Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
     of credit types are ids of at most 32. Page tokens are for the same tenant, method and filters,
     are good in every process, and do not expire.
 
-    Unless the deployment says otherwise, a call is answered within 5 seconds, and a request has at
-    most 1 MiB.
+    Unless the deployment says otherwise, a call is answered within 5 seconds, or by its own deadline
+    where that is sooner, and a request has at most 1 MiB, compressed or not. Metadata have at most
+    8 KiB. No answer has more than the 4 MiB that clients take by default.
+
+    A connection is served by one process of a server; more of them spread over more processes. It
+    takes no new calls after 10 minutes, and is closed after 5 minutes without any: gRPC opens another
+    by itself. Who pings it more often than every 10 seconds loses it, with all calls on it.
+    `grpc.health.v1.Health` says whether a process serves, and asks for no credentials.
     """
 
     @_typing.overload
@@ -94,24 +103,30 @@ class BalanceServiceStub:
     """The same operations over one stream for as long as it lasts: the fastest way for a process with
     many concurrent callers. Unlike in a Batch, operations are independent of each other.
 
-    Each message carries any number of operations, up to 1,000, each with an `id` that is unique
-    among the caller's unanswered operations of the stream. Each is answered once, by a result with
-    that id; answers come in any order and in messages of any size. Send what is waiting as soon as
-    an earlier message is answered, in one message: that batches by itself and adds no delay.
+    Each message carries any number of operations, up to 1,000 and 1 MiB, each with an `id` that is
+    unique among the caller's unanswered operations of the stream. Each is answered once, by a result
+    with that id; answers come in any order and in messages of any size. Send what is waiting as
+    soon as an earlier message is answered, in one message: that batches by itself and adds no delay.
 
     At most 4,096 operations may be unanswered; beyond that the server stops reading until it has
-    answered some, and flow control holds the caller back. Credentials are those of the stream's
-    metadata; a stream whose credentials are not good any more is ended with UNAUTHENTICATED. When
-    `closing` is true the server wants no more on this stream (it shuts down, or the stream is older
-    than 8 minutes): open another one, on a new connection where there can be one, and half-close
-    this one; what was sent is still answered.
+    answered some, and flow control holds the caller back: go on reading answers while you send.
+    Credentials are those of the stream's metadata; a stream whose credentials are not good any more
+    is ended with UNAUTHENTICATED. When `closing` is true the server wants no more on this stream (it
+    shuts down, or the stream is older than 8 minutes): open another one, on a new connection where
+    there can be one, and half-close this one; what was sent is still answered. A stream that goes on
+    all the same is cut off: by a server that shuts down after 10 seconds.
+
+    Set no deadline for the stream. Each operation is answered within the time of a call, by
+    REASON_DEADLINE_EXCEEDED where it takes longer. A caller that no longer waits for an operation
+    ignores its answer: what was sent cannot be cancelled.
 
     A message without operations or with too many, and an id that is 0 or taken, end the stream with
-    INVALID_ARGUMENT. All else that is wrong with an operation is its own error.
+    INVALID_ARGUMENT, a message that is too long with RESOURCE_EXHAUSTED. All else that is wrong with
+    an operation is its own error, also where the server has too much to do (REASON_OVERLOADED): it
+    may be sent again on the same stream.
 
-    When a stream breaks, what was unanswered may or may not have been applied: send it again, with
-    the same idempotency keys, on another stream. A caller that no longer waits for an operation
-    ignores its answer.
+    When a stream ends or breaks, what was unanswered may or may not have been applied: send it
+    again, with the same idempotency keys, on another stream.
     """
 
 @_typing.type_check_only
@@ -125,22 +140,31 @@ class BalanceServiceAsyncStub(BalanceServiceStub):
     key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
-    method, which is the same for a call, in a Batch and in a Session; UUIDv7 is recommended, because
-    its time proves freshness without a look-up. The same key with the same content, of which the
-    durability is no part, gets the same answer, denials included, marked `replayed`; with other
-    content ALREADY_EXISTS. An error is not remembered. Keys are remembered for 15 minutes, unless a
-    policy says otherwise. After that, what was applied is still applied once, for ever; but a Reserve
-    makes a new hold, which expires, and what was denied is decided anew.
+    method, which is the same for a call, in a Batch and in a Session. UUIDv7 is recommended, because
+    its time proves for 2 minutes that it is new: for any other key of a mutation but Reserve the ledger
+    is asked, which takes longer, and is REASON_LEDGER_UNAVAILABLE while that is away. The same key
+    with the same content, of which the durability is no part, gets the same answer, denials included,
+    marked `replayed`; with other content ALREADY_EXISTS. An error is not remembered. Keys are
+    remembered for 15 minutes, unless a policy says otherwise. After that, what was applied is still
+    applied once, for ever; but a Reserve makes a new hold, which expires, and what was denied is
+    decided anew.
 
-    The tenant comes from the credential; `tenant` may be left empty, must match when given, and is
-    required only for credentials that serve every tenant.
+    The credential is a client certificate, or a token in the metadata `authorization: Bearer <token>`.
+    The tenant comes from it; `tenant` may be left empty, must match when given, and is required only
+    for credentials that serve every tenant.
 
     Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
     of credit types are ids of at most 32. Page tokens are for the same tenant, method and filters,
     are good in every process, and do not expire.
 
-    Unless the deployment says otherwise, a call is answered within 5 seconds, and a request has at
-    most 1 MiB.
+    Unless the deployment says otherwise, a call is answered within 5 seconds, or by its own deadline
+    where that is sooner, and a request has at most 1 MiB, compressed or not. Metadata have at most
+    8 KiB. No answer has more than the 4 MiB that clients take by default.
+
+    A connection is served by one process of a server; more of them spread over more processes. It
+    takes no new calls after 10 minutes, and is closed after 5 minutes without any: gRPC opens another
+    by itself. Who pings it more often than every 10 seconds loses it, with all calls on it.
+    `grpc.health.v1.Health` says whether a process serves, and asks for no credentials.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -180,24 +204,30 @@ class BalanceServiceAsyncStub(BalanceServiceStub):
     """The same operations over one stream for as long as it lasts: the fastest way for a process with
     many concurrent callers. Unlike in a Batch, operations are independent of each other.
 
-    Each message carries any number of operations, up to 1,000, each with an `id` that is unique
-    among the caller's unanswered operations of the stream. Each is answered once, by a result with
-    that id; answers come in any order and in messages of any size. Send what is waiting as soon as
-    an earlier message is answered, in one message: that batches by itself and adds no delay.
+    Each message carries any number of operations, up to 1,000 and 1 MiB, each with an `id` that is
+    unique among the caller's unanswered operations of the stream. Each is answered once, by a result
+    with that id; answers come in any order and in messages of any size. Send what is waiting as
+    soon as an earlier message is answered, in one message: that batches by itself and adds no delay.
 
     At most 4,096 operations may be unanswered; beyond that the server stops reading until it has
-    answered some, and flow control holds the caller back. Credentials are those of the stream's
-    metadata; a stream whose credentials are not good any more is ended with UNAUTHENTICATED. When
-    `closing` is true the server wants no more on this stream (it shuts down, or the stream is older
-    than 8 minutes): open another one, on a new connection where there can be one, and half-close
-    this one; what was sent is still answered.
+    answered some, and flow control holds the caller back: go on reading answers while you send.
+    Credentials are those of the stream's metadata; a stream whose credentials are not good any more
+    is ended with UNAUTHENTICATED. When `closing` is true the server wants no more on this stream (it
+    shuts down, or the stream is older than 8 minutes): open another one, on a new connection where
+    there can be one, and half-close this one; what was sent is still answered. A stream that goes on
+    all the same is cut off: by a server that shuts down after 10 seconds.
+
+    Set no deadline for the stream. Each operation is answered within the time of a call, by
+    REASON_DEADLINE_EXCEEDED where it takes longer. A caller that no longer waits for an operation
+    ignores its answer: what was sent cannot be cancelled.
 
     A message without operations or with too many, and an id that is 0 or taken, end the stream with
-    INVALID_ARGUMENT. All else that is wrong with an operation is its own error.
+    INVALID_ARGUMENT, a message that is too long with RESOURCE_EXHAUSTED. All else that is wrong with
+    an operation is its own error, also where the server has too much to do (REASON_OVERLOADED): it
+    may be sent again on the same stream.
 
-    When a stream breaks, what was unanswered may or may not have been applied: send it again, with
-    the same idempotency keys, on another stream. A caller that no longer waits for an operation
-    ignores its answer.
+    When a stream ends or breaks, what was unanswered may or may not have been applied: send it
+    again, with the same idempotency keys, on another stream.
     """
 
 class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -210,22 +240,31 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
     key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
-    method, which is the same for a call, in a Batch and in a Session; UUIDv7 is recommended, because
-    its time proves freshness without a look-up. The same key with the same content, of which the
-    durability is no part, gets the same answer, denials included, marked `replayed`; with other
-    content ALREADY_EXISTS. An error is not remembered. Keys are remembered for 15 minutes, unless a
-    policy says otherwise. After that, what was applied is still applied once, for ever; but a Reserve
-    makes a new hold, which expires, and what was denied is decided anew.
+    method, which is the same for a call, in a Batch and in a Session. UUIDv7 is recommended, because
+    its time proves for 2 minutes that it is new: for any other key of a mutation but Reserve the ledger
+    is asked, which takes longer, and is REASON_LEDGER_UNAVAILABLE while that is away. The same key
+    with the same content, of which the durability is no part, gets the same answer, denials included,
+    marked `replayed`; with other content ALREADY_EXISTS. An error is not remembered. Keys are
+    remembered for 15 minutes, unless a policy says otherwise. After that, what was applied is still
+    applied once, for ever; but a Reserve makes a new hold, which expires, and what was denied is
+    decided anew.
 
-    The tenant comes from the credential; `tenant` may be left empty, must match when given, and is
-    required only for credentials that serve every tenant.
+    The credential is a client certificate, or a token in the metadata `authorization: Bearer <token>`.
+    The tenant comes from it; `tenant` may be left empty, must match when given, and is required only
+    for credentials that serve every tenant.
 
     Ids, such as those of accounts and features, are 1 to 128 of the characters `A-Za-z0-9._~-`; codes
     of credit types are ids of at most 32. Page tokens are for the same tenant, method and filters,
     are good in every process, and do not expire.
 
-    Unless the deployment says otherwise, a call is answered within 5 seconds, and a request has at
-    most 1 MiB.
+    Unless the deployment says otherwise, a call is answered within 5 seconds, or by its own deadline
+    where that is sooner, and a request has at most 1 MiB, compressed or not. Metadata have at most
+    8 KiB. No answer has more than the 4 MiB that clients take by default.
+
+    A connection is served by one process of a server; more of them spread over more processes. It
+    takes no new calls after 10 minutes, and is closed after 5 minutes without any: gRPC opens another
+    by itself. Who pings it more often than every 10 seconds loses it, with all calls on it.
+    `grpc.health.v1.Health` says whether a process serves, and asks for no credentials.
     """
 
     @_abc_1.abstractmethod
@@ -329,24 +368,30 @@ class BalanceServiceServicer(metaclass=_abc_1.ABCMeta):
         """The same operations over one stream for as long as it lasts: the fastest way for a process with
         many concurrent callers. Unlike in a Batch, operations are independent of each other.
 
-        Each message carries any number of operations, up to 1,000, each with an `id` that is unique
-        among the caller's unanswered operations of the stream. Each is answered once, by a result with
-        that id; answers come in any order and in messages of any size. Send what is waiting as soon as
-        an earlier message is answered, in one message: that batches by itself and adds no delay.
+        Each message carries any number of operations, up to 1,000 and 1 MiB, each with an `id` that is
+        unique among the caller's unanswered operations of the stream. Each is answered once, by a result
+        with that id; answers come in any order and in messages of any size. Send what is waiting as
+        soon as an earlier message is answered, in one message: that batches by itself and adds no delay.
 
         At most 4,096 operations may be unanswered; beyond that the server stops reading until it has
-        answered some, and flow control holds the caller back. Credentials are those of the stream's
-        metadata; a stream whose credentials are not good any more is ended with UNAUTHENTICATED. When
-        `closing` is true the server wants no more on this stream (it shuts down, or the stream is older
-        than 8 minutes): open another one, on a new connection where there can be one, and half-close
-        this one; what was sent is still answered.
+        answered some, and flow control holds the caller back: go on reading answers while you send.
+        Credentials are those of the stream's metadata; a stream whose credentials are not good any more
+        is ended with UNAUTHENTICATED. When `closing` is true the server wants no more on this stream (it
+        shuts down, or the stream is older than 8 minutes): open another one, on a new connection where
+        there can be one, and half-close this one; what was sent is still answered. A stream that goes on
+        all the same is cut off: by a server that shuts down after 10 seconds.
+
+        Set no deadline for the stream. Each operation is answered within the time of a call, by
+        REASON_DEADLINE_EXCEEDED where it takes longer. A caller that no longer waits for an operation
+        ignores its answer: what was sent cannot be cancelled.
 
         A message without operations or with too many, and an id that is 0 or taken, end the stream with
-        INVALID_ARGUMENT. All else that is wrong with an operation is its own error.
+        INVALID_ARGUMENT, a message that is too long with RESOURCE_EXHAUSTED. All else that is wrong with
+        an operation is its own error, also where the server has too much to do (REASON_OVERLOADED): it
+        may be sent again on the same stream.
 
-        When a stream breaks, what was unanswered may or may not have been applied: send it again, with
-        the same idempotency keys, on another stream. A caller that no longer waits for an operation
-        ignores its answer.
+        When a stream ends or breaks, what was unanswered may or may not have been applied: send it
+        again, with the same idempotency keys, on another stream.
         """
 
 def add_BalanceServiceServicer_to_server(servicer: BalanceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

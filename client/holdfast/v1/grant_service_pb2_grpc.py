@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class GrantServiceStub(object):
-    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes.
+    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes. Instants
+    are taken in milliseconds, finer parts cut off.
     """
 
     def __init__(self, channel):
@@ -53,7 +54,8 @@ class GrantServiceStub(object):
 
 
 class GrantServiceServicer(object):
-    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes.
+    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes. Instants
+    are taken in milliseconds, finer parts cut off.
     """
 
     def Grant(self, request, context):
@@ -107,7 +109,8 @@ def add_GrantServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GrantService(object):
-    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes.
+    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes. Instants
+    are taken in milliseconds, finer parts cut off.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class GrantServiceStub:
-    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes."""
+    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes. Instants
+    are taken in milliseconds, finer parts cut off.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -48,7 +50,9 @@ class GrantServiceStub:
 
 @_typing.type_check_only
 class GrantServiceAsyncStub(GrantServiceStub):
-    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes."""
+    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes. Instants
+    are taken in milliseconds, finer parts cut off.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Grant: _aio.UnaryUnaryMultiCallable[_grant_service_pb2.GrantRequest, _grant_service_pb2.GrantResponse]  # type: ignore[assignment]
@@ -65,7 +69,9 @@ class GrantServiceAsyncStub(GrantServiceStub):
     """
 
 class GrantServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes."""
+    """Credits given and taken back. Tenant and idempotency key work as BalanceService describes. Instants
+    are taken in milliseconds, finer parts cut off.
+    """
 
     @_abc_1.abstractmethod
     def Grant(

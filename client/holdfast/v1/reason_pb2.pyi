@@ -162,10 +162,12 @@ class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
 
     A reason reaches a caller in one of two ways. A denial is an answer: status OK, an outcome of
     OUTCOME_DENIED (or OUTCOME_GRANTED_SHADOW) and the reason in `Decision.reason`. Everything else is
-    an error: a non-OK status whose details hold one `google.rpc.ErrorInfo` with `domain` "holdfast",
-    `reason` the name below without its `REASON_` prefix, and the metadata that the comment lists; with
-    `retry_after_ms` also a `google.rpc.RetryInfo`. What gRPC answers by itself has no details, such as
-    RESOURCE_EXHAUSTED for a request that is too long. Numbers are never reused.
+    an error: a non-OK status whose details (of the `google.rpc.Status` in the trailing metadata
+    `grpc-status-details-bin`) hold one `google.rpc.ErrorInfo` with `domain` "holdfast", `reason` the
+    name below without its `REASON_` prefix, and the metadata that the comment lists; with
+    `retry_after_ms` also a `google.rpc.RetryInfo`. In a Batch and a Session it is an `ItemError`. What
+    gRPC answers by itself has no details, such as RESOURCE_EXHAUSTED for a request that is too long.
+    Numbers are never reused.
     """
 
 REASON_UNSPECIFIED: Reason.ValueType  # 0
