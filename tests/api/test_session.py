@@ -147,15 +147,19 @@ async def test_who_waits_for_the_ledger_does_not_hold_up_the_others(world: World
     assert answer.reserve.applied.durability >= types.DURABILITY_MEMORY
 
 
-async def test_as_many_may_wait_for_the_ledger_as_may_be_unanswered(world: World) -> None:
-    """They are answered, not refused for want of room, whatever their number."""
+@pytest.mark.parametrize("are_traced", [False, True])
+async def test_as_many_may_wait_for_the_ledger_as_may_be_unanswered(
+    world: World, are_traced: bool
+) -> None:
+    """They are answered, not refused for want of room, whatever their number, also where each
+    stands in a trace of its own.
+    """
     account = await world.create_account(credits=10_000)
     async with line(world) as stream:
-        ids = [
-            one
-            for count in (1_000, 300)
-            for one in await stream.send(*(durable_burn(world, account) for _ in range(count)))
-        ]
+        items = [durable_burn(world, account) for _ in range(1_300)]
+        for number, item in enumerate(items if are_traced else (), 1):
+            item.traceparent = f"00-{number:032x}-{number:016x}-00"
+        ids = [one for some in (items[:1_000], items[1_000:]) for one in await stream.send(*some)]
         answers = await stream.answered(ids)
     assert {reasons.Reason.Name(answer.error.reason) for answer in answers} == {
         "REASON_UNSPECIFIED"

@@ -31,7 +31,7 @@ async def answered(answer: rp.BurnReply, metrics: Metrics) -> None:
         return answer
 
     submission = Submission(Recording(behave), metrics)
-    await submission.many(CALL, [BURN])
+    await submission.many(CALL, [CALL.caller], [BURN])
 
 
 async def test_warnings_are_counted_and_a_crossing_is_told_in_the_log(

@@ -136,7 +136,8 @@ class BalanceService:
         call.charge(tenant, len(request.items))
         read_items = [asked_by(item, lambda _: tenant) for item in request.items]
         response, room = messages.BatchResponse(), BATCH_ANSWER_BYTES_MAX
-        for answer in await self._submission.many(call, read_items):
+        callers = repeat(call.caller, len(read_items))
+        for answer in await self._submission.many(call, callers, read_items):
             result = response.results.add()
             say.put_result(result, answer)
             room -= result.ByteSize()
@@ -149,7 +150,7 @@ class BalanceService:
     ) -> messages.SessionResponse:
         """The answers to some independent operations of a stream, in order, each with its id."""
         asked = [asked_by(item, call.tenant) for item in items]
-        answers = await self._submission.many(call, asked)
+        answers = await self._submission.many(call, _callers(call, items), asked)
         return _results(items, answers)
 
     async def attempt_session(

@@ -116,25 +116,17 @@ class Streams:
         await self._answer(method, principal, first)
 
     def _groups(self, method: Method, items: Items, put: Put) -> Iterator[_Group]:
-        """What is answered together: all that is not slow and has no span here, each trace that has
-        one, and of what is slow in a trace, or in none, what is so for one reason.
+        """What is answered together: all that has no span here, and each trace that has one; what
+        is slow apart, by the reason why it is.
         """
-        silent, traced = list[messages.BatchItem](), defaultdict[TraceContext, _Items](list)
-        slow = defaultdict[tuple[TraceContext, tuple[int, int]], _Items](list)
+        found = defaultdict[tuple[TraceContext | None, tuple[int, int] | None], _Items](list)
         for item in items:
             place = parse_traceparent(item.traceparent)
-            if reason := slowness(item):
-                slow[place, reason].append(item)
-            elif self.tracing.is_silent(place):
-                silent.append(item)
-            else:
-                traced[place].append(item)
-        if silent:
-            yield _Group(method.name, silent, put, _place(silent), is_silent=True)
-        for place, some in traced.items():
-            yield _Group(method.name, some, put, place)
-        for (place, _), some in slow.items():
-            yield _Group(method.name, some, put, place, is_slow=True)
+            found[None if self.tracing.is_silent(place) else place, slowness(item)].append(item)
+        for (span_place, reason), some in found.items():
+            is_silent, is_slow = span_place is None, reason is not None
+            place = _place(some) if span_place is None else span_place
+            yield _Group(method.name, some, put, place, is_silent, is_slow)
 
     async def _answer(self, method: Method, principal: Principal, group: _Group) -> None:
         """Answers operations: those that can be answered at once do not wait for the others."""
@@ -144,9 +136,9 @@ class Streams:
         asked = len(group.items)
         answer = await self._answer_of(method.attempt, principal, group, self.allowance.charge)
         if not isinstance(answer, HoldfastError) and len(answer.results) < asked:
-            for later in _split(group, answer):
-                if not group.is_answered:
-                    self.start(self._answer_all(method, principal, later, charged))
+            later = _rest(group, answer)
+            if not group.is_answered:
+                self.start(self._answer_all(method, principal, later, charged))
         await self._give(group, answer)
 
     async def _answer_all(
@@ -205,15 +197,12 @@ def _place(items: Items) -> TraceContext:
     return parse_traceparent(items[0].traceparent) if len(items) == 1 else NO_TRACE
 
 
-def _split(group: _Group, answer: messages.SessionResponse) -> Iterable[_Group]:
-    """Leaves a group what was answered; the rest goes on, each in its trace."""
+def _rest(group: _Group, answer: messages.SessionResponse) -> _Group:
+    """Leaves a group what was answered; the rest goes on."""
     answered = {result.id for result in answer.results}
-    rest = defaultdict[TraceContext, _Items](list)
-    for item in group.items:
-        if item.id not in answered:
-            rest[parse_traceparent(item.traceparent)].append(item)
+    rest = [item for item in group.items if item.id not in answered]
     group.items = [item for item in group.items if item.id in answered]
-    return [replace(group, items=some, place=place) for place, some in rest.items()]
+    return replace(group, items=rest, place=_place(rest) if group.is_silent else group.place)
 
 
 def _parts(results: Iterable[messages.BatchResult]) -> Iterator[messages.SessionResponse]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from holdfast_server.api.call import Call
@@ -71,16 +72,34 @@ class Submission:
             for item, answer in zip(items, answers, strict=True)
         ]
 
-    async def many(self, call: Call, items: Sequence[Operation | HoldfastError]) -> list[Answer]:
-        """The answers of all items in order; what was refused for its form is not submitted."""
-        operations = [item for item in items if not isinstance(item, HoldfastError)]
-        answers = await self._submitter.submit(call.caller, operations) if operations else []
-        self.count_refused(operations, answers)
-        self._count_decided(call, operations, answers)
-        if len(operations) == len(items):
-            return answers
-        decided = iter(answers)
-        return [item if isinstance(item, HoldfastError) else next(decided) for item in items]
+    async def many(
+        self, call: Call, callers: Iterable[Caller], items: Sequence[Operation | HoldfastError]
+    ) -> list[Answer]:
+        """The answers of all items in order, of which each caller's are decided in theirs; what was
+        refused for its form is not submitted.
+        """
+        asked = list(zip(callers, items, strict=True))
+        operations = defaultdict[Caller, list[Operation]](list)
+        for caller, item in asked:
+            if not isinstance(item, HoldfastError):
+                operations[caller].append(item)
+        decided = await self._submit(operations)
+        answers = [
+            item if isinstance(item, HoldfastError) else next(decided[caller])
+            for caller, item in asked
+        ]
+        self.count_refused(items, answers)
+        self._count_decided(call, items, answers)
+        return answers
+
+    async def _submit(
+        self, operations: Mapping[Caller, Sequence[Operation]]
+    ) -> dict[Caller, Iterator[Answer]]:
+        """The answers to what each caller asks, in order."""
+        submitted = [self._submitter.submit(*each) for each in operations.items()]
+        # One is waited for here: a task for it would cost more than the wait.
+        found = [await submitted[0]] if len(submitted) == 1 else await asyncio.gather(*submitted)
+        return dict(zip(operations, map(iter, found), strict=True))
 
     def count_refused(
         self, items: Sequence[Operation | HoldfastError], answers: Sequence[Answer | None]
