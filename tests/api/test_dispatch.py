@@ -164,6 +164,18 @@ async def test_a_leaving_server_says_so_and_finishes_what_it_began() -> None:
         await leaving
 
 
+async def test_every_call_that_came_is_answered_when_the_server_leaves() -> None:
+    """Also those that the transport still holds, of which it would drop all but one."""
+    async with running(Recording()) as served, stubs(served.port) as client:
+        answered = asyncio.as_completed(
+            [_settled(client.balance.Balance(balance_request())) for _ in range(200)]
+        )
+        codes = [await next(answered)]
+        await served.server.drain(5)
+        codes += [await each for each in answered]
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+
+
 @pytest.mark.parametrize(
     ("header", "trace_id"),
     [

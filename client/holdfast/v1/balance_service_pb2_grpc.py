@@ -31,8 +31,8 @@ class BalanceServiceStub(object):
     A denial is an answer (status OK, OUTCOME_DENIED). An error status means that no decision was
     made, with few exceptions, after which it may have been applied: UNAVAILABLE with
     REASON_RESULT_UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, and what gRPC says by itself, such as that a
-    connection broke, which has no reason. One rule covers them all: retry with the same idempotency
-    key. It is always safe.
+    connection broke (UNAVAILABLE), or that a server went away (CANCELLED), which has no reason. One
+    rule covers them all: retry with the same idempotency key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
     method, which is the same for a call, in a Batch and in a Session. UUIDv7 is recommended, because
@@ -131,8 +131,8 @@ class BalanceServiceServicer(object):
     A denial is an answer (status OK, OUTCOME_DENIED). An error status means that no decision was
     made, with few exceptions, after which it may have been applied: UNAVAILABLE with
     REASON_RESULT_UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, and what gRPC says by itself, such as that a
-    connection broke, which has no reason. One rule covers them all: retry with the same idempotency
-    key. It is always safe.
+    connection broke (UNAVAILABLE), or that a server went away (CANCELLED), which has no reason. One
+    rule covers them all: retry with the same idempotency key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
     method, which is the same for a call, in a Batch and in a Session. UUIDv7 is recommended, because
@@ -345,8 +345,8 @@ class BalanceService(object):
     A denial is an answer (status OK, OUTCOME_DENIED). An error status means that no decision was
     made, with few exceptions, after which it may have been applied: UNAVAILABLE with
     REASON_RESULT_UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, and what gRPC says by itself, such as that a
-    connection broke, which has no reason. One rule covers them all: retry with the same idempotency
-    key. It is always safe.
+    connection broke (UNAVAILABLE), or that a server went away (CANCELLED), which has no reason. One
+    rule covers them all: retry with the same idempotency key. It is always safe.
 
     Every mutation carries `idempotency_key`: 1 to 128 printable ASCII bytes, scoped by tenant and
     method, which is the same for a call, in a Batch and in a Session. UUIDv7 is recommended, because

@@ -36,6 +36,9 @@ from holdfast_server.telemetry.tracing import Tracing, parse_traceparent
 #: What a caller is told to wait when this process has too much to do, or goes away.
 OVERLOADED_RETRY_MS = 250
 SHUTTING_DOWN_RETRY_MS = 100
+#: A process that goes away refuses calls until none came for this time, for so long at most.
+QUIET_SECONDS = 0.05
+QUIET_WAIT_SECONDS_MAX = 0.5
 #: Verifying a whole ledger takes minutes; every other method is held to the server's deadline.
 LONG_METHODS = frozenset({"Verify"})
 LONG_DEADLINE_MS = 600_000
@@ -77,6 +80,8 @@ class Dispatcher:
         #: Strong references: the event loop itself keeps only weak ones to its tasks.
         self._work: set[asyncio.Task[Any]] = set()
         self._is_leaving = False
+        #: Calls that were refused since.
+        self._sent_elsewhere = 0
         self._deadlines = Deadlines(_expire)
         self._company = Company(allowance.charge, self._start)
         self._streams = Streams(
@@ -104,6 +109,16 @@ class Dispatcher:
         """From now on answers every call with SHUTTING_DOWN, and asks streams to end."""
         self._is_leaving = True
         self._streams.close()
+
+    async def refuse_what_comes(self, grace_seconds: float) -> None:
+        """Refuses calls until no more of them come. Those that the transport holds when the server
+        stops are dropped as CANCELLED, after which few callers know to call again.
+        """
+        until = time.monotonic() + min(grace_seconds, QUIET_WAIT_SECONDS_MAX)
+        refused = -1
+        while self._sent_elsewhere > refused and time.monotonic() < until:
+            refused = self._sent_elsewhere
+            await asyncio.sleep(QUIET_SECONDS)
 
     async def wait_for_work(self, grace_seconds: float) -> None:
         """Waits until the work that was begun is done, but not for ever."""
@@ -208,6 +223,7 @@ class Dispatcher:
 
     def _admit(self) -> None:
         if self._is_leaving:
+            self._sent_elsewhere += 1
             raise HoldfastError(
                 Reason.SHUTTING_DOWN,
                 "This server is going away; call again.",

@@ -62,7 +62,8 @@ class ApiServer:
         until = time.monotonic() + grace_seconds
         await self._health.enter_graceful_shutdown()
         self._dispatcher.refuse_new_calls()
-        await self._server.stop(grace_seconds)
+        await self._dispatcher.refuse_what_comes(grace_seconds)
+        await self._server.stop(max(0.0, until - time.monotonic()))
         # Calls whose callers gave up are still at work.
         await self._dispatcher.wait_for_work(max(0.0, until - time.monotonic()))
 
