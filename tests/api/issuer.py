@@ -17,10 +17,25 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt import PyJWS
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from holdfast_server.api.auth.key_set import KeySet
+from holdfast_server.api.auth.signed_tokens import SignedTokens
+
 ISSUER = "https://issuer.example"
 AUDIENCE = "holdfast"
 #: The time of day at which tests take place, in seconds.
 NOW = 1_800_000_000
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, now: float = NOW) -> None:
+        """Begins at `now`."""
+        self.now = now
+
+    def __call__(self) -> float:
+        """What time it is."""
+        return self.now
 
 
 @cache
@@ -101,6 +116,13 @@ class TokenText:
         signed = f"{_segment({**self.headers, 'alg': 'HS256'})}.{_segment(self.claims)}"
         signature = hmac.digest(secret, signed.encode(), hashlib.sha256)
         return f"{signed}.{_encoded(signature)}"
+
+
+def verifier(keys: KeySet, clock: Clock) -> SignedTokens:
+    """Verifies what this issuer signs for us."""
+    return SignedTokens(
+        keys, issuer=ISSUER, audience=AUDIENCE, algorithms=["RS256", "ES256"], now=clock
+    )
 
 
 def _segment(value: dict[str, Any]) -> str:
