@@ -27,7 +27,7 @@ from holdfast_server.domain.reply import (
     Outcome,
 )
 from holdfast_server.errors import Reason
-from holdfast_server.telemetry.names import Alert
+from holdfast_server.telemetry.names import Alert, Cause
 from tests.control.support import (
     CALLER,
     GRANTED,
@@ -139,6 +139,7 @@ async def test_shadow_and_off_never_refuse_for_our_own_trouble(
     stage = stage_of(Engine(unavailable(reason)), Rules(MODES[mode]), spool_records_max=1)
     await stage.spool.append(CALLER, Release("t", TOKEN_HELD, "fills the spool"))
     assert outcome_of(await stage.one(operation)) is Outcome.BYPASSED
+    assert stage.reports.passed == [(type(operation).__name__, Cause.SHADOW)]
 
 
 @pytest.mark.parametrize("reason", [Reason.ACCOUNT_NOT_FOUND, Reason.IDEMPOTENCY_KEY_REUSED])
