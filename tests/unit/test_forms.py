@@ -20,7 +20,7 @@ from holdfast.v1 import balance_service_pb2 as balance
 from holdfast.v1 import grant_service_pb2 as grants
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner, looks_held
-from holdfast_server.engine.fingerprint import fingerprint, first_difference
+from holdfast_server.engine.fingerprint import fingerprint, first_difference, key_time_ms
 from holdfast_server.engine.scripts import plain
 from holdfast_server.engine.wire import pack_call
 
@@ -125,6 +125,27 @@ def test_a_key_that_was_used_in_another_partition_was_for_something_else(
     asked: op.Operation, named: str
 ) -> None:
     assert first_difference(asked, b"") == named
+
+
+@pytest.mark.parametrize(
+    ("key", "time_ms"),
+    [
+        ("018f0a1b-2c3d-7000-8000-000000000000", 0x018F0A1B2C3D),
+        ("018F0A1B-2C3D-7FFF-BFFF-FFFFFFFFFFFF", 0x018F0A1B2C3D),
+        ("018f0a1b2c3d70008000000000000000", 0x018F0A1B2C3D),
+        ("018f0a1b-2c3d-4700-8000-000000000000", 0),
+        ("018f0a1b-2c3d-7000-7800-000000000000", 0),
+        ("018f0a1b-2c3d-7000-c800-000000000000", 0),
+        ("018f0a1b-2c3d-7000-8000-00000000000", 0),
+        ("018f0a1b-2c3d-7000-8000-0000000000000", 0),
+        ("018f0a1b-2c3d-7000-8000-00000000000g", 0),
+        ("", 0),
+    ],
+)
+def test_only_a_key_that_is_a_uuid_of_version_7_says_when_it_was_made(
+    key: str, time_ms: int
+) -> None:
+    assert key_time_ms(key) == time_ms
 
 
 def test_what_is_no_content_makes_no_difference() -> None:
