@@ -71,10 +71,12 @@ async def test_what_passed_under_kill_is_booked_afterwards(stage_of: MakeStage) 
     stage = stage_of()
     stage.turn_on()
     await stage.one(burn("1"))
+    assert not await stage.replayer.drain()
     await stage.one(commit("2"))
     await stage.one(commit("3", TOKEN_BYPASSED))
     assert not await stage.replayer.drain()
     assert stage.engine.asked == []
+    assert len(segments_of(stage.spool._folder)) == 1
     stage.turn_off()
     assert await stage.replayer.drain()
     assert keys(stage.engine.asked) == ["burn-1", "2", "3"]
