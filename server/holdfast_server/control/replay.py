@@ -44,14 +44,7 @@ OPERATIONS_PER_SECOND_MAX = 2_000
 LOOK_PAUSE_SECONDS = 0.5
 
 #: After these the same record can succeed later.
-_TEMPORARY = frozenset(
-    {
-        Status.UNAVAILABLE,
-        Status.DEADLINE_EXCEEDED,
-        Status.RESOURCE_EXHAUSTED,
-        Status.ABORTED,
-    }
-)
+_TEMPORARY = frozenset({Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.RESOURCE_EXHAUSTED})
 
 #: Trouble of one account or its partition, while all others can be booked.
 _OF_ITS_OWN = frozenset({Reason.FENCED})
