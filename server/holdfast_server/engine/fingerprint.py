@@ -120,11 +120,8 @@ def first_difference(operation: Operation, stored: bytes) -> str:
     which is always the first field.
     """
     kind = type(operation)
-    names = _CONTENT[kind]
-    if not stored:
-        return _proto_name(kind, names[0])
     mine = fingerprint(operation)
-    for index, name in enumerate(names):
+    for index, name in enumerate(_CONTENT[kind]):
         start = _WHOLE_BYTES + index * _MARK_BYTES
         if mine[start : start + _MARK_BYTES] != stored[start : start + _MARK_BYTES]:
             return _proto_name(kind, name)
