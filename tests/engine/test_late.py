@@ -198,8 +198,13 @@ async def test_a_commit_after_the_late_window_is_refused_visibly(
     await both.do(op.GetBalance("t", "a"))
     await both.do(op.Burn("t", "a", (op.Line("ai", 1),), both.key()))
 
+    released = await both.do(op.Release("t", held.hold, both.key()))
+    extended = await both.do(op.Extend("t", held.hold, 5_000, both.key()))
     answer = await both.commit(held.hold, 50)
 
+    # Who gives a hold back, or wants it longer, has not used it.
+    assert [each.reason for each in (released, extended)] == [Reason.HOLD_EXPIRED] * 2
+    assert [each.metadata for each in (released, extended)] == [{}, {}]
     assert answer.reason is Reason.HOLD_EXPIRED
     assert answer.metadata == {"usage_recorded": "false"}
     (raw,) = await _late_uses(migrated_postgres_url)
