@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from holdfast_server.control import bypass
 from holdfast_server.domain.operation import (
     BookUnenforced,
     Burn,
@@ -308,6 +309,17 @@ async def test_the_same_request_under_kill_gets_the_same_answer(
     assert second.applied.replayed
     assert replace(second, applied=first.applied) == first
     assert len(stage.spooled()) == (0 if operation == reserve() else 1)
+
+
+async def test_the_newest_answers_are_remembered(
+    stage_of: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bypass, "ANSWERS_MAX", 2)
+    stage = stage_of()
+    stage.turn_on()
+    for key in ("1", "2", "3", "2", "3", "1"):
+        await stage.one(burn(key))
+    assert [each.key for each in stage.spooled()] == ["burn-1", "burn-2", "burn-3", "burn-1"]
 
 
 async def test_another_process_gives_the_same_token_for_the_same_request(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
 
+from holdfast_server.control import bypass
 from holdfast_server.control.gate import FAIL_OPEN_MESSAGE
 from holdfast_server.domain.operation import (
     Commit,
@@ -31,6 +33,7 @@ from holdfast_server.telemetry.names import Alert, Cause
 from tests.control.support import (
     CALLER,
     GRANTED,
+    LINES,
     MODES,
     OTHERS,
     PLACED,
@@ -106,6 +109,23 @@ async def test_a_bound_counts_per_account_credit_type_and_minute(stage_of: MakeS
     stage.now_ms += 60_000
     assert await passes("5")
     assert len(stage.spooled()) == 4
+
+
+async def test_no_more_accounts_are_counted_against_a_bound_than_there_is_room_for(
+    stage_of: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bypass, "ALLOWANCES_MAX", 2)
+    bounded = StoreUnavailable(StoreUnavailableKind.ALLOW_BOUNDED, 250)
+    stage = stage_of(Engine(unavailable()), Rules([Policy(TENANT, store_unavailable=bounded)]))
+
+    async def passes(*accounts: str) -> list[bool]:
+        asked = [burn(next(keys), account=each, lines=LINES[:1]) for each in accounts]
+        return [outcome_of(await stage.one(each)) is Outcome.BYPASSED for each in asked]
+
+    keys = map(str, itertools.count())
+    assert await passes("a", "b", "c", "a") == [True, True, False, True]
+    stage.now_ms += 60_000
+    assert await passes("c", "a", "b") == [True, True, False]
 
 
 async def test_what_cannot_be_written_down_does_not_pass_by_policy(stage_of: MakeStage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -15,6 +16,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast_server.control import spool
 from holdfast_server.control.spool import DEAD_FOLDER, Spool
 from holdfast_server.control.spool_files import (
     frame,
@@ -177,6 +179,25 @@ async def test_its_bounds_count_what_waits_and_what_is_being_written(
     assert answers == [True] * 5 + [False] * 3
     assert reports.results == [Replayed.LOST] * 3
     assert kept(spool) == list("01234")
+
+
+async def test_no_more_wait_for_one_sync_than_may(
+    spool_of: MakeSpool, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "WAITING_MAX", 5)
+    kept_in = spool_of()
+    answers = await asyncio.gather(
+        *(kept_in.append(CALLER, burn(str(number))) for number in range(8))
+    )
+    assert answers == [True] * 5 + [False] * 3
+    assert reports.results == [Replayed.LOST] * 3
+    assert await kept_in.append(CALLER, burn("8"))
+
+
+async def test_nobody_else_looks_into_it(tmp_path: Path, reports: Reports) -> None:
+    root = tmp_path / "state" / "spool"
+    await Spool(root, 10**6, 10, reports).close()
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
 
 
 async def test_room_comes_back_with_what_is_removed(spool_of: MakeSpool) -> None:
