@@ -38,7 +38,6 @@ from holdfast_server.domain.reply import (
     ReserveReply,
     SettledLine,
 )
-from holdfast_server.domain.submit import Answer
 from holdfast_server.domain.token import HOLD_ID_BYTES, HoldToken, TokenKind
 from holdfast_server.errors import HoldfastError, Reason
 
@@ -184,10 +183,8 @@ class Answers:
         """Whether there are any."""
         return bool(self._answers)
 
-    def keep(self, operation: Reserve | Burn | Settlement, answer: Answer) -> None:
-        """Remembers an answer, unless it is an error."""
-        if isinstance(answer, HoldfastError):
-            return
+    def keep(self, operation: Reserve | Burn | Settlement, answer: Reply) -> None:
+        """Remembers an answer."""
         self._answers[_identity(operation)] = _Remembered(operation, answer)
         if len(self._answers) > ANSWERS_MAX:
             self._answers.popitem(last=False)

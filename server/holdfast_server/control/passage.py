@@ -19,7 +19,7 @@ from holdfast_server.domain.operation import (
     Reserve,
 )
 from holdfast_server.domain.policy import Enforcement, StoreUnavailable
-from holdfast_server.domain.reply import Applied
+from holdfast_server.domain.reply import Applied, Reply
 from holdfast_server.domain.submit import Answer
 from holdfast_server.domain.token import HoldToken, TokenKind, TokenSigner
 from holdfast_server.errors import HoldfastError, Reason
@@ -113,7 +113,7 @@ class Passage:
             return self._passed(operation, self.settled(operation, token), Cause.KILL)
         return await self._settle_bypassed(caller, operation, token)
 
-    def settled(self, operation: bypass.Settlement, token: HoldToken) -> Answer:
+    def settled(self, operation: bypass.Settlement, token: HoldToken) -> Reply:
         """The answer to a settlement about which nothing more is known."""
         return bypass.settled(operation, self._token_mode(operation.tenant, token), self.clock_ms())
 
@@ -125,7 +125,7 @@ class Passage:
             return None
         return self._passed(commit, self.committed(commit, booking, Applied()), Cause.SETTLEMENT)
 
-    def committed(self, commit: Commit, booking: BookUnenforced, applied: Applied) -> Answer:
+    def committed(self, commit: Commit, booking: BookUnenforced, applied: Applied) -> Reply:
         """The receipt of a Commit of what had been let through."""
         return bypass.committed(commit, booking.lines, self._booking_mode(booking), applied)
 
@@ -160,7 +160,7 @@ class Passage:
         return self.enforcement.mode(tenant, account, root, credit_types, feature)
 
     def _passed(
-        self, operation: Reserve | Burn | bypass.Settlement, answer: Answer, cause: Cause
+        self, operation: Reserve | Burn | bypass.Settlement, answer: Reply, cause: Cause
     ) -> Answer:
         self._answers.keep(operation, answer)
         self.recorder.bypassed(type(operation).__name__, cause)
