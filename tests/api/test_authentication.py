@@ -13,9 +13,14 @@ import pytest
 from holdfast.v1 import balance_service_pb2 as messages
 from holdfast_server.api.auth.authenticator import Authenticator
 from holdfast_server.api.auth.key_set import KeySet, make_fetch
-from holdfast_server.api.auth.principal import Role
+from holdfast_server.api.auth.principal import SUBJECT_BYTES_MAX, Role
 from holdfast_server.api.auth.signed_tokens import SignedTokens
-from holdfast_server.api.auth.static_tokens import CHECK_INTERVAL_SECONDS, StaticTokens
+from holdfast_server.api.auth.static_tokens import (
+    CHECK_INTERVAL_SECONDS,
+    FILE_BYTES_MAX,
+    StaticTokens,
+)
+from holdfast_server.domain.bounds import ID_BYTES_MAX
 from holdfast_server.errors import Reason
 from holdfast_server.telemetry.logs import (
     LINE_BYTES_MAX,
@@ -89,6 +94,14 @@ async def client(
 async def ask(client: Stubs, authorization: str | None) -> messages.BalanceResponse:
     metadata = () if authorization is None else (("authorization", authorization),)
     return await client.balance.Balance(messages.BalanceRequest(account="a"), metadata=metadata)
+
+
+async def test_a_subject_may_be_as_long_as_an_entry_keeps_it(
+    client: Stubs, recording: Recording
+) -> None:
+    subject = "\u00e9" * (SUBJECT_BYTES_MAX // 2)
+    await ask(client, f"Bearer {TokenText().with_claims(sub=subject).signed()}")
+    assert [caller.subject for caller, _ in recording.seen] == [subject]
 
 
 async def test_good_tokens_are_let_in_as_whom_they_name(
@@ -175,8 +188,11 @@ async def test_a_token_need_not_say_since_when_it_is_valid(client: Stubs) -> Non
         ({"sub": None}, Reason.TOKEN_INVALID),
         ({"sub": "new\nline"}, Reason.TOKEN_INVALID),
         ({"sub": "\ud800"}, Reason.TOKEN_INVALID),
+        ({"sub": ""}, Reason.TOKEN_INVALID),
+        ({"sub": "\u00e9" * (SUBJECT_BYTES_MAX // 2) + "x"}, Reason.TOKEN_INVALID),
         ({"tenant": None}, Reason.TOKEN_INVALID),
         ({"tenant": "a/b"}, Reason.TOKEN_INVALID),
+        ({"tenant": "t" * (ID_BYTES_MAX + 1)}, Reason.TOKEN_INVALID),
         ({"roles": "spender"}, Reason.TOKEN_INVALID),
         ({"roles": [["spender"]]}, Reason.TOKEN_INVALID),
     ],
@@ -266,6 +282,17 @@ def test_a_wrong_record_keeps_the_server_from_starting(
     path = tmp_path / "tokens"
     path.write_text(json.dumps([record]))
     with pytest.raises(ValueError, match="record 1"):
+        StaticTokens(path, clock)
+
+
+def test_a_file_of_tokens_is_bounded(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "tokens"
+    write_tokens(path, "t")
+    record = path.read_text()
+    path.write_text(record.ljust(FILE_BYTES_MAX))
+    assert StaticTokens(path, clock).find("t") is not None
+    path.write_text(record.ljust(FILE_BYTES_MAX + 1))
+    with pytest.raises(ValueError, match="larger"):
         StaticTokens(path, clock)
 
 

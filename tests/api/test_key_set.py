@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
+from holdfast_server.api.auth import signed_tokens
 from holdfast_server.api.auth.key_set import (
     FRESH_SECONDS,
+    KEY_SET_BYTES_MAX,
+    KEYS_MAX,
     RETRY_SECONDS,
     STALE_SECONDS_MAX,
     KeySet,
     make_fetch,
+    parse_keys,
 )
 from holdfast_server.errors import HoldfastError, Reason
-from tests.api.issuer import Clock, TokenText, key_set, rsa_key, verifier
+from tests.api.issuer import Clock, TokenText, key_set, rsa_key, verifier, write_key_set
 from tests.api.world import eventually
 
 #: How an answer of an issuer begins.
@@ -136,3 +141,34 @@ async def test_a_token_of_a_removed_key_is_refused_although_it_was_known() -> No
     with pytest.raises(HoldfastError) as caught:
         await tokens.verify(text)
     assert caught.value.reason is Reason.TOKEN_INVALID
+
+
+async def test_as_many_tokens_are_remembered_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signed_tokens, "REMEMBERED_MAX", 2)
+    keys = KeySet(Fetches(first=rsa_key()), Clock(0))
+    await keys.load()
+    tokens = verifier(keys, Clock())
+    texts = [TokenText().with_claims(jti=str(number)).signed() for number in range(3)]
+    for text in texts:
+        await tokens.verify(text)
+    assert [tokens.remembered(text) is not None for text in texts] == [False, True, True]
+    # One that is verified again is the newest.
+    for text in (texts[1], texts[0]):
+        await tokens.verify(text)
+    assert [tokens.remembered(text) is not None for text in texts] == [True, True, False]
+
+
+async def test_a_key_set_is_bounded(tmp_path: Path) -> None:
+    path = write_key_set(tmp_path / "keys", first=rsa_key())
+    fetch, content = make_fetch(str(path)), path.read_text()
+    path.write_text(content.ljust(KEY_SET_BYTES_MAX))
+    assert parse_keys(await fetch()).keys() == {"first", "elliptic"}
+    path.write_text(content.ljust(KEY_SET_BYTES_MAX + 1))
+    with pytest.raises(ValueError, match="bytes"):
+        await fetch()
+    key = key_set()["keys"][0]
+    assert len(parse_keys(json.dumps({"keys": [key] * KEYS_MAX}).encode())) == 1
+    with pytest.raises(ValueError, match="at most"):
+        parse_keys(json.dumps({"keys": [key] * (KEYS_MAX + 1)}).encode())
