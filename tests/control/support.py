@@ -156,7 +156,9 @@ def unavailable(reason: Reason = Reason.STORE_UNAVAILABLE) -> HoldfastError:
 
 @dataclass
 class Rules:
-    """Enforcement from a list of policies; also the directory of a store that knows one tree."""
+    """Enforcement from a list of policies; also the directory of a store that knows one tree of
+    the tenant t.
+    """
 
     policies: Sequence[Policy] = ()
     roots: dict[str, str] = field(default_factory=dict)
@@ -180,7 +182,7 @@ class Rules:
         return PolicySet(self.policies).store_unavailable(subject, credit_type, NOW_MS)
 
     def known(self, tenant: str, account: str) -> str | None:
-        return self.roots.get(account)
+        return self.roots.get(account) if tenant == "t" else None
 
 
 class MakeStage(Protocol):

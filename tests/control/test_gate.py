@@ -31,6 +31,7 @@ from holdfast_server.domain.reply import (
     ExtendReply,
     HoldState,
     Outcome,
+    ReleaseReply,
     ReserveReply,
 )
 from holdfast_server.domain.token import HoldToken, TokenKind
@@ -258,16 +259,19 @@ async def test_a_token_of_mode_off_books_nothing(
     assert stage.spooled() == []
 
 
+@pytest.mark.parametrize("mode", [Mode.SHADOW, Mode.ENFORCE])
 @pytest.mark.parametrize("killed", [False, True])
 async def test_release_and_extend_of_a_bypassed_token_need_nobody(
-    stage_of: MakeStage, killed: bool
+    stage_of: MakeStage, killed: bool, mode: Mode
 ) -> None:
-    stage = stage_of()
+    stage = stage_of(rules=Rules(MODES[mode]))
     if killed:
         stage.turn_on()
-    assert outcome_of(await stage.one(Release("t", TOKEN_BYPASSED, "r"))) is Outcome.BYPASSED
+    released = await stage.one(Release("t", TOKEN_BYPASSED, "r"))
+    assert released == ReleaseReply(Decision(Outcome.BYPASSED, mode), Applied())
     extended = await stage.one(Extend("t", TOKEN_BYPASSED, 5_000, "e"))
     assert isinstance(extended, ExtendReply)
+    assert extended.decision == Decision(Outcome.BYPASSED, mode)
     assert extended.expires_at_ms == NOW_MS + 5_000
     assert stage.engine.asked == []
     assert stage.spooled() == []
