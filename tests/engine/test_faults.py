@@ -13,7 +13,7 @@ import pytest
 
 from holdfast_server.domain import operation as op
 from holdfast_server.engine.backlog import entries_waiting
-from holdfast_server.engine.batcher import Limits
+from holdfast_server.engine.batcher import RETRY_AFTER_MS, Limits
 from holdfast_server.engine.keys import FLUSHED_FIELD
 from holdfast_server.errors import HoldfastError, Reason
 from tests.support.descriptors import no_descriptors
@@ -276,7 +276,8 @@ async def test_a_full_queue_refuses_before_anything_is_sent(valkey_url: str) -> 
     refused = [found for (found,) in answers if isinstance(found, HoldfastError)]
     (balance,) = await real.decide([op.GetBalance("t", "a")])
     await real.store.close()
-    assert {error.reason for error in refused} == {Reason.OVERLOADED}
+    told = {(error.reason, error.metadata["retry_after_ms"]) for error in refused}
+    assert told == {(Reason.OVERLOADED, str(RETRY_AFTER_MS))}
     assert balance.credits[0].buckets.held == 10 + 20 - len(refused)
 
 
