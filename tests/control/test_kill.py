@@ -96,6 +96,9 @@ def test_an_order_over_the_socket_survives_a_restart_and_reaches_the_host(tmp_pa
     for other in (neighbour, switch(tmp_path)):
         state = other.state()
         assert (state.causes, state.by, state.reason) == ((SOCKET,), "ann", "a bad release")
+    # It may be taken back in another process than the one that was ordered.
+    assert not neighbour.turn_off().on
+    assert not first.state().on
 
 
 def test_an_order_that_cannot_be_written_down_still_counts_here(tmp_path: Path) -> None:
@@ -114,6 +117,11 @@ def test_a_request_looks_for_itself_when_nobody_did(tmp_path: Path) -> None:
     assert not found.on
     clock.now += LOOK_SECONDS_MAX + 0.01
     assert found.on
+    # Then nobody looks again for a while.
+    (tmp_path / "KILL").unlink()
+    assert found.on
+    clock.now += LOOK_SECONDS_MAX + 0.01
+    assert not found.on
 
 
 def test_what_cannot_be_seen_stays_as_it_was(tmp_path: Path) -> None:
