@@ -18,7 +18,7 @@ from holdfast.v1 import grant_service_pb2 as grant_messages
 from holdfast.v1 import ledger_service_pb2 as ledger_messages
 from holdfast.v1 import types_pb2 as types
 from holdfast_server.api.form import Form
-from holdfast_server.api.validate import accounts, grants, policies, reads, spending
+from holdfast_server.api.validate import accounts, batches, grants, policies, reads, spending
 from holdfast_server.domain import entry, operation, policy, reply
 from holdfast_server.domain.bounds import AMOUNT_MAX, WINDOW_MS_MAX
 from holdfast_server.errors import HoldfastError, Reason
@@ -226,6 +226,48 @@ def test_wrong_grants(terms: dict[str, Any], reason: Reason, field: str) -> None
 @pytest.mark.parametrize(("fields", "reason", "field"), WRONG_POLICIES)
 def test_wrong_policies(fields: dict[str, Any], reason: Reason, field: str) -> None:
     check_refused(lambda: policies.set_policy("t", policy_of(**fields)), reason, field)
+
+
+def reserve(**changes: Any) -> operation.Reserve:
+    """What a Reserve means that is right, but for the changes."""
+    right = {"account": "a", "lines": lines(1), "ttl_ms": 60_000, "idempotency_key": "k"}
+    return spending.reserve("t", balance_messages.ReserveRequest(**{**right, **changes}))
+
+
+def lines(count: int, amount: int = 1) -> list[types.Line]:
+    return [types.Line(credit_type=f"c{number}", amount=amount) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("read", "told"),
+    [
+        (lambda: reserve(lines=lines(1, AMOUNT_MAX + 1)), {"maximum": AMOUNT_MAX}),
+        (lambda: reserve(lines=lines(9)), {"maximum": 8}),
+        (lambda: reserve(ttl_ms=999), {"minimum_ms": 1_000, "maximum_ms": 86_400_000}),
+        (lambda: reserve(labels={str(number): "" for number in range(17)}), {"maximum": 16}),
+        (lambda: reserve(labels={"k" * 65: ""}), {"maximum": 64}),
+        (lambda: reserve(labels={"k": "v" * 257}), {"maximum": 256}),
+        (lambda: grants.grant("t", grant_of(priority=1_001)), {"maximum": 1_000}),
+        *(
+            (lambda terms=terms: accounts.create_account("t", creation(**terms)), told)
+            for terms, told in (
+                ({"display_name": "x" * 129}, {"maximum": 128}),
+                ({"limits": [limit(limit_id=f"l{n}") for n in range(17)]}, {"maximum": 16}),
+                ({"limits": [limit(**BURST, maximum=2**50)]}, {"maximum": AMOUNT_MAX // 1_000}),
+                ({"overdraft_limits": {f"c{n}": 1 for n in range(65)}}, {"maximum": 64}),
+            )
+        ),
+        (
+            lambda: batches.check_size([balance_messages.BatchItem()] * 1_001),
+            {"maximum": 1_000, "items": 1_001},
+        ),
+    ],
+)
+def test_a_refusal_tells_the_bound(read: Callable[[], object], told: dict[str, int]) -> None:
+    with pytest.raises(HoldfastError) as caught:
+        read()
+    found = {name: caught.value.metadata.get(name) for name in told}
+    assert found == {name: str(bound) for name, bound in told.items()}
 
 
 @pytest.mark.parametrize("paths", [[], ["root"], ["zone", "version"], ["account"], [""]])
