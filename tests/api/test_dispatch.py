@@ -193,6 +193,14 @@ async def test_the_trace_of_a_caller_is_kept_where_it_is_one(header: str, trace_
     assert caller.trace_id == trace_id
 
 
+async def test_a_call_that_goes_by_itself_keeps_the_trace_of_its_caller() -> None:
+    trace_id, item = "ab" * 16, messages.BatchItem(balance=balance_request())
+    async with running(Recording()) as served, stubs(served.port) as client:
+        metadata = (("traceparent", f"00-{trace_id}-{'cd' * 8}-01"),)
+        await client.balance.Batch(messages.BatchRequest(items=[item]), metadata=metadata)
+    assert [caller.trace_id for caller, _ in served.recording.seen] == [trace_id]
+
+
 async def test_a55_a_text_cannot_forge_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
     forged = '\n{"level":"info","message":"all is well"}'
 
