@@ -103,6 +103,7 @@ async def test_operations_of_every_kind_have_their_own_answers(world: World) -> 
             commit(world, "no-such-hold"),
             balance.BatchItem(),
         )
+        assert not stream.closing
     assert receipt.commit.lines[0].burned == 10
     assert seen.balance.credits[0].buckets.burned == 10
     assert unknown.error.reason == reasons.REASON_HOLD_NOT_FOUND

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,6 +21,7 @@ from holdfast_server.api.auth.authenticator import Authenticator
 from holdfast_server.api.auth.principal import Principal, Role
 from holdfast_server.api.auth.static_tokens import StaticTokens
 from holdfast_server.api.dispatch import Bounds
+from holdfast_server.api.session import RESULTS_BYTES_MAX, Answers, Put, Session, Ways
 from holdfast_server.domain import reply
 from holdfast_server.domain.operation import Operation
 from holdfast_server.domain.submit import Answer
@@ -352,3 +355,32 @@ async def test_an_operation_is_charged_once_whenever_it_is_answered() -> None:
         refused = [each for each in results if each.error.reason == reasons.REASON_RATE_LIMITED]
         assert len(refused) == 2
         await stream.done_writing()
+
+
+async def test_answers_that_come_while_one_is_written_travel_together() -> None:
+    """As many as one message has room for; what has more than that by itself goes alone."""
+    sizes = [1, 1, RESULTS_BYTES_MAX - 1, RESULTS_BYTES_MAX + 1, 1]
+    asked = [balance.SessionRequest(items=[balance.BatchItem(id=n + 1) for n in range(5)])]
+    written, is_taken = list[int](), asyncio.Event()
+
+    class SlowReader:
+        async def read(self) -> Any:
+            return asked.pop().SerializeToString() if asked else grpc.aio.EOF
+
+        async def write(self, payload: bytes) -> None:
+            written.append(len(payload))
+            await is_taken.wait()
+
+    async def work(items: Sequence[balance.BatchItem], put: Put) -> None:
+        puts = [
+            put(Answers([each.id], bytes(size))) for each, size in zip(items, sizes, strict=True)
+        ]
+        await asyncio.gather(*puts, take())
+
+    async def take() -> None:
+        is_taken.set()
+
+    context: Any = SlowReader()
+    ways = Ways(asyncio.ensure_future, asyncio.current_task, work, take, time.monotonic)
+    await Session(context, ways).run()
+    assert written == [1, RESULTS_BYTES_MAX, RESULTS_BYTES_MAX + 1, 1]
