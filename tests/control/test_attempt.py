@@ -36,7 +36,7 @@ class SomeCreditTypes:
     """Knows one; others it would have to look for."""
 
     def knows_credit_type(self, tenant: str, credit_type: str) -> bool:
-        return credit_type == "ai"
+        return (tenant, credit_type) == ("t", "ai")
 
     async def ensure_credit_type(self, tenant: str, credit_type: str) -> bool:
         raise AssertionError(credit_type)
