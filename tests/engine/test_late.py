@@ -72,6 +72,25 @@ async def test_the_ledger_answers_an_old_key_as_the_store_did(both: Both) -> Non
     assert await both.buckets("a") == Buckets(granted=100, available=75, burned=25)
 
 
+async def test_a_refund_that_is_repeated_gets_its_answer_though_nothing_is_left(both: Both) -> None:
+    """I7 and I8: what it gave back is why another one would be refused."""
+    await both.account("a")
+    await both.grant("a", 100)
+    burned = await both.do(op.Burn("t", "a", (op.Line("ai", 60),), both.key()))
+    refund = op.Refund("t", burned.applied.transaction_id, both.key())
+    first = await both.do(refund)
+
+    for begin in (both.flushed, lambda: forget(both)):
+        await begin()
+        again = await both.do(refund)
+        assert (again.applied.replayed, _at_memory(again)) == (True, _at_memory(first))
+        other = await both.do(replace(refund, lines=(op.RefundLine("ai", 1),)))
+        assert other.reason is Reason.IDEMPOTENCY_KEY_REUSED
+        assert other.metadata == {"field": "lines"}
+
+    assert await both.buckets("a") == Buckets(granted=100, available=100)
+
+
 async def test_an_old_key_with_other_content_is_refused(both: Both) -> None:
     """I8 after the window."""
     await both.account("a")
