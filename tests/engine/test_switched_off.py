@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -67,3 +68,12 @@ async def test_a_hold_whose_reserve_is_retried_in_off_is_the_only_one(real: Real
     assert (await buckets(real)).held == 10
     real.clock.now_ms += 60_000
     assert await buckets(real) == rp.Buckets(granted=100, available=100)
+
+
+async def test_the_mode_is_that_of_whom_and_what_is_asked_for(real: Real) -> None:
+    await start(real)
+    await real.decide([op.CreateAccount("t", "b", op.AccountTerms(parent="a"), "create b")])
+    lines = (op.Line("ai", 1), op.Line("video", 1))
+    with patch.object(real.mode, "mode", return_value=Mode.OFF) as mode:
+        await real.decide([op.Burn("t", "b", lines, "of b", "chat")])
+    mode.assert_called_once_with("t", "b", "a", ["ai", "video"], "chat")
