@@ -54,8 +54,8 @@ async def test_tenants_with_the_same_names_and_keys_do_not_touch(
         for key in KEYS:
             for book in rng.sample(books, 2):
                 await step(rng, book, books, key)
-        for book in books:
-            await agrees(book)
+        for book, other in zip(books, [*books[1:], books[0]], strict=True):
+            await agrees(book, other.world.tenant)
 
 
 async def opened(service: ApiService, client: Stubs, tenant: str) -> Book:
@@ -106,7 +106,7 @@ async def steal(rng: random.Random, book: Book, books: list[Book], key: str) -> 
         await refused(call, Reason.HOLD_NOT_FOUND)
 
 
-async def agrees(book: Book) -> None:
+async def agrees(book: Book, stranger: str) -> None:
     """Every read of a tenant shows what that tenant did, and nothing else."""
     world, tenant = book.world, book.world.tenant
     found = await world.client.accounts.ListCreditTypes(
@@ -125,6 +125,21 @@ async def agrees(book: Book) -> None:
         newest = await newest_entry(world, account, version)
         assert newest.after == buckets
         assert newest.caller == ROOT_TOKEN
+        await agree_in_the_ledger(world, newest, stranger)
+
+
+async def agree_in_the_ledger(world: World, newest: ledger.Entry, stranger: str) -> None:
+    """A balance at an instant, and an explanation that is nobody else's: names of transactions say
+    no tenant.
+    """
+    client, account = world.client.ledger, newest.account
+    at = await client.GetBalanceAt(ledger.GetBalanceAtRequest(tenant=world.tenant, account=account))
+    assert [each.buckets for each in at.credits] == [newest.after]
+    name = newest.transaction_id
+    why = await client.Explain(ledger.ExplainRequest(tenant=world.tenant, transaction_id=name))
+    assert newest.hash in {each.hash for each in why.entries}
+    theirs = ledger.ExplainRequest(tenant=stranger, transaction_id=name)
+    await refused(client.Explain(theirs), Reason.TRANSACTION_NOT_FOUND)
 
 
 def bare_id(hold_id: str) -> bytes:
