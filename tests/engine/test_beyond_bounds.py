@@ -7,6 +7,7 @@ Each on the engine and the twin.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,15 @@ from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.bounds import AMOUNT_MAX
 from holdfast_server.domain.operation import Mode
+from holdfast_server.engine.rows import pack_row, unpack_row
 from holdfast_server.errors import HoldfastError, Reason
 from tests.support.pair import Pair, Real
+from tests.support.stored import CREDIT_PLACE
 
 #: What is held, nearly all of it unenforced, and how much more the account can have beside it.
 HELD, ROOM = AMOUNT_MAX - 20, 15
+#: Where a credit has some of its buckets.
+BUCKET_PLACES = {"available": 4, "held": 5, "burned": 6}
 
 
 def line(amount: int) -> tuple[op.Line, ...]:
@@ -99,3 +104,27 @@ async def test_a_late_commit_beyond_all_bounds_leaves_the_hold_to_be_committed(p
     pair.real.clock.now_ms += 1_000
     await refuse(pair, commit(hold, HELD + ROOM + 1))
     await accept(pair, commit(hold, HELD + ROOM))
+
+
+@pytest.mark.parametrize("change", [{"held": 1}, {"available": -8, "burned": 8}])
+async def test_credits_that_contradict_themselves_are_not_spent(
+    real: Real, change: dict[str, int]
+) -> None:
+    """Whatever made them so, the script itself goes no further: both sides would not be equal, or
+    a bucket would be below zero.
+    """
+    given = op.GrantTerms("ai", 10, op.GrantSource.PURCHASE)
+    created = op.CreateAccount("t", "a", op.AccountTerms(), "a")
+    await real.decide([created, op.Grant("t", "a", given, "given")])
+    tree, _ = real.keys.tree_keys(real.keys.partition("t", "a"), 1, "t", "a")
+    stored: Any = await real.store.client.hget(tree, "aa")
+    account = unpack_row(stored)
+    credit = unpack_row(account[CREDIT_PLACE + 1])
+    for bucket, more in change.items():
+        credit[BUCKET_PLACES[bucket]] += more
+    account[CREDIT_PLACE + 1] = pack_row(credit)
+    await real.store.client.hset(tree, "aa", pack_row(account))
+    before = await real.store.client.hgetall(tree), await real.entries()
+    (answer,) = await real.decide([op.Reserve("t", "a", line(10), 1_000, "hold")])
+    assert answer.reason is Reason.INTERNAL
+    assert (await real.store.client.hgetall(tree), await real.entries()) == before
