@@ -29,18 +29,18 @@ async def use_and_forget(real: Real) -> tuple[str, str, str]:
     rests since.
     """
     names = (f"a{number}" for number in itertools.count())
-    used, resting = await _account_in(real, next(names)), ""
+    used, resting = await account_in(real, next(names)), ""
     while not resting:
         name = next(names)
         if real.keys.partition("t", name) != real.keys.partition("t", used):
-            resting = await _account_in(real, name)
-    await _turn(real, resting, 1)
+            resting = await account_in(real, name)
+    await turn(real, resting, 1)
     # Well within the generation that has begun there: clocks may differ by minutes.
     real.clock.now_ms += real.window.generation_ms // 2
     key = time_ordered_key(real.clock.now_ms)
     await real.decide([burn(used, key)])
     for _ in range(GENERATIONS):
-        await _turn(real, used, KEYS)
+        await turn(real, used, KEYS)
     return used, resting, key
 
 
@@ -54,17 +54,23 @@ def burn(account: str, key: str) -> op.Burn:
     return op.Burn("t", account, (op.Line("ai", 1),), key)
 
 
-async def _account_in(real: Real, name: str) -> str:
+async def account_in(real: Real, name: str) -> str:
+    """An account with credits; answers its name."""
     terms = op.GrantTerms("ai", 10_000, op.GrantSource.PURCHASE)
     await real.decide([op.CreateAccount("t", name, op.AccountTerms(), f"create-{name}")])
     await real.decide([op.Grant("t", name, terms, f"grant-{name}")])
     return name
 
 
-async def _turn(real: Real, account: str, count: int) -> None:
+async def turn(real: Real, account: str, count: int) -> None:
     """A generation passes, in which the ledger gets everything."""
     partition = real.keys.partition("t", account)
     seq = await real.engine.current_seq(partition)
     await real.store.client.hset(real.keys.state(partition, 1), "f", str(seq))
+    await pass_generation(real, account, count)
+
+
+async def pass_generation(real: Real, account: str, count: int) -> None:
+    """A generation passes, in which the ledger gets nothing."""
     real.clock.now_ms += real.window.generation_ms
     await real.decide([burn(account, str(uuid.uuid4())) for _ in range(count)])
