@@ -314,9 +314,9 @@ async def test_times_do_not_fall_where_more_is_due_than_one_call_may_end(real: R
             ]
         )
     real.clock.now_ms += 60_000
-    for _ in range(3):
-        await real.decide([op.ExpireDue("t", "a")])
+    ended = [(await real.decide([op.ExpireDue("t", "a")]))[0].holds for _ in range(3)]
     times = [entry.event_ms for entry in await real.entries()]
+    assert ended == [2_000, 500, 0]
     assert times == sorted(times)
     assert (await buckets(real)).expired == count
 
