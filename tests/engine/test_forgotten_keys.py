@@ -7,10 +7,12 @@ import pytest
 from holdfast_server.domain import reply as rp
 from holdfast_server.engine.keys import COLD_FLOOR_FIELD
 from holdfast_server.engine.request import NeedsLedger
+from holdfast_server.errors import Reason
 from tests.support.forgotten import (
     GENERATIONS,
     KEYS,
     account_in,
+    accounts_apart,
     ask_unchecked,
     burn,
     pass_generation,
@@ -23,9 +25,13 @@ from tests.support.pair import Real
 MINUTE_MS = 60_000
 
 
-async def test_a_forgotten_key_is_not_new_where_nothing_happened(real: Real) -> None:
-    """A partition that rests remembers its own keys for long, and not those of others."""
+@pytest.mark.parametrize("rested", [0, 2])
+async def test_a_forgotten_key_is_not_new_where_nothing_happened(real: Real, rested: int) -> None:
+    """A partition that rests remembers its own keys for long, and not those of others. Nor is it
+    when the call itself begins what is remembered anew.
+    """
     _, resting, key = await use_and_forget(real)
+    real.clock.now_ms += rested * real.window.generation_ms
     assert isinstance(await ask_unchecked(real, burn(resting, key)), NeedsLedger)
 
 
@@ -51,6 +57,16 @@ async def test_a_new_key_proves_itself_everywhere(real: Real) -> None:
     for account in (await use_and_forget(real))[:2]:
         key = time_ordered_key(real.clock.now_ms)
         assert isinstance(await ask_unchecked(real, burn(account, key)), rp.BurnReply)
+
+
+async def test_a_key_is_used_elsewhere_for_longer_than_it_is_remembered(real: Real) -> None:
+    """So the ledger has what it was used for long before another partition may use it."""
+    one, other = await accounts_apart(real)
+    await real.decide([burn(one, "once")])
+    for _ in range(3):
+        await turn(real, one, KEYS)
+    answer = await ask_unchecked(real, burn(other, "once"))
+    assert answer.reason is Reason.IDEMPOTENCY_KEY_REUSED
 
 
 async def test_no_key_is_forgotten_that_the_ledger_lacks(real: Real) -> None:

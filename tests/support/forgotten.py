@@ -28,12 +28,7 @@ async def use_and_forget(real: Real) -> tuple[str, str, str]:
     The second's partition has dropped a generation of its own before, so that it goes by times, and
     rests since.
     """
-    names = (f"a{number}" for number in itertools.count())
-    used, resting = await account_in(real, next(names)), ""
-    while not resting:
-        name = next(names)
-        if real.keys.partition("t", name) != real.keys.partition("t", used):
-            resting = await account_in(real, name)
+    used, resting = await accounts_apart(real)
     await turn(real, resting, 1)
     # Well within the generation that has begun there: clocks may differ by minutes.
     real.clock.now_ms += real.window.generation_ms // 2
@@ -52,6 +47,15 @@ async def ask_unchecked(real: Real, operation: op.Operation) -> Any:
 
 def burn(account: str, key: str) -> op.Burn:
     return op.Burn("t", account, (op.Line("ai", 1),), key)
+
+
+async def accounts_apart(real: Real) -> tuple[str, str]:
+    """Two accounts with credits, in two partitions."""
+    names = (f"a{number}" for number in itertools.count())
+    one = await account_in(real, next(names))
+    partition = real.keys.partition("t", one)
+    other = next(name for name in names if real.keys.partition("t", name) != partition)
+    return one, await account_in(real, other)
 
 
 async def account_in(real: Real, name: str) -> str:
