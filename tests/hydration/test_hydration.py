@@ -14,6 +14,7 @@ from holdfast_server.engine.tree_store import Evicted, Installed, TreeStore
 from holdfast_server.errors import HoldfastError, Reason
 from tests.hydration.stage import DAILY, Between, hydrator, start
 from tests.support.both import Both
+from tests.support.due import names_in
 from tests.support.eviction import evict, lose
 from tests.support.stored import stored
 
@@ -109,6 +110,23 @@ async def test_a_tree_goes_only_while_nothing_of_it_is_open_or_on_its_way(both: 
     found = await trees.see([("t", "root")])
     await both.real.store.client.hset(name, "f", "1")
     assert await trees.evict(found) == {("t", "root"): Evicted.UNFLUSHED}
+
+
+async def test_a_tree_that_goes_by_an_older_look_leaves_the_floor_where_it_is(both: Both) -> None:
+    """Else what is not older than this one would do for a tree that went later."""
+    older, later = names_in(both.real.keys, 0, 2)
+    await both.account(older)
+    await both.account(later)
+    await both.flushed()
+    trees = TreeStore(both.real.store, both.real.keys)
+    seen = await trees.see([("t", older)])
+    await both.grant(later, 1)
+    await both.flushed()
+    assert await evict(both.real, "t", later) is Evicted.EVICTED
+    seq = await both.real.engine.current_seq(0)
+    assert await trees.evict(seen) == {("t", older): Evicted.EVICTED}
+    floor = await both.real.store.client.hget(both.real.keys.state(0, 1), COLD_FLOOR_FIELD)
+    assert floor == str(seq).encode()
 
 
 async def test_accounts_below_a_root_are_found_without_the_store(both: Both) -> None:
