@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from holdfast_server.domain import operation as op
 from holdfast_server.domain import reply as rp
 from holdfast_server.domain.bounds import LATE_COMMIT_WINDOW_MS
@@ -19,8 +21,13 @@ from tests.support.eviction import evict, lose
 from tests.support.stored import stored
 
 
-async def test_an_evicted_tree_comes_back_as_it_was(both: Both) -> None:
+@pytest.mark.parametrize("more", [0, 20])
+async def test_an_evicted_tree_comes_back_as_it_was(both: Both, more: int) -> None:
+    """Also where so much is due in it that the index is a key of its own."""
     await start(both)
+    for _ in range(more):
+        await both.grant("root", 1, expires_at_ms=both.real.clock.now_ms + 86_400_000)
+    await both.flushed()
     before = await stored(both.real, "t", "root")
     assert await evict(both.real, "t", "root") is Evicted.EVICTED
     assert not (await stored(both.real, "t", "root"))["due"]
