@@ -21,7 +21,7 @@ from holdfast_server.errors import HoldfastError, Reason
 from holdfast_server.ledger.sql import QUERIES
 from holdfast_server.recovery.verdict import Verdict
 from tests.support.both import Both
-from tests.support.due import names_in, sweeper_of
+from tests.support.due import index_of, names_in, sweeper_of
 from tests.support.ledger import query
 from tests.support.rebuilding import coordinator_of, rebuild, search, search_of
 
@@ -86,10 +86,12 @@ async def test_holds_expire_although_nobody_comes(both: Both, migrated_postgres_
     assert await end_what_is_due(both) == (1, 0)
     assert kinds(migrated_postgres_url, open_) == [EntryKind.HOLD_EXPIRED]
     assert kinds(migrated_postgres_url, extended) == []
+    assert await index_of(both.real).open_holds() == 1
     assert await due_in(both) == {extended: start_ms + 2 * TTL_MS}
     both.real.clock.now_ms += TTL_MS
     assert await end_what_is_due(both) == (1, 0)
     assert kinds(migrated_postgres_url, extended) == [EntryKind.HOLD_EXPIRED]
+    assert await index_of(both.real).open_holds() == 0
     assert [await stored(both, name) for name in (committed, released, idle)] == [False] * 3
     assert (await both.ledger.verify()).violations == ()
 
