@@ -83,7 +83,8 @@ async def test_what_is_due_while_a_tree_is_away_still_ends(both: Both) -> None:
 
 async def test_a_hold_that_nobody_can_commit_any_more_does_not_come_back(both: Both) -> None:
     await start(both)
-    late = both.real.keys.partition_keys(both.real.keys.partition("t", "root"), 1)[4]
+    """The other does, and will be forgotten when its time is over."""
+    late, lated = both.real.keys.partition_keys(both.real.keys.partition("t", "root"), 1)[4:]
     first = await both.reserve("child", 7, ttl_ms=1_000)
     both.real.clock.now_ms += LATE_COMMIT_WINDOW_MS
     second = await both.reserve("child", 7, ttl_ms=1_000)
@@ -93,11 +94,13 @@ async def test_a_hold_that_nobody_can_commit_any_more_does_not_come_back(both: B
     before = await both.real.store.client.hkeys(late)
 
     assert await evict(both.real, "t", "root") is Evicted.EVICTED
+    await both.real.store.client.unlink(late, lated)
     too_late = await both.commit(first.hold)
 
     assert too_late.reason is Reason.HOLD_EXPIRED
     assert len(before) == 1
     assert await both.real.store.client.hkeys(late) == before
+    assert await both.real.store.client.zrange(lated, 0, -1) == before
     assert (await both.commit(second.hold)).late
 
 
