@@ -16,7 +16,7 @@ from holdfast_server.engine.tree_store import Evicted, Installed, TreeStore
 from holdfast_server.errors import HoldfastError, Reason
 from tests.hydration.stage import DAILY, Between, hydrator, start
 from tests.support.both import Both
-from tests.support.due import names_in
+from tests.support.due import index_of, names_in
 from tests.support.eviction import evict, lose
 from tests.support.stored import stored
 
@@ -214,9 +214,13 @@ async def test_the_check_can_say_no(both: Both) -> None:
     assert (await both.buckets("child")).available == 23
 
 
-async def test_a_tree_that_somebody_deletes_is_fenced(both: Both) -> None:
-    """F12: not brought back in silence, and not made anew."""
+@pytest.mark.parametrize("came_back", [False, True])
+async def test_a_tree_that_somebody_deletes_is_fenced(both: Both, came_back: bool) -> None:
+    """F12: not brought back in silence, and not made anew; nor is one that had come back before."""
     await start(both)
+    if came_back:
+        assert await evict(both.real, "t", "root") is Evicted.EVICTED
+        assert (await both.buckets("child")).available == 23
     tree, _ = both.real.keys.tree_keys(both.real.keys.partition("t", "root"), 1, "t", "root")
     await both.real.store.client.delete(tree)
     found = [
@@ -245,6 +249,7 @@ async def test_what_was_deleted_is_brought_back_when_somebody_asks(both: Both) -
     assert await bringing.restore(("t", "root"), seq) is Installed.INSTALLED
     assert await stored(both.real, "t", "root") == before
     assert await bringing.restore(("t", "root"), seq) is Installed.PRESENT
+    assert await index_of(both.real).open_holds() == 1
     assert (await both.commit(hold.hold)).applied.seq
 
 
