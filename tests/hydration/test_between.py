@@ -117,6 +117,23 @@ async def test_a_failure_is_an_answer_and_is_over(
     assert (await both.buckets("child")).available == 23
 
 
+async def test_a_key_of_a_wrong_type_leaves_nothing_of_a_tree(both: Both) -> None:
+    """F22, for each that is written along with it."""
+    await start(both)
+    client: Any = both.real.store.client
+    for name in both.real.keys.partition_keys(both.real.keys.partition(*ROOT), 1)[3:]:
+        saved = await client.dump(name)
+        await client.delete(name)
+        await client.set(name, "x")
+        failed = await bring(both)
+        assert isinstance(failed, HoldfastError)
+        assert (failed.reason, await keys_of_tree(both)) == (Reason.INTERNAL, 0), name
+        await client.delete(name)
+        if saved:
+            await client.restore(name, 0, saved)
+    assert await bring(both) == Brought("root")
+
+
 async def test_what_came_and_went_before_it_is_installed_is_read_again(both: Both) -> None:
     """F55: the floor was raised by an eviction after the reading."""
     await start(both)
