@@ -261,6 +261,13 @@ async def test_two_that_search_agree(both: Both, migrated_postgres_url: str) -> 
     assert before[name] > 5_000
     assert await notes.note(Page(PARTITION, 1, 1, [DueRoot("t", name, 4_000)])) == 1
     assert await due_in(both) == before
+    # So has one that somebody removed by hand.
+    keys = both.real.keys
+    await both.real.store.client.delete(
+        keys.tree_keys(PARTITION, keys.epoch(PARTITION), "t", name)[0]
+    )
+    assert await notes.note(Page(PARTITION, 1, 1, [DueRoot("t", name, 4_000)])) == 1
+    assert await due_in(both) == before
 
 
 async def test_a_page_is_noted_in_parts(
