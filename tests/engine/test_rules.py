@@ -331,3 +331,48 @@ async def test_a_hold_keeps_its_feature_by_whatever_name_it_is_settled(real: Rea
 
     last = (await real.entries())[-2:]
     assert [entry.context.feature for entry in last] == ["chat", "chat"]
+
+
+async def test_a_hold_that_burned_something_stays_a_request_when_it_expires(real: Real) -> None:
+    one = op.Limit(
+        "one", op.LimitUnit.REQUESTS, op.LimitWindow.CALENDAR_DAY, 1, op.LimitEnforcement.HARD
+    )
+    await start(real, 100, limits=(one,))
+    (held,) = await real.decide([op.Reserve("t", "a", (op.Line("ai", 10),), 1_000, "r")])
+    await real.decide([op.Commit("t", held.hold, "c", (op.CommitLine("ai", 1),), final=False)])
+    real.clock.now_ms += 1_000
+    (answer,) = await real.decide([reserve("next", 1)])
+    assert answer.decision.reason is Reason.LIMIT_EXCEEDED
+
+
+@pytest.mark.parametrize("how", ["expired", "revoked"])
+async def test_what_was_lost_counts_for_no_warning(real: Real, how: str) -> None:
+    """Thresholds are of what is left to be spent."""
+    await start(real, 100)
+    expires_ms = real.clock.now_ms + 1_000 if how == "expired" else 0
+    more = op.GrantTerms("ai", 100, op.GrantSource.PROMOTION, expires_at_ms=expires_ms)
+    (given,) = await real.decide([op.Grant("t", "a", more, "more")])
+    if how == "revoked":
+        await real.decide([op.Revoke("t", "a", given.grant_id, "revoke")])
+    real.clock.now_ms += 1_000
+    burns = [op.Burn("t", "a", (op.Line("ai", amount),), f"b{amount}") for amount in (60, 20)]
+    warned = [[each.percent for each in (await real.decide([burn]))[0].warnings] for burn in burns]
+    assert warned == [[], [80]]
+
+
+@pytest.mark.parametrize("wait_ms", [0, 1_000])
+async def test_a_grant_repays_debt_unless_it_says_that_it_does_not(
+    real: Real, wait_ms: int
+) -> None:
+    """At once, and when it becomes effective."""
+    await start(real, 1)
+    (held,) = await real.decide([reserve("r", 1)])
+    await real.decide([op.Commit("t", held.hold, "c", (op.CommitLine("ai", 21),))])
+    owed = []
+    for repays in (False, True):
+        begins_ms = real.clock.now_ms + wait_ms
+        given = op.GrantTerms("ai", 5, op.GrantSource.PURCHASE, effective_at_ms=begins_ms)
+        await real.decide([op.Grant("t", "a", replace(given, repay_debt=repays), f"{repays}")])
+        real.clock.now_ms += wait_ms
+        owed.append((await buckets(real)).debt)
+    assert owed == [20, 15]
