@@ -106,6 +106,26 @@ async def test_a_late_commit_beyond_all_bounds_leaves_the_hold_to_be_committed(p
     await accept(pair, commit(hold, HELD + ROOM))
 
 
+async def test_what_is_to_come_has_its_room(pair: Pair, real: Real) -> None:
+    """Else it could not begin when its time has come, and nothing more be decided of the tree."""
+    begins_ms = real.clock.now_ms + 1_000
+    later = op.GrantTerms("ai", AMOUNT_MAX - 10, op.GrantSource.PLAN, effective_at_ms=begins_ms)
+    *_, refused = await pair.submit(
+        [
+            op.CreateAccount("t", "a", op.AccountTerms(), "a"),
+            op.Grant("t", "a", later, "later"),
+            op.Grant("t", "a", op.GrantTerms("ai", 11, op.GrantSource.PLAN), "more"),
+        ]
+    )
+    assert isinstance(refused, HoldfastError)
+    assert refused.reason is Reason.BALANCE_LIMIT_EXCEEDED
+    await pair.submit([op.Grant("t", "a", op.GrantTerms("ai", 10, op.GrantSource.PLAN), "rest")])
+    real.clock.now_ms += 1_000
+    (balance,) = await pair.submit([op.GetBalance("t", "a")])
+    assert isinstance(balance, rp.BalanceReply)
+    assert balance.credits[0].buckets.available == AMOUNT_MAX
+
+
 @pytest.mark.parametrize("change", [{"held": 1}, {"available": -8, "burned": 8}])
 async def test_credits_that_contradict_themselves_are_not_spent(
     real: Real, change: dict[str, int]
