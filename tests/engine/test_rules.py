@@ -118,6 +118,17 @@ async def test_a_grant_may_be_as_large_as_the_debt_that_it_repays(real: Real) ->
     assert (await buckets(real)).debt == 0
 
 
+async def test_what_is_to_come_cannot_count_on_the_debt_of_today(real: Real) -> None:
+    """That may be repaid by then, and the grant would have no room."""
+    await start(real, 1)
+    (held,) = await real.decide([reserve("r", 1)])
+    await real.decide([op.Commit("t", held.hold, "c", (op.CommitLine("ai", AMOUNT_MAX - 10),))])
+    later_ms = real.clock.now_ms + 1_000
+    given = op.GrantTerms("ai", 11, op.GrantSource.PURCHASE, effective_at_ms=later_ms)
+    (refused,) = await real.decide([op.Grant("t", "a", given, "later")])
+    assert refused.reason is Reason.BALANCE_LIMIT_EXCEEDED
+
+
 async def test_a_late_commit_counts_as_a_request(real: Real) -> None:
     """The hold's expiry gave its request back; what is burned all the same counts again, once."""
     two = op.Limit(
