@@ -137,3 +137,17 @@ async def forget_numbers(pair: Pair, hold: str) -> None:
     name = b"h" + bytes.fromhex(hold_id(hold))
     *own, (owner, _, *count) = unpack_hold(await client.hget(tree, name))
     await client.hset(tree, name, pack_hold([*own, [owner, DAILY.limit_id, *count]]))
+
+
+async def test_what_has_drained_until_then_has_drained_by_the_limit_before(pair: Pair) -> None:
+    """A higher maximum drains faster, from then on."""
+    burst = replace(DAILY, window=op.LimitWindow.BURST, window_ms=60_000)
+    await decide(pair, op.CreateAccount("t", "b", op.AccountTerms(limits=(burst,)), "b"))
+    given = op.GrantTerms("ai", 1_000, op.GrantSource.PURCHASE)
+    await decide(pair, op.Grant("t", "b", given, "b"))
+    await decide(pair, op.Burn("t", "b", (op.Line("ai", 200),), "b"))
+    pair.real.clock.now_ms += 30_000
+    terms = op.AccountTerms(limits=(replace(burst, maximum=400),))
+    await decide(pair, op.UpdateAccount("t", "b", terms, frozenset({"limits"}), "raise"))
+    (limit,) = (await decide(pair, op.GetBalance("t", "b"))).limits
+    assert limit.used == 100

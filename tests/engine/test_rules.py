@@ -356,6 +356,14 @@ async def test_a_hold_that_burned_something_stays_a_request_when_it_expires(real
     assert answer.decision.reason is Reason.LIMIT_EXCEEDED
 
 
+async def test_a_commit_of_nothing_is_no_release_where_a_part_was_burned(real: Real) -> None:
+    await start(real, 100)
+    (held,) = await real.decide([reserve("r", 10)])
+    await real.decide([op.Commit("t", held.hold, "c", (op.CommitLine("ai", 1),), final=False)])
+    (ended,) = await real.decide([op.Commit("t", held.hold, "d", (op.CommitLine("ai", 0),))])
+    assert ended.state is rp.HoldState.COMMITTED
+
+
 @pytest.mark.parametrize("how", ["expired", "revoked"])
 async def test_what_was_lost_counts_for_no_warning(real: Real, how: str) -> None:
     """Thresholds are of what is left to be spent."""
