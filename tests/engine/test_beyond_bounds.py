@@ -86,6 +86,7 @@ async def test_shadow_mode_lets_pass_what_can_be_booked(pair: Pair) -> None:
     await placed(pair)
     await refuse(pair, op.Reserve("t", "a", line(ROOM + 1), 60_000, "reserve"))
     await refuse(pair, op.Burn("t", "a", line(ROOM + 1), "burn"))
+    await refuse(pair, op.BookUnenforced("t", "a", line(ROOM + 1), "book"))
     await accept(pair, op.Burn("t", "a", line(ROOM), "burn"))
 
 

@@ -97,3 +97,17 @@ async def test_members_of_one_time_end_in_the_order_of_their_names(real: Real) -
     tokens = [SIGNER.read("t", answer.hold) for answer in answers]
     places = [ended.index(hold) for hold in sorted(each.hold for each in tokens if each)]
     assert places == sorted(places)
+
+
+async def test_what_comes_back_to_a_grant_expires_with_it(real: Real) -> None:
+    """While all of it was held, nothing was due."""
+    await prepare(real, 0)
+    expires_ms = real.clock.now_ms + 5_000
+    given = op.GrantTerms("video", 10, op.GrantSource.PLAN, expires_at_ms=expires_ms)
+    await real.decide([op.Grant("t", "a", given, "expiring")])
+    (held,) = await real.decide([op.Reserve("t", "a", (op.Line("video", 10),), 9_000, "all")])
+    await real.decide([op.Commit("t", held.hold, "some", (op.CommitLine("video", 4),))])
+    real.clock.now_ms = expires_ms
+    (balance,) = await real.decide([op.GetBalance("t", "a")])
+    (video,) = [each.buckets for each in balance.credits if each.credit_type == "video"]
+    assert (video.burned, video.expired, video.available) == (4, 6, 0)

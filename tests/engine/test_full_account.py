@@ -131,3 +131,11 @@ async def test_debt_that_was_repaid_needs_one_grant(pair: Pair, but: int) -> Non
     assert (owed.lines[0].unenforced, owed.lines[0].debt) == (4, 4)
     assert more.lines[0].grants[0].returned == 1 if but else refused(more)
     assert await count_grants(pair) == GRANTS_MAX
+
+
+async def test_no_more_grants_are_open_than_may_be(pair: Pair) -> None:
+    await fill(pair)
+    given = op.GrantTerms("ai", 1, op.GrantSource.PURCHASE)
+    (refused,) = await pair.submit([op.Grant("t", "a", given, "one more")])
+    assert isinstance(refused, HoldfastError)
+    assert refused.reason is Reason.ACCOUNT_FULL

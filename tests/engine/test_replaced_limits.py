@@ -151,3 +151,20 @@ async def test_what_has_drained_until_then_has_drained_by_the_limit_before(pair:
     await decide(pair, op.UpdateAccount("t", "b", terms, frozenset({"limits"}), "raise"))
     (limit,) = (await decide(pair, op.GetBalance("t", "b"))).limits
     assert limit.used == 100
+
+
+async def test_a_hold_gives_back_to_the_account_that_counted_it_wherever_its_own_is_by_then(
+    pair: Pair,
+) -> None:
+    for name, limits in (("root", ()), ("limited", (DAILY,)), ("free", ()), ("a", ())):
+        parent = {"root": "", "a": "limited"}.get(name, "root")
+        terms = op.AccountTerms(parent=parent, limits=limits)
+        await decide(pair, op.CreateAccount("t", name, terms, name))
+    given = op.GrantTerms("ai", 100, op.GrantSource.PURCHASE)
+    await decide(pair, op.Grant("t", "a", given, "grant"))
+    held = await decide(pair, op.Reserve("t", "a", (op.Line("ai", 60),), 60_000, "hold"))
+    moved = op.AccountTerms(parent="free")
+    await decide(pair, op.UpdateAccount("t", "a", moved, frozenset({"parent"}), "move"))
+    await decide(pair, op.Release("t", held.hold, "end"))
+    (limit,) = (await decide(pair, op.GetBalance("t", "limited"))).limits
+    assert limit.used == 0
