@@ -6,14 +6,17 @@ Each on the engine and the twin.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from holdfast_server.domain import operation as op
 from holdfast_server.domain.reply import BurnReply, Decision
+from holdfast_server.domain.zones import offsets_of
 from holdfast_server.errors import Reason
 from tests.support.pair import Pair, Real
 
+HOUR_MS = 3_600_000
 MINUTE = op.Limit(
     "minute",
     op.LimitUnit.AMOUNT,
@@ -23,7 +26,7 @@ MINUTE = op.Limit(
     60_000,
     "ai",
 )
-HOUR = replace(MINUTE, limit_id="hour", window_ms=3_600_000)
+HOUR = replace(MINUTE, limit_id="hour", window_ms=HOUR_MS)
 HOUR_OF_VIDEO = replace(HOUR, limit_id="video", credit_type="video")
 ONE_IN_AN_HOUR = replace(
     HOUR, limit_id="one", unit=op.LimitUnit.REQUESTS, credit_type="", maximum=1
@@ -95,3 +98,28 @@ async def test_a_limit_that_never_has_room_is_named_before_all_others(
     decision = await denied(pair, own, ())
     assert decision.limit is not None
     assert (decision.limit.limit_id, decision.retry_after_ms) == ("never", 0)
+
+
+@pytest.mark.parametrize(("change", "hours"), [(HOUR_MS, 21), (-HOUR_MS, 22)])
+async def test_a_day_in_which_the_clocks_change_ends_at_its_midnight(
+    pair: Pair, change: int, hours: int
+) -> None:
+    """In Berlin they do at one o'clock of UTC; half an hour before, the end is so much further."""
+    zone, clock = "Europe/Berlin", pair.real.clock
+    change_ms = next(
+        after[0]
+        for before, after in pairwise(offsets_of(zone))
+        if after[1] - before[1] == change and after[0] > clock.now_ms
+    )
+    clock.now_ms, pair.zones["z"] = change_ms - HOUR_MS // 2, zone
+    daily = op.Limit(
+        "daily", op.LimitUnit.REQUESTS, op.LimitWindow.CALENDAR_DAY, 1, op.LimitEnforcement.HARD
+    )
+    terms = op.AccountTerms(limits=(daily,), zone=zone)
+    given = op.GrantTerms("ai", 10, op.GrantSource.PURCHASE)
+    burns = [op.Burn("t", "z", (op.Line("ai", 1),), f"burn-{n}") for n in range(2)]
+    *_, denied = await pair.submit(
+        [op.CreateAccount("t", "z", terms, "z"), op.Grant("t", "z", given, "g"), *burns]
+    )
+    assert isinstance(denied, BurnReply)
+    assert denied.decision.retry_after_ms == HOUR_MS // 2 + hours * HOUR_MS
