@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,23 +103,25 @@ async def both_stores(
     valkey_url: str, postgres_url: str, tracing: Tracing | None = None
 ) -> AsyncIterator[Both]:
     """Starts everything, and a flusher that runs until the end."""
-    ledger = await Ledger.open(postgres_url)
-    real = build(
-        valkey_url,
-        partitions=PARTITIONS,
-        tracing=tracing,
-        hydration=lambda store, keys: Hydrator(ledger, TreeStore(store, keys), Recorder()),
-    )
-    await ledger.start_deployment(PARTITIONS)
-    hooks = FlusherHooks(span=tracing.flush) if tracing else None
-    outbox = Outbox(real.store.client, real.keys)
-    flusher = Flusher(outbox, Appender(postgres_url), hooks=hooks)
-    running = asyncio.create_task(flusher.run())
-    watermarks = Watermarks(real.store, real.keys)
-    try:
-        yield Both(real, ledger, Operations(real.engine, ledger, watermarks, AnyCreditType()))
-    finally:
-        flusher.stop()
-        await running
-        await ledger.close()
-        await real.store.close()
+    async with AsyncExitStack() as stack:
+        ledger = await Ledger.open(postgres_url)
+        # What stays open keeps the event loop from ending, also where the rest fails.
+        stack.push_async_callback(ledger.close)
+        real = build(
+            valkey_url,
+            partitions=PARTITIONS,
+            tracing=tracing,
+            hydration=lambda store, keys: Hydrator(ledger, TreeStore(store, keys), Recorder()),
+        )
+        stack.push_async_callback(real.store.close)
+        await ledger.start_deployment(PARTITIONS)
+        hooks = FlusherHooks(span=tracing.flush) if tracing else None
+        outbox = Outbox(real.store.client, real.keys)
+        flusher = Flusher(outbox, Appender(postgres_url), hooks=hooks)
+        running = asyncio.create_task(flusher.run())
+        watermarks = Watermarks(real.store, real.keys)
+        try:
+            yield Both(real, ledger, Operations(real.engine, ledger, watermarks, AnyCreditType()))
+        finally:
+            flusher.stop()
+            await running
