@@ -166,7 +166,14 @@ RIGHT: list[tuple[Callable[..., object], Message, object]] = [
             expected_version=3,
             idempotency_key="k",
         ),
-        op.UpdateAccount("t", "a", TERMS, frozenset({"zone", "limits"}), "k", 3),
+        op.UpdateAccount(
+            "t",
+            "a",
+            op.AccountTerms(limits=TERMS.limits, zone=TERMS.zone),
+            frozenset({"zone", "limits"}),
+            "k",
+            3,
+        ),
     ),
     (
         grants.grant,
