@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
-from holdfast.errors import FailedPrecondition, HoldfastError, from_status
+from holdfast.errors import FailedPrecondition, HoldfastError, Unreachable, from_status
 
 #: A connection that carries calls is probed after this much silence, so that a peer that vanished
 #: is noticed while calls wait, not at the next one.
@@ -149,7 +149,7 @@ class AsyncUnary:
         try:
             return await method(request, timeout=timeout_s, metadata=metadata)
         except aio.AioRpcError as error:
-            raise translate(error) from None
+            raise _of_call(error) from None
         except asyncio.CancelledError:
             # The end of the connection cancels the call, though nobody cancels the caller.
             if is_cancelled() or not self._is_closed:
@@ -201,7 +201,7 @@ class Unary:
         except grpc.RpcError as error:
             if self._is_closed and error.code() is grpc.StatusCode.CANCELLED:
                 raise closed(result_unknown=True) from None
-            raise translate(error) from None
+            raise _of_call(error) from None
 
     def close(self) -> None:
         """Ends the connection; calls under way fail."""
@@ -246,6 +246,15 @@ def is_cancelled() -> bool:
     """Whether somebody wants the current task to end."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _of_call(error: grpc.RpcError) -> HoldfastError:
+    """What a call that nobody here has cancelled ended with."""
+    said = translate(error)
+    if error.code() is grpc.StatusCode.CANCELLED and not said.reason:
+        # A server that stops drops what is on its way to it.
+        return Unreachable("the server dropped the call", result_unknown=True)
+    return said
 
 
 def translate(error: grpc.RpcError) -> HoldfastError:

@@ -42,6 +42,26 @@ def test_a_lost_answer_is_asked_for_again_by_threads(
     assert result.applied.replayed
 
 
+#: What becomes of a call that is on its way to a server at the moment in which that stops.
+DROPPED = Fault(grpc.StatusCode.CANCELLED, applied=True)
+
+
+async def test_a_call_that_the_server_drops_is_sent_again(
+    client: AsyncClient, faulty: FaultyServer
+) -> None:
+    faulty.faults.append(DROPPED)
+    assert (await client.burn("acct", 7)).applied.replayed
+    assert len({one.key for one in faulty.seen}) == 1
+
+
+def test_a_call_that_the_server_drops_is_sent_again_by_threads(
+    threaded: Client, faulty: FaultyServer
+) -> None:
+    faulty.faults.append(DROPPED)
+    assert threaded.burn("acct", 7).applied.replayed
+    assert len({one.key for one in faulty.seen}) == 1
+
+
 async def test_an_attempt_that_is_too_slow_is_repeated(
     client: AsyncClient, faulty: FaultyServer
 ) -> None:
