@@ -76,9 +76,8 @@ def failed(reason: Reason, metadata: Mapping[str, str]) -> HoldfastError:
 
 def key_reused(field: str) -> HoldfastError:
     """The key came with other content before."""
-    message = (
-        f"the idempotency key was used before with another {field}; use a new key for a new request"
-    )
+    before = f"the idempotency key was used before for a request whose {field} differs"
+    message = f"{before}; use a new key for a new request"
     return HoldfastError(Reason.IDEMPOTENCY_KEY_REUSED, message, field=field)
 
 
