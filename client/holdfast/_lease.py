@@ -8,7 +8,7 @@ import weakref
 
 from holdfast import results
 from holdfast._core import Core
-from holdfast._lease_state import LeaseState, Terms, Wanted, is_whole
+from holdfast._lease_state import LeaseState, Terms, Wanted, is_positive
 
 logger = logging.getLogger("holdfast")
 
@@ -52,7 +52,7 @@ class LeaseBase:
 
     def _check(self, amount: int) -> None:
         """Raises what a spend raises that can never be allowed."""
-        if not is_whole(amount):
+        if not is_positive(amount):
             raise ValueError("spend a whole number of at least 1")
         if self._was_forked:
             raise RuntimeError("a lease belongs to the process that took it; take one after a fork")

@@ -66,9 +66,9 @@ class Terms:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what would hold nothing, or never rest."""
-        if not is_whole(self.amount):
+        if not is_positive(self.amount):
             raise ValueError("the amount of a lease is a whole number of at least 1")
-        if not is_whole(self.capture_interval_ms):
+        if not is_positive(self.capture_interval_ms):
             raise ValueError("capture_interval_ms is a whole number of at least 1")
 
 
@@ -376,8 +376,8 @@ class LeaseState:
         return lost
 
 
-def is_whole(amount: object) -> bool:
-    """Whether it can be an amount: a whole number of at least 1."""
+def is_positive(amount: object) -> bool:
+    """Whether it is a whole number of at least 1."""
     return isinstance(amount, int) and not isinstance(amount, bool) and amount >= 1
 
 

@@ -1,9 +1,9 @@
 """Log lines: one event, one line, at most 1 KiB, as JSON or as text; a few a second of one kind.
 
 A line says which process wrote it, since several write to one stream, and carries the trace id of
-the request it is about. Whatever a caller sent is escaped, so that
-no text can forge a line or its fields, and what looks like a secret is taken out. Facts are given
-as `extra={"facts": {...}}` rather than written into the message.
+the request it is about. Whatever a caller sent is escaped, so that no text can forge a line or its
+fields, and what looks like a secret is taken out. Facts are given as `extra={"facts": {...}}`, not
+written into the message.
 """
 
 from __future__ import annotations
